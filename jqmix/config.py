@@ -1,0 +1,325 @@
+"""The configuration: frozen dataclasses, presets, overrides and validation. Imports no JAX.
+
+Every field can be set from a YAML file and from the command line (``--algo.td-lambda 0.6``), through the same
+coercion and the same checks; whatever is wrong raises :class:`ConfigError` with one line that names the field.
+"""
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+
+class ConfigError(ValueError):
+    """One line: the field, what was given, what is allowed."""
+
+
+def _f(default: Any, about: str, *, low: float = -math.inf, high: float = math.inf, above: float = -math.inf) -> Any:
+    """A field with its help text and range: low ≤ value ≤ high, and value > above."""
+    meta = {"about": about, "low": low, "high": high, "above": above}
+    if isinstance(default, dict):
+        return field(default_factory=lambda: dict(default), metadata=meta)
+    return field(default=default, metadata=meta)
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    name: str = _f("smax_3m", "the environment (see `jqmix envs`)")
+    factory: str | None = _f(None, "package.module:function that builds an environment of your own, in place of a name")
+    kwargs: dict[str, Any] = _f({}, "arguments of the environment's factory, as a YAML mapping")
+    time_limit: Literal["default", "bootstrap", "terminate"] = _f(
+        "default", "what the episode limit means: the episode is cut and its value goes on, or it ends"
+    )
+    episode_limit: int | None = _f(None, "steps until the time limit (the environment's own unless set)", low=1)
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    hidden: int = _f(64, "width of the agent's layers and GRU", low=1)
+    recurrent: bool = _f(True, "a GRU; false: a feed-forward layer in its place")
+
+
+@dataclass(frozen=True)
+class AlgoConfig:
+    mixer: Literal["iql", "vdn", "qmix"] = _f("qmix", "how agents' values become the team's")
+    embed: int = _f(32, "QMIX: embedding width E", low=1)
+    hypernet_hidden: int = _f(64, "QMIX: hidden width of the hypernetworks", low=1)
+    positivity: Literal["abs", "softplus", "square", "none"] = _f(
+        "abs", "QMIX: the map that keeps weights positive (none breaks IGM: a control)"
+    )
+    state_norm: Literal["running", "none"] = _f(
+        "running", "what the mixer reads: the state normalised by running statistics, or raw"
+    )
+    gamma: float = _f(0.99, "discount", low=0, high=1)
+    td_lambda: float = _f(0.6, "λ of Peng's Q(λ) targets; 0 is one-step", low=0, high=1)
+    double_q: bool = _f(True, "choose the target's action with the online network")
+    target_update: Literal["hard", "soft"] = _f("hard", "copy the target network every target_period, or track by τ")
+    target_period: int = _f(200, "hard: windows collected between copies (a window holds an episode or more)", low=1)
+    target_tau: float = _f(0.005, "soft: share of the online network taken at each update", above=0, high=1)
+    reward_scale: float = _f(1.0, "factor on the rewards that are learned from (reports are unscaled)", above=0)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    name: Literal["adam", "rmsprop"] = _f("adam", "adam (β 0.9/0.999, ε 1e-8) or rmsprop (α 0.99, ε 1e-5)")
+    lr: float = _f(1e-3, "learning rate", above=0)
+    lr_end: float = _f(1.0, "the learning rate falls linearly to this share of lr at total_steps", low=0, high=1)
+    grad_clip: float = _f(10.0, "largest global gradient norm", above=0)
+
+
+@dataclass(frozen=True)
+class ExploreConfig:
+    eps_start: float = _f(1.0, "ε at the start", low=0, high=1)
+    eps_end: float = _f(0.05, "ε after eps_steps", low=0, high=1)
+    eps_steps: int = _f(100_000, "environment steps over which ε falls linearly", low=1)
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    capacity: int = _f(5000, "windows kept", low=1)
+    batch: int = _f(128, "windows per update", low=1)
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    every: int = _f(50_000, "environment steps between greedy evaluations (and log lines)", low=1)
+    episodes: int = _f(64, "whole greedy episodes per evaluation, each counted once", low=1)
+
+
+@dataclass(frozen=True)
+class Config:
+    env: EnvConfig = field(default_factory=EnvConfig)
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    algo: AlgoConfig = field(default_factory=AlgoConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    explore: ExploreConfig = field(default_factory=ExploreConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    rollouts: int = _f(8, "parallel environments per member", low=1)
+    window: int | None = _f(None, "transitions per window, T (the episode limit unless set)", low=1)
+    updates: int = _f(1, "gradient updates per iteration (one window from every rollout)", low=1)
+    total_steps: int = _f(1_000_000, "environment steps per member, summed over its rollouts", low=1)
+    seed: int = _f(0, "first seed", low=0, high=2**31 - 1)
+    seeds: int = _f(1, "members: seeds seed … seed + seeds − 1, trained in one program", low=1)
+    run_dir: str | None = _f(None, "where the run is written (runs/<env>_<mixer>_<time> unless set)")
+
+
+# Fields, values, coercion
+
+
+def fields_of(cls: type = Config, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field]]:
+    """Every leaf field as (dotted path, type, field)."""
+    hints = typing.get_type_hints(cls)
+    for f in dataclasses.fields(cls):
+        path = prefix + f.name
+        if dataclasses.is_dataclass(hints[f.name]):
+            yield from fields_of(hints[f.name], path + ".")
+        else:
+            yield path, hints[f.name], f
+
+
+def describe_type(hint: Any) -> str:
+    """What a field takes, for messages and help."""
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(hint)))
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join("nothing" if a is type(None) else describe_type(a) for a in typing.get_args(hint))
+    if typing.get_origin(hint) is dict:
+        return "a mapping"
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[hint]
+
+
+def _coerce(path: str, hint: Any, value: Any) -> Any:
+    """``value`` as the field's type, or ConfigError. Text from the command line and YAML values alike."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None or (isinstance(value, str) and value.lower() in ("none", "null", "")):
+            return None
+        hint = next(a for a in typing.get_args(hint) if a is not type(None))
+        origin = typing.get_origin(hint)
+    wrong = ConfigError(f"{path}: {value!r} is not allowed; it takes {describe_type(hint)}")
+    if origin is Literal:
+        if value not in typing.get_args(hint):
+            raise wrong
+        return value
+    if origin is dict:
+        if isinstance(value, str):
+            try:
+                value = yaml.safe_load(value)
+            except yaml.YAMLError:
+                raise wrong from None
+        if value is None:
+            value = {}
+        if not isinstance(value, dict):
+            raise wrong
+        return value
+    if hint is bool:
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, str) and value.lower() in ("true", "false"):
+            return value.lower() == "true"
+        raise wrong
+    if hint is str:
+        if not isinstance(value, str):
+            raise wrong
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise wrong
+    try:
+        number = float(value)
+    except ValueError:
+        raise wrong from None
+    if not math.isfinite(number) or (hint is int and number != int(number)):
+        raise wrong
+    return int(number) if hint is int else number
+
+
+def _in_range(path: str, f: dataclasses.Field, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return
+    low, high, above = f.metadata["low"], f.metadata["high"], f.metadata["above"]
+    if low <= value <= high and value > above:
+        return
+    allowed = [f"≥ {low:g}"] * (low > -math.inf) + [f"> {above:g}"] * (above > -math.inf)
+    allowed += [f"≤ {high:g}"] * (high < math.inf)
+    raise ConfigError(f"{path}: {value} is out of range; it must be {' and '.join(allowed)}")
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted paths, stopping at known leaf fields (``env.kwargs`` is one)."""
+    leaves = {path for path, _, _ in fields_of()}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping) and path not in leaves:
+            flat.update(flatten(value, path + "."))
+        else:
+            flat[path] = value
+    return flat
+
+
+def build(values: Mapping[str, Any]) -> Config:
+    """A validated Config from dotted paths to values; everything else keeps its default."""
+    known = {path: (hint, f) for path, hint, f in fields_of()}
+    nested: dict[str, dict[str, Any]] = {}
+    for path, value in values.items():
+        if path not in known:
+            near = difflib.get_close_matches(path, known, n=3, cutoff=0.5)
+            hint = f"; did you mean {', '.join(near)}?" if near else f"; fields are {', '.join(known)}"
+            raise ConfigError(f"{path}: no such field{hint}")
+        hint, f = known[path]
+        value = _coerce(path, hint, value)
+        _in_range(path, f, value)
+        group, _, name = path.rpartition(".")
+        nested.setdefault(group, {})[name] = value
+    top = nested.pop("", {})
+    hints = typing.get_type_hints(Config)
+    cfg = Config(**top, **{group: hints[group](**leaf) for group, leaf in nested.items()})
+    check(cfg)
+    return cfg
+
+
+def check(cfg: Config) -> None:
+    """What must hold between fields, and can be known without building anything."""
+    from jqmix.envs import registry
+
+    if cfg.env.factory is None:
+        try:
+            registry.check_name(cfg.env.name)
+        except registry.EnvError as error:
+            raise ConfigError(str(error)) from None
+    elif ":" not in cfg.env.factory:
+        raise ConfigError(f"env.factory: {cfg.env.factory!r} must look like package.module:function")
+    if cfg.replay.batch > cfg.replay.capacity:
+        raise ConfigError(f"replay.batch: {cfg.replay.batch} windows do not fit in replay.capacity {cfg.replay.capacity}")
+    if cfg.replay.capacity % cfg.rollouts:
+        near = max(cfg.replay.capacity // cfg.rollouts, 1) * cfg.rollouts
+        raise ConfigError(
+            f"replay.capacity: {cfg.replay.capacity} must be a multiple of rollouts ({cfg.rollouts}), e.g. {near}"
+        )
+    if cfg.explore.eps_end > cfg.explore.eps_start:
+        raise ConfigError(f"explore.eps_end: {cfg.explore.eps_end} must be ≤ explore.eps_start {cfg.explore.eps_start}")
+    if cfg.seed + cfg.seeds > 2**31:
+        raise ConfigError(f"seeds: seed + seeds must be ≤ {2**31}")
+    limit = cfg.env.episode_limit or _registered_limit(cfg)
+    if limit is not None:
+        check_window(cfg, limit)
+
+
+def _registered_limit(cfg: Config) -> int | None:
+    """The episode limit of a built-in environment with its default arguments, where the registry knows it."""
+    from jqmix.envs import registry
+
+    if cfg.env.factory is not None or cfg.env.kwargs:
+        return None
+    sizes = registry.entries()[cfg.env.name].sizes
+    return sizes.episode_limit if sizes else None
+
+
+def check_window(cfg: Config, episode_limit: int) -> None:
+    """A window must hold a whole episode: hidden states in replay are exact only from a reset on."""
+    if cfg.window is not None and cfg.window < episode_limit:
+        raise ConfigError(f"window: {cfg.window} does not cover an episode; it must be ≥ {episode_limit} (the limit)")
+
+
+# Files and presets
+
+
+def preset_dir() -> Path:
+    """Where presets lie: inside the wheel, or ``configs/`` of a checkout."""
+    here = Path(__file__).parent
+    inside = here / "configs"
+    return inside if inside.is_dir() else here.parent / "configs"
+
+
+def preset_names() -> list[str]:
+    return sorted(p.stem for p in preset_dir().glob("*.yaml"))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: a configuration is a mapping of fields")
+    base = tree.pop("extends", None)
+    values = {} if base is None else _read(preset_dir() / f"{base}.yaml")
+    return {**values, **flatten(tree)}
+
+
+def load_config(source: str | Path | None = None, **overrides: Any) -> Config:
+    """The configuration from a preset's name or a YAML file (or the defaults), with dotted overrides on top.
+
+    ``load_config("smax_2s3z", **{"algo.td_lambda": 0.3})``. Raises :class:`ConfigError` for anything unfit.
+    """
+    values: dict[str, Any] = {}
+    if source is not None:
+        path = Path(source)
+        if path.is_dir() and (path / "config.yaml").is_file():
+            path = path / "config.yaml"
+        if not path.is_file():
+            path = preset_dir() / f"{source}.yaml"
+        if not path.is_file():
+            near = difflib.get_close_matches(str(source), preset_names(), n=3, cutoff=0.4) or preset_names()
+            raise ConfigError(f"config: no file or preset {str(source)!r}; presets include {', '.join(near)}")
+        values = _read(path)
+    return build({**values, **overrides})
+
+
+def to_dict(cfg: Config) -> dict[str, Any]:
+    return dataclasses.asdict(cfg)
+
+
+def dump(cfg: Config) -> str:
+    """YAML that :func:`load_config` reads back to an equal configuration."""
+    return yaml.safe_dump(to_dict(cfg), sort_keys=False, allow_unicode=True)

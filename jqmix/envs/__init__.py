@@ -1,0 +1,1 @@
+"""Environments: what the world is. Nothing here knows about learning."""

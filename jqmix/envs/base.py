@@ -1,0 +1,81 @@
+"""The contract of an environment, and the two wrappers every environment gets: a time limit and a batch axis."""
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from jqmix.types import EnvSpec, TimeLimitMode, TimeStep
+
+EnvState = Any
+
+
+class DecPOMDP(Protocol):
+    """One environment: pure functions of a key, a state and the joint action ``[N]``.
+
+    ``step`` never resets by itself. What it returns after an episode's end is unspecified, but finite.
+    """
+
+    @property
+    def spec(self) -> EnvSpec: ...
+
+    def reset(self, key: Array) -> tuple[EnvState, TimeStep]: ...
+
+    def step(self, key: Array, state: EnvState, actions: Int[Array, " N"]) -> tuple[EnvState, TimeStep]: ...
+
+
+class BatchedDecPOMDP(Protocol):
+    """E environments at once: the same functions, one key for all, actions ``[E, N]`` and a leading E everywhere."""
+
+    @property
+    def spec(self) -> EnvSpec: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def reset(self, key: Array) -> tuple[EnvState, TimeStep]: ...
+
+    def step(self, key: Array, state: EnvState, actions: Int[Array, "E N"]) -> tuple[EnvState, TimeStep]: ...
+
+
+class TimedState(NamedTuple):
+    inner: EnvState
+    t: Int[Array, ""]
+
+
+class TimeLimit:
+    """Ends an episode after ``limit`` steps, as a termination (discount 0) or a cut that bootstraps."""
+
+    def __init__(self, env: DecPOMDP, limit: int, mode: TimeLimitMode):
+        self._env = env
+        self._mode = mode
+        self.spec = env.spec._replace(episode_limit=limit, time_limit=mode)
+
+    def reset(self, key: Array) -> tuple[EnvState, TimeStep]:
+        inner, timestep = self._env.reset(key)
+        return TimedState(inner, jnp.zeros((), jnp.int32)), timestep
+
+    def step(self, key: Array, state: EnvState, actions: Int[Array, " N"]) -> tuple[EnvState, TimeStep]:
+        inner, timestep = self._env.step(key, state.inner, actions)
+        t = state.t + 1
+        over = t >= self.spec.episode_limit
+        discount = timestep.discount
+        if self._mode == "terminate":
+            discount = jnp.where(over, 0.0, discount)
+        return TimedState(inner, t), timestep._replace(discount=discount, last=timestep.last | over)
+
+
+class Batched:
+    """E independent copies of an ordinary environment, by ``vmap``."""
+
+    def __init__(self, env: DecPOMDP, size: int):
+        self._env = env
+        self.size = size
+        self.spec = env.spec
+
+    def reset(self, key: Array) -> tuple[EnvState, TimeStep]:
+        return jax.vmap(self._env.reset)(jax.random.split(key, self.size))
+
+    def step(self, key: Array, state: EnvState, actions: Int[Array, "E N"]) -> tuple[EnvState, TimeStep]:
+        return jax.vmap(self._env.step)(jax.random.split(key, self.size), state, actions)

@@ -1,0 +1,213 @@
+"""One adapter from JaxMARL's environments (dicts of agents, flags mixed with resets) to the Dec-POMDP contract.
+
+JaxMARL's ``step_env`` is used, never ``step``: nothing resets by itself, so final observations survive. Its time
+limits are switched off where the observation does not depend on them, and ours takes their place, at the length
+episodes really have there (MPE and SMAX compare the counter before raising it: one step more than ``max_steps``).
+"""
+
+import contextlib
+import sys
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+from jqmix.types import EnvSpec, TimeStep
+
+NO_LIMIT = 2**30
+
+
+def _jaxmarl_make(env_id: str, **kwargs: Any) -> Any:
+    """``jaxmarl.make``; its greetings go to stderr, and its deprecation notes are not our user's business."""
+    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import jaxmarl
+
+        return jaxmarl.make(env_id, **kwargs)
+
+
+def _size(space: Any) -> int:
+    """Number of entries of an observation space (Discrete's are one-hot elsewhere; none is observed here)."""
+    return int(np.prod(np.atleast_1d(space.shape))) if np.size(space.shape) else 1
+
+
+class JaxMARLEnv:
+    """The general case: state = all observations, every action always available, reward = sum over agents.
+
+    Observations are flattened, and padded with zeros to the largest agent's; actions that an agent does not have
+    are never available. The families below change what differs.
+    """
+
+    def __init__(self, env: Any, name: str, episode_limit: int):
+        self.env = env
+        self.agents: list[str] = list(env.agents)
+        self._n_actions = [int(env.action_space(a).n) for a in self.agents]
+        self._obs_sizes = [_size(env.observation_space(a)) for a in self.agents]
+        probe = EnvSpec(name, len(self.agents), max(self._n_actions), max(self._obs_sizes), 0, episode_limit)
+        self.spec = probe
+        shapes = jax.eval_shape(self.reset, jax.random.key(0))[1]
+        self.spec = probe._replace(state_size=shapes.state.shape[-1])
+
+    # What families change.
+
+    def global_state(self, obs: dict[str, Array], state: Any) -> Array:
+        """[S]: what the mixer sees in training. JaxMARL's rule where there is no global state."""
+        del state
+        return jnp.concatenate([obs[a].reshape(-1).astype(jnp.float32) for a in self.agents])
+
+    def available(self, state: Any) -> Bool[Array, "N A"]:
+        """[N, A]: every action that the agent has."""
+        del state
+        return jnp.arange(self.spec.n_actions)[None] < jnp.asarray(self._n_actions)[:, None]
+
+    def reward(self, rewards: dict[str, Array]) -> Array:
+        """[]: the shared reward. JaxMARL sums over agents."""
+        return jnp.sum(jnp.stack([rewards[a] for a in self.agents]))
+
+    def terminated(self, done: Array) -> Array:
+        """[]: whether ``done`` means a true termination."""
+        return done
+
+    def info(self, state: Any, reward: Array, infos: dict[str, Any]) -> dict[str, Array]:
+        del state, reward, infos
+        return {}
+
+    def shaped(self, infos: dict[str, Any]) -> Array | float:
+        """[]: what is added to the reward for learning, and left out of the reported score."""
+        del infos
+        return 0.0
+
+    # The contract.
+
+    def reset(self, key: Array) -> tuple[Any, TimeStep]:
+        obs, state = self.env.reset(key)
+        shapes = jax.eval_shape(self.env.step_env, key, state, {a: jnp.int32(0) for a in self.agents})[4]
+        infos = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return state, self._timestep(obs, state, jnp.float32(0.0), jnp.bool_(False), infos)
+
+    def step(self, key: Array, state: Any, actions: Int[Array, " N"]) -> tuple[Any, TimeStep]:
+        chosen = {a: actions[i] for i, a in enumerate(self.agents)}
+        obs, state, rewards, dones, infos = self.env.step_env(key, state, chosen)
+        reward = self.reward(rewards).astype(jnp.float32)
+        return state, self._timestep(obs, state, reward, self.terminated(dones["__all__"]), infos)
+
+    def _timestep(
+        self, obs: dict[str, Array], state: Any, score: Array, ended: Array, infos: dict[str, Any]
+    ) -> TimeStep:
+        rows = [self._padded(obs[a]) for a in self.agents]
+        info = self.info(state, score, infos)
+        return TimeStep(
+            obs=jnp.stack(rows),
+            state=self.global_state(obs, state).astype(jnp.float32),
+            avail=self.available(state),
+            reward=score + self.shaped(infos),
+            discount=1.0 - ended.astype(jnp.float32),
+            last=ended,
+            info={**info, "score": score},
+        )
+
+    def _padded(self, x: Array) -> Array:
+        flat = x.reshape(-1).astype(jnp.float32)
+        return jnp.pad(flat, (0, self.spec.obs_size - flat.size))
+
+
+class _SharedReward(JaxMARLEnv):
+    """Every agent is told the same reward: it is taken once."""
+
+    def reward(self, rewards: dict[str, Array]) -> Array:
+        return rewards[self.agents[0]]
+
+
+class SMAXEnv(_SharedReward):
+    """SMAX against its heuristic enemy. The global state is SMAX's own, unnormalised."""
+
+    def global_state(self, obs: dict[str, Array], state: Any) -> Array:
+        del state
+        return obs["world_state"]
+
+    def available(self, state: Any) -> Bool[Array, "N A"]:
+        masks = self.env.get_avail_actions(state)
+        return jnp.stack([masks[a] for a in self.agents]).astype(bool)
+
+    def info(self, state: Any, reward: Array, infos: dict[str, Any]) -> dict[str, Array]:
+        alive, n = state.state.unit_alive, len(self.agents)
+        return {"won": jnp.any(alive[:n]) & ~jnp.any(alive[n:])}
+
+
+class OvercookedEnv(_SharedReward):
+    """Overcooked never terminates; the limit is its only end. ``shaping`` weighs the shaped reward for learning."""
+
+    def __init__(self, env: Any, name: str, episode_limit: int, shaping: float):
+        self._shaping = shaping
+        super().__init__(env, name, episode_limit)
+
+    def terminated(self, done: Array) -> Array:
+        return jnp.zeros_like(done)
+
+    def shaped(self, infos: dict[str, Any]) -> Array | float:
+        return self._shaping * sum(jax.tree.leaves(infos["shaped_reward"]))
+
+
+class HanabiEnv(_SharedReward):
+    """Agents take turns; the others have only the no-op."""
+
+    def available(self, state: Any) -> Bool[Array, "N A"]:
+        masks = self.env.get_legal_moves(state)
+        return jnp.stack([masks[a] for a in self.agents]).astype(bool)
+
+
+class SwitchRiddleEnv(_SharedReward):
+    """Won when somebody tells after everybody has been in the room."""
+
+    def info(self, state: Any, reward: Array, infos: dict[str, Any]) -> dict[str, Array]:
+        return {"won": reward > 0}
+
+
+# Factories: what the registry names.
+
+
+def smax(map_name: str, **kwargs: Any) -> SMAXEnv:
+    """SMAX against the heuristic enemy, in the setting of JaxMARL's baselines."""
+    with contextlib.redirect_stdout(sys.stderr):
+        from jaxmarl.environments.smax import map_name_to_scenario
+    settings = {"see_enemy_actions": True, "walls_cause_death": True, "attack_mode": "closest", **kwargs}
+    limit = settings.pop("max_steps", 100) + 1
+    env = _jaxmarl_make(
+        "HeuristicEnemySMAX", scenario=map_name_to_scenario(map_name), max_steps=NO_LIMIT, **settings
+    )
+    return SMAXEnv(env, f"smax_{map_name}", limit)
+
+
+def mpe(scenario: str, **kwargs: Any) -> JaxMARLEnv:
+    """A cooperative MPE scenario; rewards are summed over agents, as JaxMARL reports them."""
+    limit = kwargs.pop("max_steps", 25) + 1
+    return JaxMARLEnv(_jaxmarl_make(f"MPE_{scenario}", max_steps=NO_LIMIT, **kwargs), f"mpe_{scenario}", limit)
+
+
+def overcooked(layout: str, shaping: float = 0.0, **kwargs: Any) -> OvercookedEnv:
+    """Overcooked v1. ``shaping`` adds that much of the shaped reward to what is learned from, not to the score."""
+    with contextlib.redirect_stdout(sys.stderr):
+        from jaxmarl.environments.overcooked import overcooked_layouts
+    env = _jaxmarl_make("overcooked", layout=overcooked_layouts[layout], **kwargs)
+    return OvercookedEnv(env, f"overcooked_{layout}", int(env.max_steps), shaping)
+
+
+def overcooked_v2(layout: str, shaping: float = 0.0, **kwargs: Any) -> OvercookedEnv:
+    """Overcooked v2, likewise."""
+    env = _jaxmarl_make("overcooked_v2", layout=layout, **kwargs)
+    return OvercookedEnv(env, f"overcooked_v2_{layout}", int(env.max_steps), shaping)
+
+
+def hanabi(**kwargs: Any) -> HanabiEnv:
+    """Hanabi. It has no time limit of its own; no full two-player game lasts 100 moves."""
+    return HanabiEnv(_jaxmarl_make("hanabi", **kwargs), "hanabi", 100)
+
+
+def switch_riddle(**kwargs: Any) -> SwitchRiddleEnv:
+    """The hundred prisoners' switch, for three agents unless told otherwise."""
+    env = _jaxmarl_make("switch_riddle", **kwargs)
+    limit, env.max_steps = int(env.max_steps), NO_LIMIT
+    return SwitchRiddleEnv(env, "switch_riddle", limit)

@@ -1,0 +1,158 @@
+"""The learner: loss, double Q-learning, optimiser, target copy. IQL, VDN and QMIX differ in the mixer alone."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int
+
+from jqmix.config import AlgoConfig, Config
+from jqmix.learning import normalise
+from jqmix.learning.exploration import greedy
+from jqmix.learning.returns import lambda_returns
+from jqmix.networks.agent import Agent
+from jqmix.networks.mixers import Mixer, make_mixer
+from jqmix.types import EnvSpec, Window
+
+Params = dict[str, Any]  # {"agent": …, "mixer": …}
+
+
+class Hyper(NamedTuple):
+    """The hyperparameters that are numbers: traced, so a grid of them is more members and not more compilations."""
+
+    lr: Float[Array, ""]
+    lr_end: Float[Array, ""]
+    grad_clip: Float[Array, ""]
+    gamma: Float[Array, ""]
+    td_lambda: Float[Array, ""]
+    target_tau: Float[Array, ""]
+    reward_scale: Float[Array, ""]
+    eps_start: Float[Array, ""]
+    eps_end: Float[Array, ""]
+    eps_steps: Float[Array, ""]
+
+
+def hyper_of(cfg: Config) -> Hyper:
+    values = (
+        cfg.optim.lr,
+        cfg.optim.lr_end,
+        cfg.optim.grad_clip,
+        cfg.algo.gamma,
+        cfg.algo.td_lambda,
+        cfg.algo.target_tau,
+        cfg.algo.reward_scale,
+        cfg.explore.eps_start,
+        cfg.explore.eps_end,
+        cfg.explore.eps_steps,
+    )
+    return Hyper(*(jnp.float32(v) for v in values))
+
+
+class LearnerState(NamedTuple):
+    params: Params
+    target: Params
+    opt_state: Any
+
+
+class UpdateStats(NamedTuple):
+    """Means over the valid slots of one batch, for the log."""
+
+    loss: Float[Array, ""]
+    td_error_abs: Float[Array, ""]
+    q_taken: Float[Array, ""]
+    target: Float[Array, ""]
+    grad_norm: Float[Array, ""]
+
+
+def taken(q: Float[Array, "*batch A"], action: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """q at ``action``. A masked sum: its gradient is a product, where a gather's would be a scatter."""
+    return jnp.sum(q * jax.nn.one_hot(action, q.shape[-1], dtype=q.dtype), axis=-1)
+
+
+def masked_mean(x: Float[Array, "*batch"], mask: Bool[Array, "*batch"]) -> Float[Array, ""]:
+    return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
+
+
+class Learner(NamedTuple):
+    """Static parts of learning; every method is a pure function of its arguments."""
+
+    agent: Agent
+    mixer: Mixer
+    algo: AlgoConfig
+    optimizer: optax.GradientTransformation
+
+    def init(self, key: Array) -> LearnerState:
+        key_agent, key_mixer = jax.random.split(key)
+        params = {"agent": self.agent.init(key_agent), "mixer": self.mixer.init(key_mixer)}
+        return LearnerState(params, jax.tree.map(jnp.copy, params), self.optimizer.init(params))
+
+    def mixer_state(self, moments: normalise.Moments, state: Float[Array, "*batch S"]) -> Float[Array, "*batch S"]:
+        """What the mixer reads of the global state."""
+        return normalise.apply(moments, state) if self.algo.state_norm == "running" else state
+
+    def targets(
+        self, q: Float[Array, "T1 B N A"], target: Params, window: Window, state: Array, hyper: Hyper
+    ) -> Float[Array, "T1 B *agents"]:
+        """λ-returns from the target networks, at the online network's greedy actions (double Q-learning)."""
+        q_target = self.agent.unroll(target["agent"], window.obs, window.action, window.first)
+        chooser = q if self.algo.double_q else q_target
+        best = taken(q_target, greedy(chooser, window.avail))
+        value = self.mixer.apply(target["mixer"], best, state)
+        reward, discount, last = window.reward * hyper.reward_scale, window.discount * hyper.gamma, window.last
+        if self.mixer.per_agent:
+            reward, discount, last = (jnp.broadcast_to(x[..., None], value.shape) for x in (reward, discount, last))
+        return lambda_returns(reward, discount, value, last, hyper.td_lambda)
+
+    def loss(
+        self, params: Params, target: Params, window: Window, state: Array, hyper: Hyper
+    ) -> tuple[Float[Array, ""], UpdateStats]:
+        """Σ m ½ (Q_tot − G)² / Σ m, with m = 1 exactly on the slots that a transition leaves."""
+        q = self.agent.unroll(params["agent"], window.obs, window.action, window.first)
+        q_tot = self.mixer.apply(params["mixer"], taken(q, window.action), state)
+        returns = jax.lax.stop_gradient(self.targets(jax.lax.stop_gradient(q), target, window, state, hyper))
+        mask = ~window.last
+        if self.mixer.per_agent:
+            mask = jnp.broadcast_to(mask[..., None], q_tot.shape)
+        error = q_tot - returns
+        loss = masked_mean(0.5 * jnp.square(error), mask)
+        stats = UpdateStats(
+            loss, masked_mean(jnp.abs(error), mask), masked_mean(q_tot, mask), masked_mean(returns, mask), loss
+        )
+        return loss, stats
+
+    def update(
+        self, learner: LearnerState, window: Window, moments: normalise.Moments, hyper: Hyper, lr: Float[Array, ""]
+    ) -> tuple[LearnerState, UpdateStats]:
+        """One gradient step on a batch, its global norm clipped; a soft target follows at once."""
+        state = self.mixer_state(moments, window.state)
+        grads, stats = jax.grad(self.loss, has_aux=True)(learner.params, learner.target, window, state, hyper)
+        norm = optax.global_norm(grads)
+        scale = jnp.minimum(1.0, hyper.grad_clip / (norm + 1e-6))
+        steps, opt_state = self.optimizer.update(jax.tree.map(lambda g: g * scale, grads), learner.opt_state)
+        params = jax.tree.map(lambda p, s: p - lr * s, learner.params, steps)
+        target = learner.target
+        if self.algo.target_update == "soft":
+            target = optax.incremental_update(params, target, hyper.target_tau)
+        return LearnerState(params, target, opt_state), stats._replace(grad_norm=norm)
+
+
+def make_optimizer(name: str) -> optax.GradientTransformation:
+    """The direction of a step, before the learning rate. RMSProp as published: ε outside the square root."""
+    if name == "rmsprop":
+        return optax.scale_by_rms(decay=0.99, eps=1e-5, eps_in_sqrt=False)
+    return optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
+
+
+def make_learner(cfg: Config, spec: EnvSpec) -> Learner:
+    algo = cfg.algo
+    agent = Agent(spec.n_agents, spec.n_actions, spec.obs_size, cfg.agent.hidden, cfg.agent.recurrent)
+    mixer = make_mixer(
+        algo.mixer,
+        spec.n_agents,
+        spec.state_size,
+        embed=algo.embed,
+        hypernet_hidden=algo.hypernet_hidden,
+        positivity=algo.positivity,
+    )
+    return Learner(agent, mixer, algo, make_optimizer(cfg.optim.name))

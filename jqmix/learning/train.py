@@ -1,0 +1,191 @@
+"""The compiled step: rollout, replay, returns, updates, target copy and greedy evaluation, as two pure functions.
+
+``init(seed)`` makes a member's state; ``chunk`` runs K iterations and an evaluation. A member's state is what is
+vmapped; ``Shared`` holds the counters, equal for all members and never batched, so that under ``vmap`` every
+``lax.cond`` here stays a branch and every replay write stays one contiguous update:
+
+    init, chunk = make_train(cfg)
+    member, shared = jax.vmap(init, out_axes=(0, None))(seeds)
+    step = jax.jit(jax.vmap(chunk, in_axes=(0, None), out_axes=(0, None, 0)), donate_argnums=0)
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jqmix.config import Config, check_window
+from jqmix.envs.base import BatchedDecPOMDP
+from jqmix.envs.registry import make_env
+from jqmix.learning import normalise, replay
+from jqmix.learning.exploration import linear_schedule
+from jqmix.learning.learner import Hyper, Learner, LearnerState, UpdateStats, hyper_of, make_learner
+from jqmix.learning.rollout import Episodes, collect, evaluate
+from jqmix.types import EnvSpec, Window
+
+
+class Member(NamedTuple):
+    """One independent run. All randomness is a function of ``seed`` and the shared counters."""
+
+    seed: Int[Array, ""]
+    hyper: Hyper
+    learner: LearnerState
+    moments: normalise.Moments
+    replay: Window
+    env_steps: Int[Array, ""]  # transitions so far, over all rollouts
+
+
+class Shared(NamedTuple):
+    """What is equal for all members."""
+
+    iteration: Int[Array, ""]
+    updates: Int[Array, ""]
+
+
+class Train(NamedTuple):
+    init: Callable[..., tuple[Member, Shared]]
+    chunk: Callable[[Member, Shared], tuple[Member, Shared, dict[str, Array]]]
+
+
+class IterationStats(NamedTuple):
+    """One iteration's contribution to a chunk's metrics; ``learned`` is 0 before replay holds a batch."""
+
+    episodes: Episodes
+    learning: UpdateStats
+    learned: Float[Array, ""]
+
+
+def window_length(cfg: Config, spec: EnvSpec) -> int:
+    """T: the transitions of a window. Raises ``ConfigError`` if a window would not cover an episode."""
+    check_window(cfg, spec.episode_limit)
+    return cfg.window or spec.episode_limit
+
+
+def iterations_per_chunk(cfg: Config, spec: EnvSpec) -> int:
+    """K: as many iterations as come nearest to ``eval.every`` environment steps."""
+    return max(1, round(cfg.eval.every / (cfg.rollouts * window_length(cfg, spec))))
+
+
+class _Program(NamedTuple):
+    """The static parts of a training program."""
+
+    cfg: Config
+    env: BatchedDecPOMDP
+    eval_env: BatchedDecPOMDP
+    learner: Learner
+    slots: int
+
+    def init(self, seed: Int[Array, ""], hyper: Hyper | None = None) -> tuple[Member, Shared]:
+        """A member at its beginning, and the counters at zero."""
+        spec = self.env.spec
+        member = Member(
+            seed=jnp.asarray(seed, jnp.int32),
+            hyper=hyper_of(self.cfg) if hyper is None else hyper,
+            learner=self.learner.init(jax.random.fold_in(jax.random.key(seed), 0)),
+            moments=normalise.init(spec.state_size),
+            replay=replay.init(spec, self.slots, self.cfg.replay.capacity),
+            env_steps=jnp.zeros((), jnp.int32),
+        )
+        return member, Shared(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+
+    def chunk(self, member: Member, shared: Shared) -> tuple[Member, Shared, dict[str, Array]]:
+        """K iterations, then greedy episodes with what was learned."""
+
+        def iterate(carry: tuple[Member, Shared], _: None) -> tuple[tuple[Member, Shared], IterationStats]:
+            member, shared, stats = self.iteration(*carry)
+            return (member, shared), stats
+
+        k = iterations_per_chunk(self.cfg, self.env.spec)
+        (member, shared), stats = jax.lax.scan(iterate, (member, shared), None, length=k)
+        key = jax.random.fold_in(self._key(member, shared), 1)
+        greedy = evaluate(self.learner.agent, member.learner.params["agent"], self.eval_env, key)
+        return member, shared, self._metrics(member, stats, greedy)
+
+    def iteration(self, member: Member, shared: Shared) -> tuple[Member, Shared, IterationStats]:
+        """A window from every rollout into replay, U updates from it, and the target copy when it is due."""
+        cfg, hyper = self.cfg, member.hyper
+        key_collect, key_update = jax.random.split(self._key(member, shared))
+        window, episodes = collect(
+            self.learner.agent, member.learner.params["agent"], self.env, key_collect, self.epsilon(member), self.slots
+        )
+        before = shared.iteration * cfg.rollouts  # windows
+        added = before + cfg.rollouts
+        member = member._replace(
+            env_steps=member.env_steps + jnp.sum(~window.last),
+            moments=normalise.update(member.moments, window.state),
+            replay=replay.add(member.replay, window, before),
+        )
+        ready = added >= cfg.replay.batch
+        learner, learning = jax.lax.cond(
+            ready, self._learn, self._wait, member, key_update, self.learning_rate(member, hyper), added
+        )
+        if cfg.algo.target_update == "hard":
+            due = added // cfg.algo.target_period > before // cfg.algo.target_period
+            learner = jax.lax.cond(due, lambda l: l._replace(target=l.params), lambda l: l, learner)  # noqa: E741
+        shared = Shared(shared.iteration + 1, shared.updates + jnp.where(ready, cfg.updates, 0))
+        return member._replace(learner=learner), shared, IterationStats(episodes, learning, ready.astype(jnp.float32))
+
+    def _key(self, member: Member, shared: Shared) -> Array:
+        return jax.random.fold_in(jax.random.key(member.seed), shared.iteration + 1)
+
+    def epsilon(self, member: Member) -> Float[Array, ""]:
+        h = member.hyper
+        return linear_schedule(member.env_steps, h.eps_start, h.eps_end, h.eps_steps)
+
+    def learning_rate(self, member: Member, hyper: Hyper) -> Float[Array, ""]:
+        return linear_schedule(member.env_steps, hyper.lr, hyper.lr * hyper.lr_end, jnp.float32(self.cfg.total_steps))
+
+    def _learn(self, member: Member, key: Array, lr: Array, added: Array) -> tuple[LearnerState, UpdateStats]:
+        def one(learner: LearnerState, key: Array) -> tuple[LearnerState, UpdateStats]:
+            batch = replay.sample(key, member.replay, added, self.cfg.replay.batch)
+            return self.learner.update(learner, batch, member.moments, member.hyper, lr)
+
+        learner, stats = jax.lax.scan(one, member.learner, jax.random.split(key, self.cfg.updates))
+        return learner, jax.tree.map(jnp.mean, stats)
+
+    def _wait(self, member: Member, key: Array, lr: Array, added: Array) -> tuple[LearnerState, UpdateStats]:
+        """Replay does not hold a batch yet."""
+        del key, lr, added
+        return member.learner, UpdateStats(*(jnp.zeros(()) for _ in UpdateStats._fields))
+
+    def _metrics(self, member: Member, stats: IterationStats, greedy: Episodes) -> dict[str, Array]:
+        """One chunk's log line; NaN where there is nothing to tell."""
+        learned = jnp.sum(stats.learned)
+        means = {name: jnp.sum(x) / learned for name, x in stats.learning._asdict().items()}
+        scalars = {
+            "env_steps": member.env_steps,
+            "train/epsilon": self.epsilon(member),
+            "train/lr": self.learning_rate(member, member.hyper),
+        }
+        train = {f"train/{k}": v for k, v in (stats.episodes.means() | means).items()}
+        return scalars | train | {f"eval/{k}": v for k, v in greedy.means().items()}
+
+
+def build_env(cfg: Config, batch: int) -> BatchedDecPOMDP:
+    """E environments as the configuration describes them."""
+    env = cfg.env
+    return make_env(
+        env.name,
+        batch=batch,
+        factory=env.factory,
+        time_limit=env.time_limit,
+        episode_limit=env.episode_limit,
+        **env.kwargs,
+    )
+
+
+def make_program(cfg: Config) -> _Program:
+    env = build_env(cfg, cfg.rollouts)
+    slots = window_length(cfg, env.spec) + 1
+    return _Program(cfg, env, build_env(cfg, cfg.eval.episodes), make_learner(cfg, env.spec), slots)
+
+
+def make_train(cfg: Config) -> Train:
+    """``init(seed, hyper=None) -> (member, shared)`` and ``chunk(member, shared) -> (member, shared, metrics)``.
+
+    Both are pure and for one member: jit, vmap and shard them as the module's text shows.
+    """
+    program = make_program(cfg)
+    return Train(program.init, program.chunk)

@@ -1,0 +1,22 @@
+"""PyTorch's initialisation, which the published results use, and a linear layer that has it."""
+
+import math
+
+import flax.linen as nn
+import jax
+from jax.nn.initializers import Initializer
+
+
+def uniform_fan(fan: int) -> Initializer:
+    """U(±1/√fan): PyTorch's default for a layer's weight and bias (fan = inputs) and a GRU's (fan = width)."""
+    bound = 1.0 / math.sqrt(fan)
+
+    def init(key, shape, dtype=jax.numpy.float32):  # noqa: ANN001, ANN202
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def linear(n_in: int, n_out: int) -> nn.Dense:
+    """A dense layer with PyTorch's initialisation."""
+    return nn.Dense(n_out, kernel_init=uniform_fan(n_in), bias_init=uniform_fan(n_in))

@@ -1,0 +1,64 @@
+"""The words every other module uses: what an environment is made of, and what a window of data holds.
+
+Axes stand in this order everywhere: P member, T time, B batch (or E rollouts), N agent, A action.
+O is the observation size, S the state size; T1 = T + 1 is the number of slots in a window.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+from jaxtyping import Array, Bool, Float, Int
+
+TimeLimitMode = Literal["bootstrap", "terminate"]
+
+
+class EnvSpec(NamedTuple):
+    """The static sizes and rules of a Dec-POMDP.
+
+    ``episode_limit`` is in environment steps. ``time_limit`` says what reaching it means: ``bootstrap`` (the
+    episode is cut and its value goes on) or ``terminate`` (the value there is zero).
+    ``reward_range`` bounds one step's reward; infinite where nobody knows.
+    """
+
+    name: str
+    n_agents: int
+    n_actions: int
+    obs_size: int
+    state_size: int
+    episode_limit: int
+    time_limit: TimeLimitMode = "bootstrap"
+    reward_range: tuple[float, float] = (-float("inf"), float("inf"))
+
+
+class TimeStep(NamedTuple):
+    """What the environment tells after a reset or a step. It is never overwritten by a reset.
+
+    ``reward``, ``discount`` and ``last`` belong to the transition that led here. ``discount`` is 0 after a true
+    termination and 1 otherwise, also at a time limit that bootstraps. ``info`` may hold ``won`` (read where the
+    episode ends) and ``score`` (what to report in place of ``reward``, where that is shaped).
+    """
+
+    obs: Float[Array, "*batch N O"]
+    state: Float[Array, "*batch S"]
+    avail: Bool[Array, "*batch N A"]
+    reward: Float[Array, "*batch"]
+    discount: Float[Array, "*batch"]
+    last: Bool[Array, "*batch"]
+    info: dict[str, Any]
+
+
+class Window(NamedTuple):
+    """T1 consecutive slots of B rollouts, beginning at a reset; the unit that replay stores.
+
+    ``action``, ``reward`` and ``discount`` at slot t belong to the transition that leaves it. Where ``last`` is
+    true no transition leaves (an episode's final observation, or the end of the window) and they mean nothing.
+    ``first`` is true where an episode starts: there the hidden state and the last action are zero.
+    """
+
+    obs: Float[Array, "T1 B N O"]
+    state: Float[Array, "T1 B S"]
+    avail: Bool[Array, "T1 B N A"]
+    action: Int[Array, "T1 B N"]
+    reward: Float[Array, "T1 B"]
+    discount: Float[Array, "T1 B"]
+    first: Bool[Array, "T1 B"]
+    last: Bool[Array, "T1 B"]
