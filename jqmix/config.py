@@ -21,7 +21,7 @@ class ConfigError(ValueError):
     """One line: the field, what was given, what is allowed."""
 
 
-def _f(default: Any, about: str, *, low: float = -math.inf, high: float = math.inf, above: float = -math.inf) -> Any:
+def _f(default: Any, about: str, *, low: int | float = -math.inf, high: int | float = math.inf, above: int | float = -math.inf) -> Any:
     """A field with its help text and range: low ≤ value ≤ high, and value > above."""
     meta = {"about": about, "low": low, "high": high, "above": above}
     if isinstance(default, dict):

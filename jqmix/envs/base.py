@@ -1,6 +1,6 @@
 """The contract of an environment, and the two wrappers every environment gets: a time limit and a batch axis."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from jqmix.types import EnvSpec, TimeLimitMode, TimeStep
 EnvState = Any
 
 
+@runtime_checkable
 class DecPOMDP(Protocol):
     """One environment: pure functions of a key, a state and the joint action ``[N]``.
 
@@ -25,6 +26,7 @@ class DecPOMDP(Protocol):
     def step(self, key: Array, state: EnvState, actions: Int[Array, " N"]) -> tuple[EnvState, TimeStep]: ...
 
 
+@runtime_checkable
 class BatchedDecPOMDP(Protocol):
     """E environments at once: the same functions, one key for all, actions ``[E, N]`` and a leading E everywhere."""
 

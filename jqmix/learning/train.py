@@ -9,8 +9,9 @@ vmapped; ``Shared`` holds the counters, equal for all members and never batched,
     step = jax.jit(jax.vmap(chunk, in_axes=(0, None), out_axes=(0, None, 0)), donate_argnums=0)
 """
 
+import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -64,8 +65,8 @@ def window_length(cfg: Config, spec: EnvSpec) -> int:
 
 
 def iterations_per_chunk(cfg: Config, spec: EnvSpec) -> int:
-    """K: as many iterations as come nearest to ``eval.every`` environment steps."""
-    return max(1, round(cfg.eval.every / (cfg.rollouts * window_length(cfg, spec))))
+    """K: iterations that make ``eval.every`` environment steps (fewer steps where episodes end inside windows)."""
+    return math.ceil(cfg.eval.every / (cfg.rollouts * window_length(cfg, spec)))
 
 
 class _Program(NamedTuple):

@@ -17,6 +17,6 @@ def uniform_fan(fan: int) -> Initializer:
     return init
 
 
-def linear(n_in: int, n_out: int) -> nn.Dense:
+def linear(n_in: int, n_out: int, name: str | None = None) -> nn.Dense:
     """A dense layer with PyTorch's initialisation."""
-    return nn.Dense(n_out, kernel_init=uniform_fan(n_in), bias_init=uniform_fan(n_in))
+    return nn.Dense(n_out, kernel_init=uniform_fan(n_in), bias_init=uniform_fan(n_in), name=name)

@@ -52,11 +52,11 @@ class _QMixNetwork(nn.Module):
     def __call__(self, q: Float[Array, "*batch N"], state: Float[Array, "*batch S"]) -> Float[Array, "*batch"]:
         n, s, e, hh, positivity = self.sizes
         positive = POSITIVITY[positivity]
-        hyper = nn.relu(linear(s, 2 * hh)(state))  # the hidden layers of W1's and W2's hypernetworks, side by side
-        w1 = positive(linear(hh, n * e)(hyper[..., :hh])).reshape(*q.shape, e)
-        w2 = positive(linear(hh, e)(hyper[..., hh:]))
-        b1 = linear(s, e)(state)
-        v = linear(e, 1)(nn.relu(linear(s, e)(state)))[..., 0]
+        hyper = nn.relu(linear(s, 2 * hh, "hyper")(state))  # W1's and W2's hidden layers, side by side
+        w1 = positive(linear(hh, n * e, "w1")(hyper[..., :hh])).reshape(*q.shape, e)
+        w2 = positive(linear(hh, e, "w2")(hyper[..., hh:]))
+        b1 = linear(s, e, "b1")(state)
+        v = linear(e, 1, "v")(nn.relu(linear(s, e, "v_hidden")(state)))[..., 0]
         hidden = nn.elu(jnp.sum(q[..., None] * w1, axis=-2) + b1)
         return jnp.sum(hidden * w2, axis=-1) + v
 

@@ -1,0 +1,169 @@
+"""The command line: one function per command. JAX is imported only by commands that compute."""
+
+import argparse
+import contextlib
+import difflib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+from jqmix.config import Config, ConfigError, describe_type, fields_of, load_config, preset_names
+from jqmix.envs.registry import EnvError, entries
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, and exits with 2."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"jqmix: {message}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def _add_config_flags(parser: argparse.ArgumentParser) -> None:
+    """A flag for every field of the configuration, grouped as the configuration is."""
+    groups: dict[str, Any] = {}
+    defaults = Config()
+    for path, hint, f in fields_of():
+        head, _, _ = path.rpartition(".")
+        group = groups.setdefault(head, parser.add_argument_group(head or "run"))
+        value: Any = defaults
+        for part in path.split("."):
+            value = getattr(value, part)
+        spelled = dict.fromkeys([f"--{path.replace('_', '-')}", f"--{path}"])
+        about = f"{f.metadata['about']} ({describe_type(hint)}; default {value})"
+        group.add_argument(
+            *spelled, dest=path, default=argparse.SUPPRESS, metavar="X", help=about.replace("%", "%%")
+        )
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="jqmix", description="Multi-agent Q-learning on JAX, compiled end to end.", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+
+    def command(name: str, run: Callable[[argparse.Namespace], None], about: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=about, description=about, allow_abbrev=False)
+        sub.set_defaults(run=run)
+        return sub
+
+    train = command("train", _train, "Train a population and write its run directory.")
+    bench = command("bench", _bench, "Environment steps per second, compile time, memory.")
+    for sub in (train, bench):
+        sub.add_argument("config", nargs="?", metavar="CONFIG", help="a preset's name, a YAML file or a run directory")
+        _add_config_flags(sub)
+    train.add_argument("--quiet", action="store_true", help="print the run directory alone")
+    train.epilog = "presets: " + ", ".join(preset_names())
+
+    evaluate = command("evaluate", _evaluate, "Play whole greedy episodes with a run's newest checkpoint.")
+    evaluate.add_argument("run_dir", metavar="RUN_DIR")
+    evaluate.add_argument("--episodes", type=_positive("episodes"), default=128, help="whole episodes per member (128)")
+    evaluate.add_argument("--seed", type=_positive("seed", 0), default=0, help="of the environments (0)")
+
+    envs = command("envs", _envs, "Every environment with its sizes.")
+    for sub in (bench, evaluate, envs):
+        sub.add_argument("--json", action="store_true", help="machine-readable output")
+    return parser
+
+
+def _positive(name: str, low: int = 1) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdigit() or int(text) < low:
+            raise ConfigError(f"{name}: {text!r} is not allowed; it takes a whole number ≥ {low}")
+        return int(text)
+
+    return parse
+
+
+def _config(args: argparse.Namespace) -> Config:
+    known = {path for path, _, _ in fields_of()}
+    return load_config(args.config, **{k: v for k, v in vars(args).items() if k in known})
+
+
+@contextlib.contextmanager
+def _stdout_for_results() -> Iterator[None]:
+    """Whatever libraries print while computing goes to stderr, so that stdout stays machine-readable."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+def _train(args: argparse.Namespace) -> None:
+    cfg = _config(args)
+    from jqmix.runs.experiment import train
+
+    result = train(cfg, quiet=args.quiet)
+    if args.quiet:
+        print(result.run_dir)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from jqmix.runs.policy import evaluate_run, load_run_config
+
+    load_run_config(Path(args.run_dir))
+    with _stdout_for_results():
+        rows = evaluate_run(args.run_dir, args.episodes, args.seed)
+    if args.json:
+        print(json.dumps(rows))
+    else:
+        _print_table(rows)
+
+
+def _bench(args: argparse.Namespace) -> None:
+    cfg = _config(args)
+    from jqmix.runs.bench import bench
+
+    with _stdout_for_results():
+        result = bench(cfg)
+    if args.json:
+        print(json.dumps(result))
+        return
+    env, train = result["env_only"], result["training"]
+    print(f"{result['environment']} on {result['device']}: {cfg.seeds} member(s) × {cfg.rollouts} rollouts")
+    print(f"  environment alone  {env['steps_per_s']:>12,.0f} steps/s   compiled in {env['trace_and_compile_s']:.1f} s")
+    print(
+        f"  whole training     {train['steps_per_s']:>12,.0f} steps/s   traced in {train['trace_s']:.1f} s, compiled in "
+        f"{train['compile_s']:.1f} s; {train['state_bytes'] / 1e6:,.0f} MB of state, "
+        f"{train['temporary_bytes'] / 1e6:,.0f} MB temporary"
+    )
+
+
+def _envs(args: argparse.Namespace) -> None:
+    rows = [{"name": n, **e.sizes._asdict()} for n, e in entries().items() if e.sizes is not None]
+    if args.json:
+        print(json.dumps(rows))
+    else:
+        _print_table(rows)
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    """Columns of text, numbers to the right."""
+    cells = [[str(k) for k in rows[0]]] + [
+        [f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows
+    ]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+    for line in cells:
+        first = line[0].ljust(widths[0])
+        print("  ".join([first, *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]))
+
+
+def main(argv: list[str] | None = None) -> int:
+    try:
+        args, unknown = _parser().parse_known_args(argv)
+        if unknown:
+            raise ConfigError(_unknown_flag(unknown[0]))
+        args.run(args)
+    except (ConfigError, EnvError) as error:
+        print(f"jqmix: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _unknown_flag(flag: str) -> str:
+    flags = [f"--{path.replace('_', '-')}" for path, _, _ in fields_of()]
+    near = difflib.get_close_matches(flag.split("=")[0], flags, n=3, cutoff=0.5)
+    return f"{flag}: no such argument" + (f"; did you mean {', '.join(near)}?" if near else " (see --help)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

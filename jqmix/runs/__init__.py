@@ -1,0 +1,1 @@
+"""The host side of a run: compiling, logging, saving, loading, measuring."""

@@ -1,0 +1,48 @@
+"""Saving and loading the training state with Orbax: everything but the replay, one folder per saved step."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jqmix.config import Config, ConfigError
+from jqmix.learning.train import Member, Shared
+
+
+def _tree(members: Member, shared: Shared) -> dict[str, Any]:
+    """What a checkpoint holds. Replay is left out: it is large, and only resuming would need it."""
+    return {"member": {k: v for k, v in members._asdict().items() if k != "replay"}, "shared": shared}
+
+
+def save(run_dir: Path, members: Member, shared: Shared) -> Path:
+    """Writes ``checkpoints/<iteration>``; never over an existing one."""
+    path = (run_dir / "checkpoints" / str(int(shared.iteration))).resolve()
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(path, _tree(members, shared))
+    return path
+
+
+def newest(run_dir: Path) -> Path:
+    """The folder of the newest checkpoint. Raises ``ConfigError`` where there is none."""
+    folder = Path(run_dir) / "checkpoints"
+    steps = [p for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
+    if not steps:
+        raise ConfigError(f"run_dir: no checkpoint in {run_dir}")
+    return max(steps, key=lambda p: int(p.name))
+
+
+def load_params(run_dir: Path, cfg: Config) -> Any:
+    """The learned parameters of all members, from the newest checkpoint: every leaf leads with P = ``cfg.seeds``."""
+    path = newest(run_dir).resolve()
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        # As NumPy arrays: they are read wherever the run was made, on whatever devices.
+        saved = checkpointer.metadata(path).item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
+        tree = checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    params = tree["member"]["learner"]["params"]
+    found = {x.shape[0] for x in jax.tree.leaves(params)}
+    if found != {cfg.seeds}:
+        raise ConfigError(f"seeds: config.yaml says {cfg.seeds}, the checkpoint holds {found}")
+    return params

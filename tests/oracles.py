@@ -1,0 +1,93 @@
+"""Slow, independent NumPy versions of what jqmix computes, in PyTorch's conventions where those are the standard."""
+
+import numpy as np
+
+
+def sigmoid(x):
+    return 1.0 / (1.0 + np.exp(-x))
+
+
+def lambda_returns(reward, discount, value, last, lam):
+    """One sequence at a time, by recursion on the definition."""
+    T1, B = reward.shape
+    out = np.zeros((T1, B))
+    for b in range(B):
+        for t in reversed(range(T1)):
+            if last[t, b] or t == T1 - 1:
+                out[t, b] = value[t, b]
+            else:
+                mixed = (1 - lam) * value[t + 1, b] + lam * out[t + 1, b]
+                out[t, b] = reward[t, b] + discount[t, b] * mixed
+    return out
+
+
+def torch_gru_cell(x, h, w_ih, w_hh, b_ih, b_hh):
+    """torch.nn.GRUCell: weights [3H, in], gates in the order r, z, n."""
+    gi = x @ w_ih.T + b_ih
+    gh = h @ w_hh.T + b_hh
+    i_r, i_z, i_n = np.split(gi, 3, axis=-1)
+    h_r, h_z, h_n = np.split(gh, 3, axis=-1)
+    r, z = sigmoid(i_r + h_r), sigmoid(i_z + h_z)
+    n = np.tanh(i_n + r * h_n)
+    return (1 - z) * n + z * h
+
+
+def agent_unroll(params, obs, action, first):
+    """fc–ReLU–GRU–fc over the concatenated input, step by step: obs [T, B, N, O] → q [T, B, N, A]."""
+    T, B, N, _ = obs.shape
+    kernel, bias = np.asarray(params["encoder"]["kernel"]), np.asarray(params["encoder"]["bias"])
+    head_w, head_b = np.asarray(params["head"]["kernel"]), np.asarray(params["head"]["bias"])
+    w_ih = np.asarray(params["gru_w_i"]).T
+    w_hh = np.concatenate([np.asarray(w).T for w in params["gru_w_h"]])
+    b_ih, b_hh = np.asarray(params["gru_b_i"]), np.asarray(params["gru_b_h"]).reshape(-1)
+    A, H = head_w.shape[1], head_w.shape[0]
+    q = np.zeros((T, B, N, A))
+    for b in range(B):
+        for i in range(N):
+            h = np.zeros(H)
+            for t in range(T):
+                last_action = np.zeros(A)
+                if first[t, b]:
+                    h = np.zeros(H)
+                elif t > 0:
+                    last_action[action[t - 1, b, i]] = 1
+                x = np.concatenate([obs[t, b, i], last_action, np.eye(N)[i]])
+                h = torch_gru_cell(np.maximum(x @ kernel + bias, 0), h, w_ih, w_hh, b_ih, b_hh)
+                q[t, b, i] = h @ head_w + head_b
+    return q
+
+
+def qmix(params, q, state, positivity=np.abs):
+    """REFERENCE §3's formula, one row at a time; the weights of the hypernetworks W1 and W2 taken apart."""
+    p = {k: (np.asarray(v["kernel"], np.float64), np.asarray(v["bias"], np.float64)) for k, v in params.items()}
+    dense = lambda name, x: x @ p[name][0] + p[name][1]  # noqa: E731
+    hidden = p["hyper"][0].shape[1] // 2
+    out = np.zeros(len(q))
+    for row, (q_i, s) in enumerate(zip(q, state, strict=True)):
+        both = np.maximum(dense("hyper", s), 0)
+        w1 = positivity(dense("w1", both[:hidden])).reshape(len(q_i), -1)
+        w2 = positivity(dense("w2", both[hidden:]))
+        b1 = dense("b1", s)
+        v = dense("v", np.maximum(dense("v_hidden", s), 0))[0]
+        x = q_i @ w1 + b1
+        elu = np.where(x > 0, x, np.exp(np.minimum(x, 0)) - 1)
+        out[row] = elu @ w2 + v
+    return out
+
+
+def rmsprop(params, grads, lr, alpha=0.99, eps=1e-5):
+    """torch.optim.RMSprop: ε outside the square root. ``grads`` is a list of steps."""
+    square = np.zeros_like(params)
+    for g in grads:
+        square = alpha * square + (1 - alpha) * g * g
+        params = params - lr * g / (np.sqrt(square) + eps)
+    return params
+
+
+def adam(params, grads, lr, b1=0.9, b2=0.999, eps=1e-8):
+    """torch.optim.Adam."""
+    m, v = np.zeros_like(params), np.zeros_like(params)
+    for t, g in enumerate(grads, 1):
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+        params = params - lr * (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + eps)
+    return params

@@ -1,0 +1,120 @@
+"""The agent against PyTorch's conventions in NumPy; acting and unrolling are one function."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+
+from jqmix.networks import gru
+from jqmix.networks.agent import Agent
+
+AGENT = Agent(n_agents=3, n_actions=5, obs_size=7, hidden=8)
+
+
+def window(rng, T=11, B=4):
+    obs = rng.normal(size=(T, B, 3, 7)).astype(np.float32)
+    action = rng.integers(0, 5, (T, B, 3)).astype(np.int32)
+    first = rng.random((T, B)) < 0.2
+    first[0] = True
+    return obs, action, first
+
+
+def unroll(agent, params, *data):
+    return agent.unroll(params, *(jnp.asarray(x) for x in data))
+
+
+def test_unroll_matches_pytorch_conventions(rng, key):
+    params = AGENT.init(key)
+    data = window(rng)
+    np.testing.assert_allclose(
+        unroll(AGENT, params, *data), oracles.agent_unroll(params, *data), rtol=2e-4, atol=2e-5
+    )
+
+
+def test_step_by_step_is_the_unroll(rng, key):
+    params = AGENT.init(key)
+    obs, action, first = window(rng)
+    h = AGENT.initial_state(4)
+    last_action = jnp.zeros((4, 3), jnp.int32)
+    steps = []
+    for t in range(len(obs)):
+        q, h = AGENT.step(params, h, jnp.asarray(obs[t]), last_action, jnp.asarray(first[t]))
+        steps.append(q)
+        last_action = jnp.asarray(action[t])
+    np.testing.assert_allclose(jnp.stack(steps), unroll(AGENT, params, obs, action, first), rtol=1e-5, atol=1e-6)
+
+
+def test_nothing_crosses_an_episode_start(rng, key):
+    """Changing anything before a start leaves everything from it on unchanged."""
+    params = AGENT.init(key)
+    obs, action, first = window(rng)
+    first[:] = False
+    first[0] = first[6] = True
+    before = unroll(AGENT, params, obs, action, first)
+    obs[:6] += 1.0
+    action[:6] = (action[:6] + 1) % 5
+    after = unroll(AGENT, params, obs, action, first)
+    np.testing.assert_array_equal(before[6:], after[6:])
+    assert not np.allclose(before[:6], after[:6])
+
+
+@pytest.mark.parametrize(("n", "o", "a", "h"), [(6, 140, 14, 64), (3, 75, 8, 64), (2, 4, 2, 16)])
+def test_parameter_count(n, o, a, h, key):
+    params = Agent(n, a, o, h).init(key)
+    fan_in = o + a + n
+    expected = fan_in * h + h + 6 * h * h + 6 * h + h * a + a
+    assert sum(x.size for x in jax.tree.leaves(params)) == expected
+
+
+def test_initialisation_bounds(key):
+    """Linear U(±1/√fan_in), GRU U(±1/√H): inside the bound, and reaching for it."""
+    params = Agent(4, 6, 90, 64).init(key)
+    bounds = {"encoder": 100**-0.5, "head": 64**-0.5}
+    for name, leaf in params.items():
+        for x in jax.tree.leaves(leaf):
+            bound = bounds.get(name, 64**-0.5)
+            assert 0.5 * bound < np.abs(x).max() <= bound
+
+
+def test_feed_forward_has_no_memory(rng, key):
+    agent = AGENT._replace(recurrent=False)
+    params = agent.init(key)
+    obs, action, first = window(rng)
+    q = unroll(agent, params, obs, action, first)
+    obs[:4] += 1.0
+    np.testing.assert_array_equal(unroll(agent, params, obs, action, first)[4:], q[4:])
+
+
+def test_gru_gradients_are_those_of_the_plain_loop(rng):
+    """The hand-written backward pass against automatic differentiation of step after step."""
+    H, T, M = 5, 9, 6
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
+    params = gru.GRUParams(draw(4, 3 * H), draw(3 * H), draw(3, H, H), draw(3, H))
+    x, h, weight = draw(T, M, 4), draw(M, H), draw(T, M, H)
+    first = jnp.asarray(rng.random((T, M)) < 0.3)
+
+    def plain(params, x, h):
+        gates, total = gru.project(params, x), 0.0
+        for t in range(T):
+            h = gru.cell(params, gru.reset_where(first[t], h), gates[t])
+            total += jnp.sum(h * weight[t])
+        return total
+
+    def scanned(params, x, h):
+        return jnp.sum(gru.unroll(params, h, gru.project(params, x), first) * weight)
+
+    expected = jax.value_and_grad(plain, (0, 1, 2))(params, x, h)
+    got = jax.value_and_grad(scanned, (0, 1, 2))(params, x, h)
+    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(got), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("recurrent", [True, False])
+def test_every_parameter_receives_a_gradient(rng, key, recurrent):
+    agent = AGENT._replace(recurrent=recurrent)
+    params = agent.init(key)
+    data = window(rng)
+    grads = jax.grad(lambda p: jnp.sum(unroll(agent, p, *data) ** 2))(params)
+    for path, g in jax.tree_util.tree_leaves_with_path(grads):
+        assert np.abs(g).max() > 0, path

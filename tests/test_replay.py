@@ -1,0 +1,78 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jqmix.learning import normalise, replay
+from jqmix.types import EnvSpec, Window
+
+SPEC = EnvSpec("test", 2, 3, 4, 5, 6)
+
+
+def windows(mark: int, e: int = 4, slots: int = 7) -> Window:
+    """E windows that carry their number, mark·E + e, in every array."""
+    number = mark * e + jnp.arange(e)
+    return jax.tree.map(
+        lambda x: jnp.broadcast_to(number.reshape((1, e) + (1,) * (x.ndim - 2)), (slots, e, *x.shape[2:])).astype(
+            x.dtype
+        ),
+        replay.init(SPEC, slots, e),
+    )
+
+
+def filled(times: int, capacity: int = 12):
+    ring = replay.init(SPEC, 7, capacity)
+    for k in range(times):
+        ring = replay.add(ring, windows(k), jnp.int32(4 * k))
+    return ring
+
+
+@pytest.mark.parametrize("times", [1, 3, 4, 8])
+def test_keeps_the_newest(times):
+    ring = filled(times)
+    held = set(np.asarray(ring.reward[0]).astype(int)[: 4 * times])
+    assert held == set(range(max(0, 4 * times - 12), 4 * times))
+
+
+def test_all_arrays_stay_together():
+    ring = filled(5)
+    number = np.asarray(ring.reward[0])
+    for leaf in ring:
+        column = np.asarray(leaf).reshape(7, 12, -1)
+        expected = number.astype(leaf.dtype)[None, :, None]
+        np.testing.assert_array_equal(column, np.broadcast_to(expected, column.shape))
+
+
+def test_samples_are_different_windows_and_only_added_ones(key):
+    ring = filled(2)
+    for k in jax.random.split(key, 20):
+        drawn = replay.sample(k, ring, jnp.int32(8), 6)
+        numbers = np.asarray(drawn.reward[0]).astype(int)
+        assert len(set(numbers)) == 6
+        assert set(numbers) <= set(range(8))
+        assert drawn.action.dtype == jnp.int32
+
+
+def test_samples_are_uniform(key):
+    ring = filled(3)
+    drawn = jax.vmap(lambda k: replay.sample(k, ring, jnp.int32(12), 3).reward[0])(jax.random.split(key, 4000))
+    share = np.bincount(np.asarray(drawn).astype(int).ravel(), minlength=12) / 12_000
+    np.testing.assert_allclose(share, 1 / 12, atol=0.01)
+
+
+@pytest.mark.parametrize(("n_actions", "dtype"), [(5, jnp.int8), (127, jnp.int8), (128, jnp.int16)])
+def test_actions_take_the_smallest_integer_that_holds_them(n_actions, dtype):
+    assert replay.action_dtype(n_actions) == dtype
+
+
+def test_running_moments_are_those_of_all_rows(rng):
+    rows = rng.normal(loc=[0, 5, -30, 2], scale=[1, 4, 9, 0], size=(600, 4)).astype(np.float32)
+    moments = normalise.init(4)
+    for part in np.split(rows, [10, 50, 51, 400]):
+        moments = normalise.update(moments, jnp.asarray(part))
+    np.testing.assert_allclose(moments.mean, rows.mean(0), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(moments.m2 / moments.count, rows.var(0), rtol=1e-3, atol=1e-4)
+    z = np.asarray(normalise.apply(moments, jnp.asarray(rows)))
+    np.testing.assert_allclose(z[:, :3].std(0), 1, atol=0.02)
+    np.testing.assert_array_equal(z[:, 3], 0)
+    assert np.abs(z).max() <= 5

@@ -1,0 +1,109 @@
+"""The data rules: what a window holds, at every slot of every episode in it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from worlds import Counting
+
+from jqmix.envs.base import Batched, TimeLimit
+from jqmix.envs.probes import MemoryProbe
+from jqmix.learning.rollout import collect, evaluate
+from jqmix.networks.agent import Agent
+
+E = 3
+
+
+def agent_for(env, **sizes):
+    return Agent(env.spec.n_agents, env.spec.n_actions, env.spec.obs_size, hidden=8, **sizes)
+
+
+def gather(env, slots, epsilon=1.0, seed=0):
+    env = Batched(env, E)
+    agent = agent_for(env)
+    params = agent.init(jax.random.key(9))
+    window, episodes = collect(agent, params, env, jax.random.key(seed), jnp.float32(epsilon), slots)
+    return agent, params, window, episodes
+
+
+def test_slots_of_terminating_episodes():
+    """Two whole episodes of 3 steps and the start of a third: every field of every slot."""
+    _, _, w, _ = gather(TimeLimit(Counting(3), 5, "bootstrap"), slots=10)
+    column = lambda x: np.asarray(x)[:, 0].tolist()  # noqa: E731
+    assert column(w.obs[..., 0, 0]) == [1, 2, 3, 4, 1, 2, 3, 4, 1, 2]
+    assert column(w.state[..., 0]) == [1, 2, 3, 4, 1, 2, 3, 4, 1, 2]
+    assert column(w.first) == [True, False, False, False] * 2 + [True, False]
+    assert column(w.last) == [False, False, False, True] * 2 + [False, True]
+    valid = ~np.asarray(w.last)
+    assert np.asarray(w.reward)[:, 0].tolist() == [0, 1, 2, 0, 0, 1, 2, 0, 0, 0]
+    assert np.asarray(w.discount)[valid[:, 0], 0].tolist() == [1, 1, 0, 1, 1, 0, 1]
+
+
+@pytest.mark.parametrize(("mode", "discount"), [("bootstrap", 1.0), ("terminate", 0.0)])
+def test_a_time_limit_keeps_its_final_observation(mode, discount):
+    """Rule 2: at the limit the value goes on (or not), from the observation that was really reached."""
+    _, _, w, _ = gather(TimeLimit(Counting(99), 2, mode), slots=5)
+    assert np.asarray(w.obs[:, 0, 0, 0]).tolist() == [1, 2, 3, 1, 2]
+    assert np.asarray(w.last[:, 0]).tolist() == [False, False, True, False, True]
+    assert float(w.discount[0, 0]) == 1.0
+    assert float(w.discount[1, 0]) == discount
+
+
+def test_a_termination_at_the_limit_is_a_termination():
+    _, _, w, _ = gather(TimeLimit(Counting(2), 2, "bootstrap"), slots=3)
+    assert float(w.discount[1, 0]) == 0.0
+
+
+def test_a_replayed_unroll_gives_the_values_seen_while_acting():
+    """Greedy actions recomputed from the stored window are the ones taken, across episode boundaries inside it."""
+    agent, params, w, _ = gather(TimeLimit(MemoryProbe(2), 3, "bootstrap"), slots=12, epsilon=0.0)
+    assert np.asarray(w.first).sum(0).min() >= 3
+    q = agent.unroll(params, w.obs, w.action, w.first)
+    chosen = np.argmax(np.where(w.avail, q, -np.inf), axis=-1)
+    np.testing.assert_array_equal(chosen, w.action)
+
+    # And the values themselves, by acting once more along the stored window.
+    h, last_action = agent.initial_state(E), jnp.zeros((E, 2), jnp.int32)
+    for t in range(12):
+        seen, h = agent.step(params, h, w.obs[t], last_action, w.first[t])
+        np.testing.assert_allclose(seen, q[t], rtol=1e-5, atol=1e-6)
+        last_action = w.action[t]
+
+
+def test_random_actions_are_available_ones():
+    _, _, w, _ = gather(TimeLimit(Counting(3), 5, "bootstrap"), slots=40)
+    taken = jnp.take_along_axis(w.avail, w.action[..., None], axis=-1)
+    assert bool(jnp.all(taken))
+    assert len(np.unique(w.action)) == 3
+
+
+def test_episode_statistics_count_whole_episodes_only():
+    _, _, w, episodes = gather(TimeLimit(Counting(3), 5, "bootstrap"), slots=10)
+    means = {k: float(v) for k, v in episodes.means().items()}
+    assert means == {"return_mean": 3.0, "length_mean": 3.0, "episodes": 2.0 * E, "win_rate": 1.0}
+    assert int(jnp.sum(~w.last)) == 7 * E
+
+
+@pytest.mark.parametrize("length", [1, 2, 4])
+def test_evaluation_plays_exactly_n_whole_episodes(length, key):
+    """Rule 7: each counted once, however short."""
+    env = Batched(TimeLimit(Counting(length), 4, "bootstrap"), 6)
+    agent = agent_for(env)
+    episodes = evaluate(agent, agent.init(key), env, key)
+    np.testing.assert_array_equal(episodes.count, np.ones(6))
+    np.testing.assert_array_equal(episodes.length, np.full(6, length))
+    np.testing.assert_array_equal(episodes.score, np.full(6, sum(range(length))))
+
+
+def test_evaluation_is_greedy(key):
+    """Two evaluations of a deterministic world agree whatever the key."""
+    env = Batched(TimeLimit(MemoryProbe(1), 2, "bootstrap"), 64)
+    agent = agent_for(env)
+    params = agent.init(key)
+    wins = [evaluate(agent, params, env, jax.random.key(k)).score for k in (1, 2)]
+    assert 0 <= float(jnp.mean(wins[0])) <= 1
+    first_cues = [env.reset(jax.random.split(jax.random.key(k))[0])[0].inner[0] for k in (1, 2)]
+    for cue in np.unique(np.asarray(first_cues[0]), axis=0):
+        same = [np.all(np.asarray(c) == cue, axis=1) for c in first_cues]
+        scores = np.concatenate([np.asarray(w)[s] for w, s in zip(wins, same, strict=True)])
+        assert len(np.unique(scores)) == 1

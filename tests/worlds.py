@@ -1,0 +1,32 @@
+"""A scripted environment whose every number tells when it was made."""
+
+import jax.numpy as jnp
+
+from jqmix.types import EnvSpec, TimeStep
+
+
+class Counting:
+    """Episodes end by themselves after ``length`` steps. obs = [t + 1], reward = t, actions available: t + 1 of 3."""
+
+    def __init__(self, length: int = 3, limit: int = 5, terminates: bool = True):
+        self.length, self.terminates = length, terminates
+        self.spec = EnvSpec("counting", 2, 3, 1, 1, limit)
+
+    def _emit(self, t, reward):
+        ended = (t >= self.length) & self.terminates
+        return TimeStep(
+            obs=jnp.broadcast_to(t + 1.0, (2, 1)),
+            state=jnp.reshape(t + 1.0, (1,)),
+            avail=jnp.broadcast_to(jnp.arange(3) <= t, (2, 3)),
+            reward=reward,
+            discount=1.0 - ended.astype(jnp.float32),
+            last=ended,
+            info={"won": ended},
+        )
+
+    def reset(self, key):
+        t = jnp.zeros((), jnp.int32)
+        return t, self._emit(t, jnp.float32(0))
+
+    def step(self, key, state, actions):
+        return state + 1, self._emit(state + 1, state.astype(jnp.float32))
