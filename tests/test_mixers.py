@@ -36,10 +36,11 @@ def test_qmix_gradient_matches_finite_differences(rng, key):
     params = mixer.init(key)
     q, s = batch(rng)
     grad = jax.grad(lambda q: jnp.sum(mixer.apply(params, q, s)))(q)
+    q, s = np.asarray(q, np.float64), np.asarray(s, np.float64)
     for i in range(4):
         step = np.zeros(q.shape)
         step[:, i] = 1e-5
-        numeric = (oracles.qmix(params, np.asarray(q) + step, s) - oracles.qmix(params, np.asarray(q) - step, s)) / 2e-5
+        numeric = (oracles.qmix(params, q + step, s) - oracles.qmix(params, q - step, s)) / 2e-5
         np.testing.assert_allclose(grad[:, i], numeric, rtol=1e-2, atol=1e-3)
 
 

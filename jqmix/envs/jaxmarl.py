@@ -34,6 +34,11 @@ def _size(space: Any) -> int:
     return int(np.prod(np.atleast_1d(space.shape))) if np.size(space.shape) else 1
 
 
+def _strongly_typed(tree: Any) -> Any:
+    """Python numbers leave weak types in JaxMARL's states, which would make a first step compile on its own."""
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.asarray(x).dtype), tree)
+
+
 class JaxMARLEnv:
     """The general case: state = all observations, every action always available, reward = sum over agents.
 
@@ -84,6 +89,7 @@ class JaxMARLEnv:
 
     def reset(self, key: Array) -> tuple[Any, TimeStep]:
         obs, state = self.env.reset(key)
+        state = _strongly_typed(state)
         shapes = jax.eval_shape(self.env.step_env, key, state, {a: jnp.int32(0) for a in self.agents})[4]
         infos = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         return state, self._timestep(obs, state, jnp.float32(0.0), jnp.bool_(False), infos)
@@ -91,6 +97,7 @@ class JaxMARLEnv:
     def step(self, key: Array, state: Any, actions: Int[Array, " N"]) -> tuple[Any, TimeStep]:
         chosen = {a: actions[i] for i, a in enumerate(self.agents)}
         obs, state, rewards, dones, infos = self.env.step_env(key, state, chosen)
+        state = _strongly_typed(state)
         reward = self.reward(rewards).astype(jnp.float32)
         return state, self._timestep(obs, state, reward, self.terminated(dones["__all__"]), infos)
 
@@ -156,7 +163,10 @@ class HanabiEnv(_SharedReward):
 
     def available(self, state: Any) -> Bool[Array, "N A"]:
         masks = self.env.get_legal_moves(state)
-        return jnp.stack([masks[a] for a in self.agents]).astype(bool)
+        legal = jnp.stack([masks[a] for a in self.agents]).astype(bool)
+        # A finished game may leave nothing legal; a mask is never empty here, so the no-op (the last) stays.
+        no_op = jnp.arange(self.spec.n_actions) == self.spec.n_actions - 1
+        return legal | (~jnp.any(legal, axis=-1, keepdims=True) & no_op[None])
 
 
 class SwitchRiddleEnv(_SharedReward):

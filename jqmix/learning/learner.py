@@ -127,7 +127,7 @@ class Learner(NamedTuple):
         """One gradient step on a batch, its global norm clipped; a soft target follows at once."""
         state = self.mixer_state(moments, window.state)
         grads, stats = jax.grad(self.loss, has_aux=True)(learner.params, learner.target, window, state, hyper)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         scale = jnp.minimum(1.0, hyper.grad_clip / (norm + 1e-6))
         steps, opt_state = self.optimizer.update(jax.tree.map(lambda g: g * scale, grads), learner.opt_state)
         params = jax.tree.map(lambda p, s: p - lr * s, learner.params, steps)

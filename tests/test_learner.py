@@ -1,0 +1,189 @@
+"""The loss, the update and the target copy, against NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+
+from jqmix.config import load_config
+from jqmix.learning import normalise
+from jqmix.learning.learner import hyper_of, make_learner, make_optimizer
+from jqmix.types import EnvSpec, Window
+
+SPEC = EnvSpec("test", 2, 3, 4, 5, 6)
+
+
+def config(**overrides):
+    small = {"env.name": "two_step_game", "agent.hidden": 8, "algo.embed": 4, "algo.hypernet_hidden": 6}
+    return load_config(None, **{**small, **overrides})
+
+
+def random_window(rng, T1=9, B=3) -> Window:
+    avail = rng.random((T1, B, 2, 3)) < 0.7
+    avail[..., 0] |= ~avail.any(-1)
+    last = rng.random((T1, B)) < 0.2
+    last[-1] = True
+    first = np.concatenate([np.ones((1, B), bool), last[:-1]])
+    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
+    return Window(
+        obs=draw(T1, B, 2, 4),
+        state=draw(T1, B, 5),
+        avail=avail,
+        action=rng.integers(0, 3, (T1, B, 2)).astype(np.int32),
+        reward=draw(T1, B),
+        discount=(rng.random((T1, B)) < 0.8).astype(np.float32),
+        first=first,
+        last=last,
+    )
+
+
+def numpy_loss(cfg, params, target, w: Window):
+    """The whole loss again, from the oracles alone."""
+    q = oracles.agent_unroll(params["agent"], w.obs, w.action, w.first)
+    q_target = oracles.agent_unroll(target["agent"], w.obs, w.action, w.first)
+    T1, B = w.reward.shape
+    pick = lambda q, a: np.take_along_axis(q, a[..., None], -1)[..., 0]  # noqa: E731
+    chooser = q if cfg.algo.double_q else q_target
+    best = np.where(w.avail, chooser, -np.inf).argmax(-1)
+
+    def mix(p, q):
+        if cfg.algo.mixer == "iql":
+            return q
+        if cfg.algo.mixer == "vdn":
+            return q.sum(-1, keepdims=True)
+        flat = oracles.qmix(p["mixer"], q.reshape(T1 * B, 2), w.state.reshape(T1 * B, 5))
+        return flat.reshape(T1, B, 1)
+
+    value, q_tot = mix(target, pick(q_target, best)), mix(params, pick(q, w.action))
+    errors = []
+    for k in range(value.shape[-1]):
+        g = oracles.lambda_returns(
+            w.reward * cfg.algo.reward_scale,
+            w.discount * cfg.algo.gamma,
+            value[..., k],
+            w.last,
+            cfg.algo.td_lambda,
+        )
+        errors.append((q_tot[..., k] - g)[~w.last])
+    return np.mean(0.5 * np.square(np.concatenate(errors)))
+
+
+def make(cfg, rng, key):
+    learner = make_learner(cfg, SPEC)
+    state = learner.init(key)
+    other = learner.init(jax.random.fold_in(key, 1)).params
+    return learner, state._replace(target=other), random_window(rng)
+
+
+@pytest.mark.parametrize("mixer", ["iql", "vdn", "qmix"])
+@pytest.mark.parametrize("double_q", [True, False])
+def test_loss_matches_numpy(rng, key, mixer, double_q):
+    cfg = config(**{"algo.mixer": mixer, "algo.double_q": double_q, "algo.reward_scale": 2.0, "algo.td_lambda": 0.7})
+    learner, state, w = make(cfg, rng, key)
+    window = jax.tree.map(jnp.asarray, w)
+    loss, stats = learner.loss(state.params, state.target, window, window.state, hyper_of(cfg))
+    np.testing.assert_allclose(loss, numpy_loss(cfg, state.params, state.target, w), rtol=1e-4)
+    assert float(stats.loss) == float(loss)
+
+
+@pytest.mark.parametrize("mixer", ["iql", "vdn", "qmix"])
+def test_every_parameter_learns_and_the_target_does_not(rng, key, mixer):
+    cfg = config(**{"algo.mixer": mixer})
+    learner, state, w = make(cfg, rng, key)
+    window = jax.tree.map(jnp.asarray, w)
+    grads, grads_target = jax.grad(
+        lambda p, t: learner.loss(p, t, window, window.state, hyper_of(cfg))[0], argnums=(0, 1)
+    )(state.params, state.target)
+    for path, g in jax.tree_util.tree_leaves_with_path(grads):
+        assert np.abs(g).max() > 0, path
+    assert all(np.abs(g).max() == 0 for g in jax.tree.leaves(grads_target))
+
+
+def test_slots_without_a_transition_do_not_count(rng, key):
+    """Whatever action and reward stand where no transition leaves, the loss is the same."""
+    cfg = config()
+    learner, state, w = make(cfg, rng, key)
+
+    def loss(w):
+        window = jax.tree.map(jnp.asarray, w)
+        return float(learner.loss(state.params, state.target, window, window.state, hyper_of(cfg))[0])
+
+    changed = w._replace(
+        reward=np.where(w.last, 1e3, w.reward).astype(np.float32),
+        action=np.where(w.last[..., None], (w.action + 1) % 3, w.action).astype(np.int32),
+    )
+    assert loss(changed) == loss(w)
+
+
+def test_unavailable_actions_never_enter_a_target(rng, key):
+    """Raising the Q-values of an unavailable action changes no target."""
+    cfg = config(**{"algo.mixer": "vdn"})
+    learner, state, w = make(cfg, rng, key)
+    avail = w.avail.copy()
+    avail[..., 2], avail[..., 0] = False, True
+    w = w._replace(avail=avail, action=np.minimum(w.action, 1))
+    window = jax.tree.map(jnp.asarray, w)
+
+    def targets(params):
+        q = learner.agent.unroll(params["agent"], window.obs, window.action, window.first)
+        return learner.targets(q, state.target, window, window.state, hyper_of(cfg))
+
+    raised = jax.tree.map(jnp.copy, state.params)
+    raised["agent"]["head"]["bias"] = raised["agent"]["head"]["bias"].at[2].add(1e6)
+    np.testing.assert_array_equal(targets(raised), targets(state.params))
+
+
+@pytest.mark.parametrize("name", ["adam", "rmsprop"])
+def test_optimisers_are_pytorchs(rng, name):
+    params = rng.normal(size=7).astype(np.float32)
+    grads = [rng.normal(size=7).astype(np.float32) * 10.0**-k for k in range(6)]
+    optimiser = make_optimizer(name)
+    state, got = optimiser.init(jnp.asarray(params)), jnp.asarray(params)
+    for g in grads:
+        step, state = optimiser.update(jnp.asarray(g), state)
+        got = got - 0.01 * step
+    expected = {"adam": oracles.adam, "rmsprop": oracles.rmsprop}[name](params.astype(np.float64), grads, 0.01)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def one_update(cfg, rng, key):
+    learner, state, w = make(cfg, rng, key)
+    hyper = hyper_of(cfg)
+    window = jax.tree.map(jnp.asarray, w)
+    after, stats = learner.update(state, window, normalise.init(5), hyper, hyper.lr)
+    return state, after, stats
+
+
+def test_the_gradient_norm_is_clipped(rng, key):
+    """With RMSProp's first step ∝ g / (0.1 |g| + ε), a clip to almost nothing shows in the step."""
+    cfg = config(**{"optim.name": "rmsprop", "optim.grad_clip": 1e-5})
+    state, after, stats = one_update(cfg, rng, key)
+    assert float(stats.grad_norm) > 1e-3
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), state.params, after.params)
+    limit = 1e-3 * 1e-5 / 1e-5  # lr · g / ε, as every |g| ≤ 1e-5
+    assert 0 < max(jax.tree.leaves(moved)) < limit
+
+
+def test_soft_and_hard_targets(rng, key):
+    state, after, _ = one_update(config(**{"algo.target_update": "soft", "algo.target_tau": 0.25}), rng, key)
+    expected = jax.tree.map(lambda t, p: 0.75 * t + 0.25 * p, state.target, after.params)
+    for a, b in zip(jax.tree.leaves(after.target), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    state, after, _ = one_update(config(), rng, key)
+    for a, b in zip(jax.tree.leaves(after.target), jax.tree.leaves(state.target), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_mixer_reads_the_normalised_state(rng, key):
+    """A state a thousand times larger leaves the loss as it was, once the statistics know it; raw, it does not."""
+    cfg, raw = config(), config(**{"algo.state_norm": "none"})
+    learner, state, w = make(cfg, rng, key)
+    large = w.state * 1000 + 300
+
+    def seen(cfg, x):
+        moments = normalise.update(normalise.init(5), jnp.asarray(x))
+        return make_learner(cfg, SPEC).mixer_state(moments, jnp.asarray(x))
+
+    np.testing.assert_allclose(seen(cfg, large), seen(cfg, w.state), atol=1e-3)
+    np.testing.assert_array_equal(seen(raw, large), large)

@@ -1,0 +1,156 @@
+"""The compiled step as a whole: determinism, members, counters, compilation, memory."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jqmix.config import load_config
+from jqmix.learning.train import make_program, make_train
+from jqmix.runs.experiment import train
+from jqmix.runs.population import compile_population, memory_plan
+
+SMALL = {
+    "env.name": "two_step_game",
+    "agent.hidden": 16,
+    "algo.embed": 8,
+    "algo.hypernet_hidden": 16,
+    "replay.capacity": 64,
+    "replay.batch": 16,
+    "explore.eps_steps": 400,
+    "algo.target_period": 24,
+    "eval.every": 64,
+    "eval.episodes": 4,
+    "total_steps": 256,
+}
+
+
+def config(**overrides):
+    return load_config(None, **{**SMALL, **overrides})
+
+
+def curves(result):
+    """Every number of the run but the wall clock, per seed."""
+    rows = {}
+    for line in result.metrics:
+        line = {k: v for k, v in line.items() if k not in ("wall_s", "member")}
+        rows.setdefault(line.pop("seed"), []).append(line)
+    return rows
+
+
+def test_the_same_command_twice_gives_identical_metrics(tmp_path):
+    runs = [train(config(seeds=2, run_dir=str(tmp_path / d)), quiet=True) for d in "ab"]
+    assert curves(runs[0]) == curves(runs[1])
+    assert len(curves(runs[0])[0]) == 4
+
+
+def test_a_seed_is_the_same_alone_and_among_others(tmp_path):
+    alone = train(config(seed=2, seeds=1, run_dir=str(tmp_path / "alone")), quiet=True)
+    among = train(config(seed=0, seeds=4, run_dir=str(tmp_path / "among")), quiet=True)
+    for a, b in zip(curves(alone)[2], curves(among)[2], strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            assert a[name] == pytest.approx(b[name], rel=1e-3, abs=1e-4), name
+    assert curves(among)[0] != curves(among)[1]
+
+
+def test_one_compilation_for_the_whole_run(tmp_path, monkeypatch):
+    """The chunk is traced once, and nothing else compiles while chunks run."""
+    population = compile_population(config(seeds=2))
+    members, shared = population.members, population.shared
+    with jax.log_compiles(False):
+        members, shared, metrics = population.step(members, shared)
+        jax.device_get(metrics)
+        compiled = []
+        monkeypatch.setattr(jax.stages.Lowered, "compile", lambda *a, **k: compiled.append(a))
+        for _ in range(3):
+            members, shared, metrics = population.step(members, shared)
+            jax.device_get(metrics)
+    assert compiled == []
+    assert int(shared.iteration) == 4 * 4
+
+
+def test_the_chunk_is_traced_once(monkeypatch):
+    from jqmix.learning import train as module
+
+    traces = []
+    original = module._Program.chunk
+    monkeypatch.setattr(module._Program, "chunk", lambda *a: (traces.append(None), original(*a))[1])
+    init, chunk = make_train(config())
+    member, shared = jax.vmap(init, out_axes=(0, None))(jnp.arange(2))
+    step = jax.jit(jax.vmap(chunk, in_axes=(0, None), out_axes=(0, None, 0)))
+    for _ in range(3):
+        member, shared, _ = step(member, shared)
+    assert len(traces) == 1
+
+
+def test_counters_are_shared_and_branches_stay_branches():
+    """out_axes=None refuses batched counters; the update and the target copy are real conditionals under vmap."""
+    population = compile_population(config(seeds=3))
+    assert population.shared.iteration.shape == ()
+    text = population.step.as_text()
+    assert text.count(" conditional(") >= 2
+
+
+def test_counters_and_targets(key):
+    """Updates wait for a batch; the hard copy comes every target_period windows, after the optimiser's step."""
+    cfg = config(**{"algo.target_period": 24, "replay.batch": 16})
+    program = make_program(cfg)
+    member, shared = program.init(jnp.int32(0))
+    iteration = jax.jit(program.iteration)
+    start = member.learner
+    for k in range(1, 7):
+        before = member.learner
+        member, shared, stats = iteration(member, shared)
+        assert int(shared.iteration) == k
+        assert int(shared.updates) == max(0, k - 1)  # 8 windows an iteration, 16 to a batch
+        assert float(stats.learned) == (k >= 2)
+        if k % 3 == 0:
+            assert_equal(member.learner.target, member.learner.params)
+        else:
+            assert_equal(member.learner.target, before.target)
+    assert not np.array_equal(*(x.params["agent"]["head"]["bias"] for x in (start, member.learner)))
+    assert int(member.env_steps) == 6 * 8 * 2
+
+
+def assert_equal(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_environment_steps_are_transitions():
+    """The chain ends anywhere in a window: final observations and ends of windows are not steps."""
+    program = make_program(config(**{"env.name": "chain_probe"}))
+    member, shared = program.init(jnp.int32(3))
+    member, shared, _ = jax.jit(program.iteration)(member, shared)
+    held = jax.tree.map(lambda x: np.asarray(x)[:, :8], member.replay)
+    assert int(member.env_steps) == (~held.last).sum() < 8 * 4
+    np.testing.assert_array_equal(held.first[1:], held.last[:-1])
+    assert held.last[-1].all()
+
+
+def test_the_replay_is_updated_in_place():
+    """A replay that dwarfs everything else: the compiled chunk's temporaries must not hold a copy of it."""
+    cfg = config(**{"replay.capacity": 40_000, "seeds": 2})
+    population = compile_population(cfg)
+    replay = memory_plan(population.members)["replay"]
+    memory = population.step.memory_analysis()
+    assert memory.temp_size_in_bytes < 0.25 * replay
+    assert memory.alias_size_in_bytes >= replay
+
+
+def test_many_members_start():
+    """Initialisation of a large population, several times over, comes to an end."""
+    for k in range(3):
+        population = compile_population(config(seeds=16, seed=k))
+        assert population.members.seed.tolist() == list(range(k, k + 16))
+
+
+def test_learning_rate_and_epsilon_follow_environment_steps():
+    cfg = config(**{"optim.lr_end": 0.1, "total_steps": 1000, "explore.eps_steps": 500, "explore.eps_end": 0.2})
+    program = make_program(cfg)
+    member, _ = program.init(jnp.int32(0))
+    for steps, lr, eps in [(0, 1e-3, 1.0), (250, 7.75e-4, 0.6), (500, 5.5e-4, 0.2), (1000, 1e-4, 0.2), (5000, 1e-4, 0.2)]:
+        now = member._replace(env_steps=jnp.int32(steps))
+        assert float(program.learning_rate(now, now.hyper)) == pytest.approx(lr, rel=1e-5)
+        assert float(program.epsilon(now)) == pytest.approx(eps, rel=1e-5)
