@@ -37,9 +37,8 @@ def agent_unroll(params, obs, action, first):
     T, B, N, _ = obs.shape
     kernel, bias = np.asarray(params["encoder"]["kernel"]), np.asarray(params["encoder"]["bias"])
     head_w, head_b = np.asarray(params["head"]["kernel"]), np.asarray(params["head"]["bias"])
-    w_ih = np.asarray(params["gru_w_i"]).T
-    w_hh = np.concatenate([np.asarray(w).T for w in params["gru_w_h"]])
-    b_ih, b_hh = np.asarray(params["gru_b_i"]), np.asarray(params["gru_b_h"]).reshape(-1)
+    w_ih, w_hh = (np.concatenate([np.asarray(w).T for w in params[k]]) for k in ("gru_w_i", "gru_w_h"))
+    b_ih, b_hh = (np.asarray(params[k]).reshape(-1) for k in ("gru_b_i", "gru_b_h"))
     A, H = head_w.shape[1], head_w.shape[0]
     q = np.zeros((T, B, N, A))
     for b in range(B):

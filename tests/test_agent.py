@@ -90,14 +90,14 @@ def test_gru_gradients_are_those_of_the_plain_loop(rng):
     """The hand-written backward pass against automatic differentiation of step after step."""
     H, T, M = 5, 9, 6
     draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
-    params = gru.GRUParams(draw(4, 3 * H), draw(3 * H), draw(3, H, H), draw(3, H))
+    params = gru.GRUParams(draw(3, 4, H), draw(3, H), draw(3, H, H), draw(3, H))
     x, h, weight = draw(T, M, 4), draw(M, H), draw(T, M, H)
     first = jnp.asarray(rng.random((T, M)) < 0.3)
 
     def plain(params, x, h):
         gates, total = gru.project(params, x), 0.0
         for t in range(T):
-            h = gru.cell(params, gru.reset_where(first[t], h), gates[t])
+            h = gru.cell(params, gru.reset_where(first[t], h), jax.tree.map(lambda g, t=t: g[t], gates))
             total += jnp.sum(h * weight[t])
         return total
 

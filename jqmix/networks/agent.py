@@ -51,8 +51,8 @@ class _QNetwork(nn.Module):
         if self.recurrent:
             init = uniform_fan(h)
             self.core = gru.GRUParams(
-                self.param("gru_w_i", init, (h, 3 * h)),
-                self.param("gru_b_i", init, (3 * h,)),
+                self.param("gru_w_i", init, (3, h, h)),
+                self.param("gru_b_i", init, (3, h)),
                 self.param("gru_w_h", init, (3, h, h)),
                 self.param("gru_b_h", init, (3, h)),
             )
