@@ -32,13 +32,13 @@ def _add_config_flags(parser: argparse.ArgumentParser) -> None:
             value = getattr(value, part)
         spelled = dict.fromkeys([f"--{path.replace('_', '-')}", f"--{path}"])
         about = f"{f.metadata['about']} ({describe_type(hint)}; default {value})"
-        group.add_argument(
-            *spelled, dest=path, default=argparse.SUPPRESS, metavar="X", help=about.replace("%", "%%")
-        )
+        group.add_argument(*spelled, dest=path, default=argparse.SUPPRESS, metavar="X", help=about.replace("%", "%%"))
 
 
 def _parser() -> _Parser:
-    parser = _Parser(prog="jqmix", description="Multi-agent Q-learning on JAX, compiled end to end.", allow_abbrev=False)
+    parser = _Parser(
+        prog="jqmix", description="Multi-agent Q-learning on JAX, compiled end to end.", allow_abbrev=False
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
 
     def command(name: str, run: Callable[[argparse.Namespace], None], about: str) -> argparse.ArgumentParser:
@@ -56,8 +56,8 @@ def _parser() -> _Parser:
 
     evaluate = command("evaluate", _evaluate, "Play whole greedy episodes with a run's newest checkpoint.")
     evaluate.add_argument("run_dir", metavar="RUN_DIR")
-    evaluate.add_argument("--episodes", type=_positive("episodes"), default=128, help="whole episodes per member (128)")
-    evaluate.add_argument("--seed", type=_positive("seed", 0), default=0, help="of the environments (0)")
+    evaluate.add_argument("--episodes", type=_whole(1), default=128, help="whole episodes per member (128)")
+    evaluate.add_argument("--seed", type=_whole(0), default=0, help="of the environments (0)")
 
     envs = command("envs", _envs, "Every environment with its sizes.")
     for sub in (bench, evaluate, envs):
@@ -65,10 +65,10 @@ def _parser() -> _Parser:
     return parser
 
 
-def _positive(name: str, low: int = 1) -> Callable[[str], int]:
+def _whole(low: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         if not text.isdigit() or int(text) < low:
-            raise ConfigError(f"{name}: {text!r} is not allowed; it takes a whole number ≥ {low}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not allowed; it takes a whole number ≥ {low}")
         return int(text)
 
     return parse
@@ -122,8 +122,8 @@ def _bench(args: argparse.Namespace) -> None:
     print(f"{result['environment']} on {result['device']}: {cfg.seeds} member(s) × {cfg.rollouts} rollouts")
     print(f"  environment alone  {env['steps_per_s']:>12,.0f} steps/s   compiled in {env['trace_and_compile_s']:.1f} s")
     print(
-        f"  whole training     {train['steps_per_s']:>12,.0f} steps/s   traced in {train['trace_s']:.1f} s, compiled in "
-        f"{train['compile_s']:.1f} s; {train['state_bytes'] / 1e6:,.0f} MB of state, "
+        f"  whole training     {train['steps_per_s']:>12,.0f} steps/s   traced in {train['trace_s']:.1f} s, "
+        f"compiled in {train['compile_s']:.1f} s; {train['state_bytes'] / 1e6:,.0f} MB of state, "
         f"{train['temporary_bytes'] / 1e6:,.0f} MB temporary"
     )
 

@@ -21,7 +21,14 @@ class ConfigError(ValueError):
     """One line: the field, what was given, what is allowed."""
 
 
-def _f(default: Any, about: str, *, low: int | float = -math.inf, high: int | float = math.inf, above: int | float = -math.inf) -> Any:
+def _f(
+    default: Any,
+    about: str,
+    *,
+    low: int | float = -math.inf,
+    high: int | float = math.inf,
+    above: int | float = -math.inf,
+) -> Any:
     """A field with its help text and range: low ≤ value ≤ high, and value > above."""
     meta = {"about": about, "low": low, "high": high, "above": above}
     if isinstance(default, dict):
@@ -238,7 +245,9 @@ def check(cfg: Config) -> None:
     elif ":" not in cfg.env.factory:
         raise ConfigError(f"env.factory: {cfg.env.factory!r} must look like package.module:function")
     if cfg.replay.batch > cfg.replay.capacity:
-        raise ConfigError(f"replay.batch: {cfg.replay.batch} windows do not fit in replay.capacity {cfg.replay.capacity}")
+        raise ConfigError(
+            f"replay.batch: {cfg.replay.batch} windows do not fit in replay.capacity {cfg.replay.capacity}"
+        )
     if cfg.replay.capacity % cfg.rollouts:
         near = max(cfg.replay.capacity // cfg.rollouts, 1) * cfg.rollouts
         raise ConfigError(

@@ -27,9 +27,7 @@ def unroll(agent, params, *data):
 def test_unroll_matches_pytorch_conventions(rng, key):
     params = AGENT.init(key)
     data = window(rng)
-    np.testing.assert_allclose(
-        unroll(AGENT, params, *data), oracles.agent_unroll(params, *data), rtol=2e-4, atol=2e-5
-    )
+    np.testing.assert_allclose(unroll(AGENT, params, *data), oracles.agent_unroll(params, *data), rtol=2e-4, atol=2e-5)
 
 
 def test_step_by_step_is_the_unroll(rng, key):

@@ -78,7 +78,14 @@ def test_conformance(name, key):
 
 def assert_conforms(timestep, spec):
     n, a = spec.n_agents, spec.n_actions
-    shapes = {"obs": (n, spec.obs_size), "state": (spec.state_size,), "avail": (n, a), "reward": (), "discount": (), "last": ()}
+    shapes = {
+        "obs": (n, spec.obs_size),
+        "state": (spec.state_size,),
+        "avail": (n, a),
+        "reward": (),
+        "discount": (),
+        "last": (),
+    }
     for field, shape in shapes.items():
         x = getattr(timestep, field)
         assert x.shape == (BATCH, *shape), field

@@ -28,9 +28,7 @@ def sequences(seed, T1, B):
 @given(st.integers(0, 10**6), st.integers(1, 9), st.integers(1, 4), st.floats(0, 1))
 def test_matches_the_recursion(seed, T1, B, lam):
     args = sequences(seed, T1, B)
-    np.testing.assert_allclose(
-        lambda_returns(*args, lam), oracles.lambda_returns(*args, lam), rtol=2e-5, atol=2e-5
-    )
+    np.testing.assert_allclose(lambda_returns(*args, lam), oracles.lambda_returns(*args, lam), rtol=2e-5, atol=2e-5)
 
 
 @settings(max_examples=20, deadline=None)

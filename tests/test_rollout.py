@@ -90,7 +90,7 @@ def test_evaluation_plays_exactly_n_whole_episodes(length, key):
     env = Batched(TimeLimit(Counting(length), 4, "bootstrap"), 6)
     agent = agent_for(env)
     episodes = evaluate(agent, agent.init(key), env, key)
-    np.testing.assert_array_equal(episodes.count, np.ones(6))
+    np.testing.assert_array_equal(episodes.ended, np.ones(6))
     np.testing.assert_array_equal(episodes.length, np.full(6, length))
     np.testing.assert_array_equal(episodes.score, np.full(6, sum(range(length))))
 

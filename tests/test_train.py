@@ -150,7 +150,13 @@ def test_learning_rate_and_epsilon_follow_environment_steps():
     cfg = config(**{"optim.lr_end": 0.1, "total_steps": 1000, "explore.eps_steps": 500, "explore.eps_end": 0.2})
     program = make_program(cfg)
     member, _ = program.init(jnp.int32(0))
-    for steps, lr, eps in [(0, 1e-3, 1.0), (250, 7.75e-4, 0.6), (500, 5.5e-4, 0.2), (1000, 1e-4, 0.2), (5000, 1e-4, 0.2)]:
+    for steps, lr, eps in [
+        (0, 1e-3, 1.0),
+        (250, 7.75e-4, 0.6),
+        (500, 5.5e-4, 0.2),
+        (1000, 1e-4, 0.2),
+        (5000, 1e-4, 0.2),
+    ]:
         now = member._replace(env_steps=jnp.int32(steps))
         assert float(program.learning_rate(now, now.hyper)) == pytest.approx(lr, rel=1e-5)
         assert float(program.epsilon(now)) == pytest.approx(eps, rel=1e-5)

@@ -72,9 +72,7 @@ class PredatorPrey:
         state = self._move_agents(key_agents, state, actions)
         order = jax.random.permutation(key_prey, self.n_prey)
         preference = jax.random.uniform(key_moves, (self.n_prey, len(MOVES)))
-        state, rewards = jax.lax.scan(
-            lambda s, xs: self._one_prey(s, actions, *xs), state, (order, preference)
-        )
+        state, rewards = jax.lax.scan(lambda s, xs: self._one_prey(s, actions, *xs), state, (order, preference))
         return state, self._observe(state, jnp.sum(rewards))
 
     def _free(self, state: PredatorPreyState, cells: Int[Array, "K 2"]) -> Bool[Array, " K"]:
@@ -84,9 +82,7 @@ class PredatorPrey:
         prey = jnp.all(cells[:, None] == state.prey[None], axis=-1) & state.alive
         return on_grid & ~jnp.any(agents, axis=-1) & ~jnp.any(prey, axis=-1)
 
-    def _move_agents(
-        self, key: Array, state: PredatorPreyState, actions: Int[Array, " N"]
-    ) -> PredatorPreyState:
+    def _move_agents(self, key: Array, state: PredatorPreyState, actions: Int[Array, " N"]) -> PredatorPreyState:
         """Live agents move one after another in random order, each blocked by whatever stands there by then."""
         moves = jnp.array([*MOVES, (0, 0), (0, 0)], jnp.int32)
 
@@ -148,6 +144,4 @@ class PredatorPrey:
         near = jnp.any(_adjacent(state.agent[:, None], state.prey[None]) & state.alive[None], axis=-1)
         live = ~state.frozen
         stay = jnp.ones_like(live)
-        return jnp.concatenate(
-            [on_grid & live[:, None], stay[:, None], (near & live)[:, None]], axis=-1
-        )
+        return jnp.concatenate([on_grid & live[:, None], stay[:, None], (near & live)[:, None]], axis=-1)

@@ -133,7 +133,7 @@ class Learner(NamedTuple):
         params = jax.tree.map(lambda p, s: p - lr * s, learner.params, steps)
         target = learner.target
         if self.algo.target_update == "soft":
-            target = optax.incremental_update(params, target, hyper.target_tau)
+            target = jax.tree.map(lambda t, p: t + hyper.target_tau * (p - t), target, params)
         return LearnerState(params, target, opt_state), stats._replace(grad_norm=norm)
 
 

@@ -19,14 +19,14 @@ SLOTS_PER_RESET = 16
 class Episodes(NamedTuple):
     """Sums over episodes that ended; ``won`` is None where the environment has no notion of it."""
 
-    count: Float[Array, "*batch"]
+    ended: Float[Array, "*batch"]
     score: Float[Array, "*batch"]
     length: Float[Array, "*batch"]
     won: Float[Array, "*batch"] | None
 
     def means(self) -> dict[str, Array]:
         """Per episode, over all; NaN if none ended."""
-        n = jnp.sum(self.count)
+        n = jnp.sum(self.ended)
         means = {"return_mean": jnp.sum(self.score) / n, "length_mean": jnp.sum(self.length) / n, "episodes": n}
         if self.won is not None:
             means["win_rate"] = jnp.sum(self.won) / n

@@ -29,9 +29,7 @@ class Policy(NamedTuple):
     def initial_state(self, batch: int) -> PolicyState:
         """For ``batch`` parallel episodes, at their start."""
         n = self.agent.n_agents
-        return PolicyState(
-            self.agent.initial_state(batch), jnp.zeros((batch, n), jnp.int32), jnp.ones((batch,), bool)
-        )
+        return PolicyState(self.agent.initial_state(batch), jnp.zeros((batch, n), jnp.int32), jnp.ones((batch,), bool))
 
     def act(
         self, state: PolicyState, obs: Float[Array, "B N O"], avail: Bool[Array, "B N A"]
@@ -61,7 +59,7 @@ def load_run_config(run_dir: Path) -> Any:
     return load_config(run_dir / "config.yaml")
 
 
-def evaluate_run(run_dir: str | Path, episodes: int = 128, seed: int = 0) -> list[dict[str, float]]:
+def evaluate_run(run_dir: str | Path, episodes: int = 128, seed: int = 0) -> list[dict[str, int | float]]:
     """Exactly ``episodes`` whole greedy episodes for every member of a run, all of them from the same key."""
     from jqmix.learning.rollout import evaluate
     from jqmix.learning.train import build_env
@@ -75,6 +73,4 @@ def evaluate_run(run_dir: str | Path, episodes: int = 128, seed: int = 0) -> lis
     key = jax.random.key(seed)
     means = jax.jit(jax.vmap(lambda p: evaluate(agent, p, env, key).means()))(params)
     host = jax.device_get(means)
-    return [
-        {"member": m, "seed": cfg.seed + m, **{k: float(v[m]) for k, v in host.items()}} for m in range(cfg.seeds)
-    ]
+    return [{"member": m, "seed": cfg.seed + m, **{k: float(v[m]) for k, v in host.items()}} for m in range(cfg.seeds)]

@@ -1,0 +1,39 @@
+"""Imports run one way: types, config → envs | networks | learning → runs → cli."""
+
+import ast
+from pathlib import Path
+
+import jqmix
+
+ROOT = Path(jqmix.__file__).parent
+MAY_IMPORT = {
+    "types": set(),
+    "config": {"envs"},  # the registry's names, which need no JAX
+    "envs": {"types", "envs"},
+    "networks": {"types", "networks"},
+    "learning": {"types", "config", "envs", "networks", "learning"},
+    "runs": {"types", "config", "envs", "networks", "learning", "runs"},
+    "cli": {"config", "envs", "runs"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jqmix"):
+            parts = node.module.split(".")
+            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        if isinstance(node, ast.Import):
+            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("jqmix.")}
+    return found
+
+
+def test_imports_run_one_way():
+    for path in ROOT.rglob("*.py"):
+        room = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        if room in MAY_IMPORT:
+            assert imports(path) <= MAY_IMPORT[room], path
+
+
+def test_one_environment_never_reaches_into_learning():
+    assert imports(ROOT / "envs" / "registry.py") <= {"envs", "types"}

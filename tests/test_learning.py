@@ -1,0 +1,106 @@
+"""Learning, on problems whose answer is known. Several seeds each, all in one program."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jqmix.config import load_config
+from jqmix.learning.train import make_program
+
+SMALL = {"agent.hidden": 32, "algo.embed": 16, "algo.hypernet_hidden": 32, "eval.episodes": 4}
+
+
+def learn(source, steps, seeds=3, **overrides):
+    """A trained population: (program, members, newest metrics)."""
+    cfg = load_config(source, **{**SMALL, "eval.every": steps, "total_steps": steps, **overrides})
+    program = make_program(cfg)
+    members, shared = jax.vmap(program.init, out_axes=(0, None))(jnp.arange(seeds))
+    chunk = jax.jit(jax.vmap(program.chunk, in_axes=(0, None), out_axes=(0, None, 0)))
+    members, shared, metrics = chunk(members, shared)
+    return program, members, jax.device_get(metrics)
+
+
+def q_values(program, members, obs, action, first):
+    """The online Q-values of every member along one given window [T, N, …]: [P, T, N, A]."""
+    agent = program.learner.agent
+    obs, action, first = jnp.asarray(obs, jnp.float32), jnp.asarray(action), jnp.asarray(first)
+    window = obs[:, None], action[:, None], first[:, None]
+    return np.asarray(jax.vmap(lambda p: agent.unroll(p, *window)[:, 0])(members.learner.params["agent"]))
+
+
+@pytest.mark.parametrize(("mixer", "reaches"), [("qmix", 8.0), ("vdn", 7.0)])
+def test_two_step_game(mixer, reaches):
+    """The published result (1803.11485, §5): the monotonic mixer finds 8, the sum does not."""
+    _, _, metrics = learn("two_step_game", 16_000, seeds=4, **{"algo.mixer": mixer})
+    np.testing.assert_array_equal(metrics["eval/return_mean"], np.full(4, reaches))
+
+
+def test_matrix_game_b_is_within_qmixs_reach():
+    _, _, metrics = learn("matrix_game_b", 6_000, seeds=4)
+    np.testing.assert_allclose(metrics["eval/return_mean"], 12.0)
+
+
+CHAIN = {
+    "env.name": "chain_probe",
+    "algo.mixer": "vdn",
+    "algo.gamma": 0.8,
+    "replay.capacity": 512,
+    "replay.batch": 32,
+    "updates": 2,
+    "algo.target_period": 64,
+    "explore.eps_end": 1.0,
+}
+
+
+@pytest.mark.parametrize(("td_lambda", "mixer"), [(0.0, "vdn"), (0.0, "iql")])
+def test_chain_probe_reaches_q_star(td_lambda, mixer):
+    """Q*(s, right) = γ^(3 − s), Q*(s, stop) = 0.1, with terminations at every depth of a window."""
+    program, members, _ = learn(None, 24_000, **{**CHAIN, "algo.td_lambda": td_lambda, "algo.mixer": mixer})
+    q = q_values(program, members, np.eye(4)[:, None], np.ones((4, 1), np.int32), np.arange(4) == 0)[:, :, 0]
+    np.testing.assert_allclose(q[:, :, 1], np.broadcast_to(0.8 ** np.arange(3, -1, -1), (3, 4)), atol=0.03)
+    np.testing.assert_allclose(q[:, :, 0], 0.1, atol=0.03)
+
+
+@pytest.mark.parametrize("mixer", ["vdn", "qmix"])
+def test_truncation_probe_bootstraps_from_the_final_observation(mixer):
+    """γ = 0.5: Q*(1, pay) = 2, Q*(0, ·) = γ·2 = 1, although every episode is cut after 3 steps.
+
+    Taking the cut for a termination would give Q(1, pay) < 1.75; bootstrapping from the next episode's first
+    observation (worth 1) would give 1.5 at the cut.
+    """
+    settings = {"env.name": "truncation_probe", "algo.gamma": 0.5, "window": 9, "algo.td_lambda": 0.0}
+    settings |= {"agent.recurrent": False}  # a GRU would extrapolate to a third step that is never trained
+    program, members, _ = learn(None, 24_000, **{**CHAIN, **settings, "algo.mixer": mixer})
+    obs = np.eye(2)[[0, 1, 1, 1]][:, None]
+    first, action = np.arange(4) == 0, np.ones((4, 1), np.int32)
+    q = q_values(program, members, obs, action, first)[:, :, 0]
+    if mixer == "qmix":  # what is known is Q_tot's value, not the agent's
+        state = jnp.broadcast_to(jnp.asarray(obs[:, 0], jnp.float32), (3, 4, 2))
+        state = jax.vmap(program.learner.mixer_state)(members.moments, state)
+        mix = jax.vmap(program.learner.mixer.apply)
+        q = np.stack([mix(members.learner.params["mixer"], jnp.asarray(q[:, :, [a]]), state) for a in (0, 1)], -1)
+    np.testing.assert_allclose(q[:, 1:, 1], 2.0, atol=0.06)
+    np.testing.assert_allclose(q[:, 1:, 0], 1.0, atol=0.06)
+    np.testing.assert_allclose(q[:, 0], 1.0, atol=0.06)
+
+
+def test_truncation_probe_can_terminate():
+    """The same world with time_limit terminate: the last action before the limit is worth its reward alone."""
+    settings = {"env.name": "truncation_probe", "algo.gamma": 0.5, "env.time_limit": "terminate"}
+    program, members, _ = learn(None, 24_000, **{**CHAIN, **settings, "algo.td_lambda": 0.0})
+    obs, action = np.eye(2)[[0, 1, 1]][:, None], np.ones((3, 1), np.int32)
+    q = q_values(program, members, obs, action, np.arange(3) == 0)[:, :, 0]
+    np.testing.assert_allclose(q[:, 2, 1], 1.0, atol=0.06)
+    np.testing.assert_allclose(q[:, 1, 1], 1.5, atol=0.06)
+
+
+@pytest.mark.parametrize(("recurrent", "best"), [(True, 1.0), (False, 0.3)])
+def test_memory_probe_needs_the_gru(recurrent, best):
+    settings = {"env.name": "memory_probe", "agent.recurrent": recurrent, "algo.mixer": "qmix", "eval.episodes": 256}
+    explore = {"explore.eps_steps": 4_000, "explore.eps_end": 0.05, "algo.gamma": 0.99, "optim.lr": 2e-3}
+    _, _, metrics = learn(None, 40_000, **{**CHAIN, **settings, **explore})
+    if recurrent:
+        np.testing.assert_allclose(metrics["eval/return_mean"], best)
+    else:
+        assert (metrics["eval/return_mean"] < 0.6).all()
