@@ -1,6 +1,6 @@
 """The recurrent scan, forward and backward: gates as separate arrays against slices of one, side by side.
 
-    python benchmarks/gru.py [--rows 96] [--steps 102] [--hidden 64] [--json]
+python benchmarks/gru.py [--rows 96] [--steps 102] [--hidden 64] [--json]
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """What finished runs learned: the greedy metrics of every seed, with what made them, as a table and as JSON.
 
-    jqmix train mpe_simple_spread --seeds 4 --run-dir runs/mpe
-    python benchmarks/summarise.py runs/mpe [--json benchmarks/results/mpe_simple_spread.json]
+jqmix train mpe_simple_spread --seeds 4 --run-dir runs/mpe
+python benchmarks/summarise.py runs/mpe [--json benchmarks/results/mpe_simple_spread.json]
 """
 
 import argparse

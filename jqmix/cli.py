@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 from jqmix.config import Config, ConfigError, describe_type, fields_of, load_config, preset_names
 from jqmix.envs.registry import EnvError, entries
 
+DEFAULT_PRESET = "smax_3m"
+
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, and exits with 2."""
@@ -48,8 +50,9 @@ def _parser() -> _Parser:
 
     train = command("train", _train, "Train a population and write its run directory.")
     bench = command("bench", _bench, "Environment steps per second, compile time, memory.")
+    about = f"a preset's name, a YAML file or a run directory ({DEFAULT_PRESET}, unless an environment is named)"
     for sub in (train, bench):
-        sub.add_argument("config", nargs="?", metavar="CONFIG", help="a preset's name, a YAML file or a run directory")
+        sub.add_argument("config", nargs="?", metavar="CONFIG", help=about)
         _add_config_flags(sub)
     train.add_argument("--quiet", action="store_true", help="print the run directory alone")
     train.epilog = "presets: " + ", ".join(preset_names())
@@ -75,8 +78,11 @@ def _whole(low: int) -> Callable[[str], int]:
 
 
 def _config(args: argparse.Namespace) -> Config:
+    """The configuration that the arguments describe; told neither a preset nor an environment, the default preset."""
     known = {path for path, _, _ in fields_of()}
-    return load_config(args.config, **{k: v for k, v in vars(args).items() if k in known})
+    given = {k: v for k, v in vars(args).items() if k in known}
+    chosen = args.config or (None if {"env.name", "env.factory"} & given.keys() else DEFAULT_PRESET)
+    return load_config(chosen, **given)
 
 
 @contextlib.contextmanager

@@ -6,8 +6,9 @@ episodes really have there (MPE and SMAX compare the counter before raising it: 
 """
 
 import contextlib
-import sys
+import io
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -20,10 +21,17 @@ from jqmix.types import EnvSpec, TimeStep
 NO_LIMIT = 2**30
 
 
-def _jaxmarl_make(env_id: str, **kwargs: Any) -> Any:
-    """``jaxmarl.make``; its greetings go to stderr, and its deprecation notes are not our user's business."""
-    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """JaxMARL prints two lines when imported, and warns of its own older environments."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        yield
+
+
+def _jaxmarl_make(env_id: str, **kwargs: Any) -> Any:
+    """``jaxmarl.make``, without its greetings and deprecation notes, which are not our user's business."""
+    with _quiet():
         import jaxmarl
 
         return jaxmarl.make(env_id, **kwargs)
@@ -181,7 +189,7 @@ class SwitchRiddleEnv(_SharedReward):
 
 def smax(map_name: str, **kwargs: Any) -> SMAXEnv:
     """SMAX against the heuristic enemy, in the setting of JaxMARL's baselines."""
-    with contextlib.redirect_stdout(sys.stderr):
+    with _quiet():
         from jaxmarl.environments.smax import map_name_to_scenario
     settings = {"see_enemy_actions": True, "walls_cause_death": True, "attack_mode": "closest", **kwargs}
     limit = settings.pop("max_steps", 100) + 1
@@ -197,7 +205,7 @@ def mpe(scenario: str, **kwargs: Any) -> JaxMARLEnv:
 
 def overcooked(layout: str, shaping: float = 0.0, **kwargs: Any) -> OvercookedEnv:
     """Overcooked v1. ``shaping`` adds that much of the shaped reward to what is learned from, not to the score."""
-    with contextlib.redirect_stdout(sys.stderr):
+    with _quiet():
         from jaxmarl.environments.overcooked import overcooked_layouts
     env = _jaxmarl_make("overcooked", layout=overcooked_layouts[layout], **kwargs)
     return OvercookedEnv(env, f"overcooked_{layout}", int(env.max_steps), shaping)

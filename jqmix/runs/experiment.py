@@ -99,16 +99,18 @@ def train(cfg: Config, quiet: bool = False) -> Result:
 
     Raises ``ConfigError`` (or ``EnvError``) for anything unfit before compiling or writing.
     """
-    spec, shapes, _ = abstract_members(cfg)
+    terminal = Terminal(cfg.total_steps, quiet)
+    with terminal.waiting("building the environment …"):
+        spec, shapes, _ = abstract_members(cfg)
     info = metadata(cfg, spec, shapes)
     run_dir = _new_run_dir(cfg, spec)
-    terminal = Terminal(cfg.total_steps, cfg.seeds, quiet)
     terminal.say(f"run directory: {run_dir}")
     (run_dir / "config.yaml").write_text(dump(cfg), encoding="utf-8")
     (run_dir / "metadata.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
     terminal.say(_headline(cfg, spec, info))
 
-    population = compile_population(cfg)
+    with terminal.waiting("tracing and compiling …"):
+        population = compile_population(cfg)
     terminal.say(f"traced in {population.trace_s:.1f} s, compiled in {population.compile_s:.1f} s")
     begin = time.perf_counter()
     members, shared, lines = _loop(population, run_dir, terminal)

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,8 @@ def describe(lines: list[Line]) -> str:
 class Terminal:
     """The live display: a bar with the newest greedy result on a terminal, one plain line per chunk elsewhere."""
 
-    def __init__(self, total_steps: int, members: int, quiet: bool = False):
+    def __init__(self, total_steps: int, quiet: bool = False):
         self.console = Console(quiet=quiet, highlight=False, soft_wrap=True)
-        self._members = members
         self._live = self.console.is_terminal and not quiet
         self._begin = time.perf_counter()
         self._progress = Progress(
@@ -90,6 +90,10 @@ class Terminal:
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False)
+
+    def waiting(self, what: str) -> AbstractContextManager[object]:
+        """A sign of life, on a terminal, while something long says nothing."""
+        return self.console.status(what) if self._live else nullcontext()
 
     def start(self) -> None:
         self._begin = time.perf_counter()
