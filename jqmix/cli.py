@@ -162,6 +162,8 @@ def main(argv: list[str] | None = None) -> int:
     except (ConfigError, EnvError) as error:
         print(f"jqmix: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

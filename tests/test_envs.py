@@ -127,6 +127,7 @@ def test_smax_is_jaxmarls_step_for_step(key):
     step, original_step = jax.jit(env.step), jax.jit(original.step_env)
     state, ts = jax.jit(env.reset)(key)
     obs, theirs = original.reset(key)
+    dead = 0
     for t in range(env.spec.episode_limit):
         k = jax.random.fold_in(key, t)
         action = random_available(jax.random.uniform(k, (3,)), ts.avail)
@@ -137,9 +138,14 @@ def test_smax_is_jaxmarls_step_for_step(key):
         masks = original.get_avail_actions(theirs)
         np.testing.assert_array_equal(ts.avail[2], masks["ally_2"])
         assert float(ts.reward) == float(rewards["ally_0"])
+        for i in np.flatnonzero(~np.asarray(theirs.state.unit_alive[:3])):  # the dead see nothing and do nothing
+            assert not ts.obs[i].any()
+            assert np.flatnonzero(ts.avail[i]).tolist() == [4]
+            dead += 1
         assert bool(ts.last) == bool(dones["__all__"])
         if ts.last:
             break
+    assert dead > 0
     alive = theirs.state.unit_alive
     assert bool(ts.info["won"]) == bool(alive[:3].any() and not alive[3:].any())
 

@@ -54,20 +54,28 @@ def test_a_seed_is_the_same_alone_and_among_others(tmp_path):
     assert curves(among)[0] != curves(among)[1]
 
 
-def test_one_compilation_for_the_whole_run(tmp_path, monkeypatch):
-    """The chunk is traced once, and nothing else compiles while chunks run."""
-    population = compile_population(config(seeds=2))
-    members, shared = population.members, population.shared
-    with jax.log_compiles(False):
-        members, shared, metrics = population.step(members, shared)
-        jax.device_get(metrics)
-        compiled = []
-        monkeypatch.setattr(jax.stages.Lowered, "compile", lambda *a, **k: compiled.append(a))
-        for _ in range(3):
-            members, shared, metrics = population.step(members, shared)
-            jax.device_get(metrics)
-    assert compiled == []
-    assert int(shared.iteration) == 4 * 4
+def compilations(tmp_path, steps):
+    """How many programs XLA compiles during a whole run of so many steps, chunks of 64."""
+    events = []
+
+    def listener(event, duration, **kwargs):
+        if event.endswith("backend_compile_duration"):
+            events.append(event)
+
+    jax.clear_caches()
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        train(config(total_steps=steps, run_dir=str(tmp_path / str(steps))), quiet=True)
+    finally:
+        jax.monitoring.clear_event_listeners()
+    return len(events)
+
+
+def test_one_compilation_for_the_whole_run(tmp_path):
+    """Eight chunks compile what two do: nothing compiles while chunks run."""
+    few = compilations(tmp_path, 128)
+    assert few > 0
+    assert compilations(tmp_path, 512) == few
 
 
 def test_the_chunk_is_traced_once(monkeypatch):
@@ -160,3 +168,20 @@ def test_learning_rate_and_epsilon_follow_environment_steps():
         now = member._replace(env_steps=jnp.int32(steps))
         assert float(program.learning_rate(now, now.hyper)) == pytest.approx(lr, rel=1e-5)
         assert float(program.epsilon(now)) == pytest.approx(eps, rel=1e-5)
+
+
+def test_an_interruption_saves_what_was_learned(tmp_path, monkeypatch):
+    from jqmix.runs import loggers, policy
+
+    seen = []
+
+    def chunk(self, lines):
+        seen.append(lines)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loggers.Terminal, "chunk", chunk)
+    with pytest.raises(KeyboardInterrupt):
+        train(config(total_steps=10_000, run_dir=str(tmp_path / "run")), quiet=True)
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+    assert policy.load_policy(tmp_path / "run").agent.n_actions == 2

@@ -97,7 +97,8 @@ def metadata(cfg: Config, spec: EnvSpec, members: Member) -> dict[str, Any]:
 def train(cfg: Config, quiet: bool = False) -> Result:
     """Trains a population to ``total_steps`` and writes its run directory.
 
-    Raises ``ConfigError`` (or ``EnvError``) for anything unfit before compiling or writing.
+    Raises ``ConfigError`` (or ``EnvError``) for anything unfit before compiling or writing. Interrupted (Ctrl-C), it
+    saves what was learned, says so, and raises ``KeyboardInterrupt``.
     """
     terminal = Terminal(cfg.total_steps, quiet)
     with terminal.waiting("building the environment …"):
@@ -113,9 +114,12 @@ def train(cfg: Config, quiet: bool = False) -> Result:
         population = compile_population(cfg)
     terminal.say(f"traced in {population.trace_s:.1f} s, compiled in {population.compile_s:.1f} s")
     begin = time.perf_counter()
-    members, shared, lines = _loop(population, run_dir, terminal)
+    members, shared, lines, interrupted = _loop(population, run_dir, terminal)
     train_s = time.perf_counter() - begin
     saved = checkpoint.save(run_dir, members, shared)
+    if interrupted:
+        terminal.say(f"interrupted after {int(shared.iteration)} iterations; saved {saved}")
+        raise KeyboardInterrupt
     newest = lines[-cfg.seeds :]
     terminal.summary(newest)
     steps = sum(line["env_steps"] for line in newest)
@@ -134,8 +138,8 @@ def _headline(cfg: Config, spec: EnvSpec, info: dict[str, Any]) -> str:
     )
 
 
-def _loop(population: Population, run_dir: Path, terminal: Terminal) -> tuple[Member, Shared, list[Line]]:
-    """Chunks until every member has made its steps. While one runs, the host logs the one before it."""
+def _loop(population: Population, run_dir: Path, terminal: Terminal) -> tuple[Member, Shared, list[Line], bool]:
+    """Chunks until all members made their steps, or an interruption. While one runs, the host logs the one before."""
     cfg = population.cfg
     seeds = list(range(cfg.seed, cfg.seed + cfg.seeds))
     members, shared = population.members, population.shared
@@ -164,7 +168,9 @@ def _loop(population: Population, run_dir: Path, terminal: Terminal) -> tuple[Me
             # The chunk in flight may be the last: find out before starting another.
             if done + population.steps_per_chunk >= cfg.total_steps:
                 done, pending = drain(*pending), None
+    except KeyboardInterrupt:
+        return members, shared, lines, True
     finally:
         terminal.stop()
         log.close()
-    return members, shared, lines
+    return members, shared, lines, False
