@@ -32,6 +32,8 @@ def test_run_directory(run_dir):
     assert meta["seeds"] == [3, 4]
     assert {"jqmix", "jax", "jaxlib", "jaxmarl", "python"} <= meta["versions"].keys()
     assert {"device", "commit", "replay_ratio", "parameter_count", "memory_plan"} <= meta.keys()
+    # One update of 16 windows follows every 8 windows of 2 steps.
+    assert meta["replay_ratio"] == {"updates_per_1000_steps": 62.5, "windows_drawn_per_window": 2.0}
     lines = [json.loads(x) for x in (run_dir / "metrics.jsonl").read_text().splitlines()]
     assert [(x["member"], x["seed"]) for x in lines[:2]] == [(0, 3), (1, 4)]
     assert [x["env_steps"] for x in lines] == [64, 64, 128, 128]

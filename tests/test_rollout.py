@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from worlds import Counting
+from worlds import Counting, Ragged
 
 from jqmix.envs.base import Batched, TimeLimit
 from jqmix.envs.probes import MemoryProbe
@@ -93,6 +93,17 @@ def test_evaluation_plays_exactly_n_whole_episodes(length, key):
     np.testing.assert_array_equal(episodes.ended, np.ones(6))
     np.testing.assert_array_equal(episodes.length, np.full(6, length))
     np.testing.assert_array_equal(episodes.score, np.full(6, sum(range(length))))
+
+
+def test_a_short_episode_is_not_played_again_while_others_go_on(key):
+    env = Batched(TimeLimit(Ragged(), 9, "bootstrap"), 64)
+    agent = agent_for(env)
+    episodes = evaluate(agent, agent.init(key), env, key)
+    lengths = np.asarray(env.reset(jax.random.split(key)[0])[0].inner[1])
+    assert set(lengths) == {1, 2, 3, 4}
+    np.testing.assert_array_equal(episodes.ended, np.ones(64))
+    np.testing.assert_array_equal(episodes.length, lengths)
+    np.testing.assert_array_equal(episodes.score, lengths)
 
 
 def test_evaluation_is_greedy(key):

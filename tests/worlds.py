@@ -1,5 +1,6 @@
 """A scripted environment whose every number tells when it was made."""
 
+import jax
 import jax.numpy as jnp
 
 from jqmix.types import EnvSpec, TimeStep
@@ -30,3 +31,28 @@ class Counting:
 
     def step(self, key, state, actions):
         return state + 1, self._emit(state + 1, state.astype(jnp.float32))
+
+
+class Ragged:
+    """Episodes of 1 to 4 steps, drawn at the reset; what comes after an episode's end looks like another episode."""
+
+    spec = EnvSpec("ragged", 1, 2, 1, 1, 9)
+
+    def _emit(self, t, reward, ended):
+        return TimeStep(
+            obs=jnp.reshape(t, (1, 1)).astype(jnp.float32),
+            state=jnp.reshape(t, (1,)).astype(jnp.float32),
+            avail=jnp.ones((1, 2), bool),
+            reward=reward,
+            discount=1.0 - ended.astype(jnp.float32),
+            last=ended,
+            info={},
+        )
+
+    def reset(self, key):
+        state = (jnp.zeros((), jnp.int32), jax.random.randint(key, (), 1, 5))
+        return state, self._emit(state[0], jnp.float32(0), jnp.bool_(False))
+
+    def step(self, key, state, actions):
+        t, length = state[0] + 1, state[1]
+        return (t, length), self._emit(t, jnp.float32(1), t % length == 0)
