@@ -22,9 +22,10 @@ def read(run_dir: Path) -> Run:
         point = {k.removeprefix("eval/"): v for k, v in line.items() if k.startswith("eval/")}
         point |= {"env_steps": line["env_steps"], "updates": line["updates"], "wall_s": line["wall_s"]}
         curves.setdefault(str(line["seed"]), []).append(point)
+    config = yaml.safe_load((run_dir / "config.yaml").read_text())
     metadata = json.loads((run_dir / "metadata.json").read_text())
     return {
-        "config": yaml.safe_load((run_dir / "config.yaml").read_text()),
+        "config": {k: v for k, v in config.items() if k != "run_dir"},
         "metadata": {k: metadata[k] for k in ("versions", "device", "commit", "replay_ratio", "parameter_count")},
         "curves": curves,
     }

@@ -34,7 +34,9 @@ def _add_config_flags(parser: argparse.ArgumentParser) -> None:
             value = getattr(value, part)
         spelled = dict.fromkeys([f"--{path.replace('_', '-')}", f"--{path}"])
         about = f"{f.metadata['about']} ({describe_type(hint)}; default {value})"
-        group.add_argument(*spelled, dest=path, default=argparse.SUPPRESS, metavar="X", help=about.replace("%", "%%"))
+        group.add_argument(
+            *spelled, dest=path, default=argparse.SUPPRESS, metavar="VALUE", help=about.replace("%", "%%")
+        )
 
 
 def _parser() -> _Parser:
@@ -54,6 +56,7 @@ def _parser() -> _Parser:
     for sub in (train, bench):
         sub.add_argument("config", nargs="?", metavar="CONFIG", help=about)
         _add_config_flags(sub)
+        sub.usage = f"{sub.prog} [CONFIG] [--field VALUE …]"
     train.add_argument("--quiet", action="store_true", help="print the run directory alone")
     train.epilog = "presets: " + ", ".join(preset_names())
 

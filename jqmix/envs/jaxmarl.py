@@ -23,8 +23,9 @@ NO_LIMIT = 2**30
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """JaxMARL prints two lines when imported, and warns of its own older environments."""
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+    """JaxMARL says two lines when imported, and warns of its own older environments."""
+    nowhere = io.StringIO()
+    with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
