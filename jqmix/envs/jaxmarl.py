@@ -6,7 +6,8 @@ episodes really have there (MPE and SMAX compare the counter before raising it: 
 """
 
 import contextlib
-import io
+import os
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -23,11 +24,21 @@ NO_LIMIT = 2**30
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """JaxMARL says two lines when imported, and warns of its own older environments."""
-    nowhere = io.StringIO()
-    with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    """JaxMARL says two lines on import and warns of its own older environments; one of its imports also puts
+    ``sys.stdout`` back, so it is the file descriptor that is sent away for the time being."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for stream in {sys.stdout, sys.__stdout__} - {None}:
+            stream.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _jaxmarl_make(env_id: str, **kwargs: Any) -> Any:
