@@ -5,8 +5,8 @@
     h' = (1 − z) ⊙ n + z ⊙ h = n + z ⊙ (h − n)
 
 The input side is computed for all time steps at once, outside the scan. The gates r, z, n are separate arrays
-everywhere, never slices of one [.., 3H]: a strided slice keeps XLA from vectorising the step on a CPU (3.6 times
-slower in ``benchmarks/gru.py``).
+everywhere, never slices of one [.., 3H]: a strided slice keeps XLA from vectorising the step on a CPU (about
+three times slower forward in ``benchmarks/gru.py``).
 """
 
 from typing import Any, NamedTuple

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jqmix.config import ConfigError, load_config
+from jqmix.config import Config, ConfigError, load_config
 from jqmix.learning.exploration import greedy
 from jqmix.networks.agent import Agent
 from jqmix.runs import checkpoint
@@ -52,7 +52,7 @@ def load_policy(run_dir: str | Path, member: int = 0) -> Policy:
     return Policy(agent, params)
 
 
-def load_run_config(run_dir: Path) -> Any:
+def load_run_config(run_dir: Path) -> Config:
     """The configuration that a run was made with. Raises ``ConfigError`` if this is no run directory."""
     if not (run_dir / "config.yaml").is_file():
         raise ConfigError(f"run_dir: {run_dir} is not a run directory (no config.yaml)")
