@@ -18,7 +18,9 @@ FAST = {
     "truncation_probe",
     "memory_probe",
     "smax_3m",
+    "smax_27m_vs_30m",
     "smax_smacv2_5_units",
+    "jaxmarl/smax_3m",
     "mpe_simple_spread_v3",
     "mpe_simple_reference_v3",
     "mpe_simple_speaker_listener_v4",
@@ -123,7 +125,7 @@ def test_smax_is_jaxmarls_step_for_step(key):
     from jaxmarl.environments.smax import HeuristicEnemySMAX, map_name_to_scenario
 
     original = HeuristicEnemySMAX(scenario=map_name_to_scenario("3m"), attack_mode="closest")
-    env = make_env("smax_3m")
+    env = make_env("jaxmarl/smax_3m")
     step, original_step = jax.jit(env.step), jax.jit(original.step_env)
     state, ts = jax.jit(env.reset)(key)
     obs, theirs = original.reset(key)

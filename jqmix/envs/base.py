@@ -28,7 +28,10 @@ class DecPOMDP(Protocol):
 
 @runtime_checkable
 class BatchedDecPOMDP(Protocol):
-    """E environments at once: the same functions, one key for all, actions ``[E, N]`` and a leading E everywhere."""
+    """E environments at once: the same functions, one key for all, actions ``[E, N]`` and a leading E everywhere.
+
+    An environment with a form of its own for this offers it as ``batched(size)``; for the others it is a ``vmap``.
+    """
 
     @property
     def spec(self) -> EnvSpec: ...
@@ -43,22 +46,30 @@ class BatchedDecPOMDP(Protocol):
 
 class TimedState(NamedTuple):
     inner: EnvState
-    t: Int[Array, ""]
+    t: Int[Array, "*E"]
 
 
 class TimeLimit:
-    """Ends an episode after ``limit`` steps, as a termination (discount 0) or a cut that bootstraps."""
+    """Ends an episode after ``limit`` steps, as a termination (discount 0) or a cut that bootstraps.
 
-    def __init__(self, env: DecPOMDP, limit: int, mode: TimeLimitMode):
+    Elementwise, so it does for one environment as for a batch.
+    """
+
+    def __init__(self, env: Any, limit: int, mode: TimeLimitMode):
         self._env = env
         self._mode = mode
         self.spec = env.spec._replace(episode_limit=limit, time_limit=mode)
 
+    @property
+    def size(self) -> int:
+        """E, where it limits a batch."""
+        return self._env.size
+
     def reset(self, key: Array) -> tuple[EnvState, TimeStep]:
         inner, timestep = self._env.reset(key)
-        return TimedState(inner, jnp.zeros((), jnp.int32)), timestep
+        return TimedState(inner, jnp.zeros(timestep.last.shape, jnp.int32)), timestep
 
-    def step(self, key: Array, state: EnvState, actions: Int[Array, " N"]) -> tuple[EnvState, TimeStep]:
+    def step(self, key: Array, state: EnvState, actions: Int[Array, "*E N"]) -> tuple[EnvState, TimeStep]:
         inner, timestep = self._env.step(key, state.inner, actions)
         t = state.t + 1
         over = t >= self.spec.episode_limit

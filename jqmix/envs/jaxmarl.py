@@ -206,7 +206,7 @@ def smax(map_name: str, **kwargs: Any) -> SMAXEnv:
     settings = {"see_enemy_actions": True, "walls_cause_death": True, "attack_mode": "closest", **kwargs}
     limit = settings.pop("max_steps", 100) + 1
     env = _jaxmarl_make("HeuristicEnemySMAX", scenario=map_name_to_scenario(map_name), max_steps=NO_LIMIT, **settings)
-    return SMAXEnv(env, f"smax_{map_name}", limit)
+    return SMAXEnv(env, f"jaxmarl/smax_{map_name}", limit)
 
 
 def mpe(scenario: str, **kwargs: Any) -> JaxMARLEnv:

@@ -108,8 +108,12 @@ def make_env(
         text = str(error)
         raise EnvError(text if text.startswith("env.") else f"env.kwargs: {text}") from None
     mode = env.spec.time_limit if time_limit == "default" else time_limit
-    env = TimeLimit(env, episode_limit or env.spec.episode_limit, mode)
-    return env if batch is None else Batched(env, batch)
+    limit = episode_limit or env.spec.episode_limit
+    if batch is None:
+        return TimeLimit(env, limit, mode)
+    if hasattr(env, "batched"):
+        return TimeLimit(env.batched(batch), limit, mode)
+    return Batched(TimeLimit(env, limit, mode), batch)
 
 
 def _add(name: str, factory: str, sizes: tuple[int, int, int, int, int], **kwargs: Any) -> None:
@@ -182,7 +186,7 @@ def _register_builtin() -> None:
     _add("truncation_probe", "probes:TruncationProbe", (1, 2, 2, 2, 3))
     _add("memory_probe", "probes:MemoryProbe", (2, 2, 4, 4, 4))
     for name, (allies, enemies) in SMAX_MAPS.items():
-        _add(f"smax_{name}", "jaxmarl:smax", _smax_sizes(allies, enemies), map_name=name)
+        _add(f"smax_{name}", "smax:SMAX", _smax_sizes(allies, enemies), map_name=name)
     _add("mpe_simple_spread_v3", "jaxmarl:mpe", (3, 5, 18, 54, 26), scenario="simple_spread_v3")
     _add("mpe_simple_reference_v3", "jaxmarl:mpe", (2, 50, 21, 42, 26), scenario="simple_reference_v3")
     _add("mpe_simple_speaker_listener_v4", "jaxmarl:mpe", (2, 5, 11, 14, 26), scenario="simple_speaker_listener_v4")
@@ -192,6 +196,8 @@ def _register_builtin() -> None:
         _add(f"overcooked_v2_{layout}", "jaxmarl:overcooked_v2", (2, 6, obs, 2 * obs, 400), layout=layout)
     _add("hanabi", "jaxmarl:hanabi", (2, 21, 658, 1316, 100))
     _add("switch_riddle", "jaxmarl:switch_riddle", (3, 3, 2, 6, 6))
+    for name, (allies, enemies) in SMAX_MAPS.items():  # the original, for comparison
+        _add(f"jaxmarl/smax_{name}", "jaxmarl:smax", _smax_sizes(allies, enemies), map_name=name)
 
 
 _register_builtin()

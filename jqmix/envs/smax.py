@@ -1,0 +1,420 @@
+"""SMAX (2311.10090, §4.1) as whole-array operations: JaxMARL's dynamics, heuristic enemy, observations and masks.
+
+It is the same environment as JaxMARL 0.2's ``HeuristicEnemySMAX``: equal states, actions and noise lead to equal
+states, observations, rewards and masks (``tests/test_smax.py``, against the installed JaxMARL). What differs is the
+shape of the computation. Inside, the environments are the *last* axis of every array, units come before it, and x and
+y are apart: ``[n, E]`` for units, ``[n, n, E]`` for pairs. So every operation runs along full vector registers, where
+``[E, n, n, 2]`` leaves it an axis of 2. Whether attacks land is settled on the ally × enemy block alone, without
+gather or scatter. Noise is an argument of the dynamics, and one call draws all that a step needs.
+"""
+
+import difflib
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from jqmix.types import EnvSpec, TimeStep
+
+SIZE = 32.0  # the map is a square
+WORLD_STEPS = 8  # in one environment step, of DT seconds each
+DT = 1.0 / 16
+MOVES = 5  # actions: up, right, down, left, stop; then one attack per enemy
+UNIT_FEATURES, OWN_FEATURES = 13, 10
+# A move's length in float32: JaxMARL turns a diagonal vector by 45 degrees, which rounds to a little under 1.
+MOVE = float(np.float32(2) * np.float32(1 / np.sqrt(2)) ** 2)
+
+MARINE, MARAUDER, STALKER, ZEALOT, ZERGLING, HYDRALISK = range(6)
+
+
+class Attributes(NamedTuple):
+    """What the type of a unit decides, as [n, 1] where the map fixes the types, else [n, E]."""
+
+    velocity: Array
+    attack: Array
+    attack_range: Array
+    sight_range: Array
+    radius: Array
+    max_health: Array
+    max_cooldown: Array
+
+
+TABLE = Attributes(
+    velocity=np.array([3.15, 2.25, 4.13, 3.15, 4.13, 3.15], np.float32),
+    attack=np.array([9, 10, 13, 8, 5, 12], np.float32),
+    attack_range=np.array([5, 6, 6, 2, 2, 5], np.float32),
+    sight_range=np.array([9, 10, 10, 9, 8, 9], np.float32),
+    radius=np.array([0.375, 0.5625, 0.625, 0.5, 0.375, 0.625], np.float32),
+    max_health=np.array([45, 125, 160, 150, 35, 80], np.float32),
+    max_cooldown=np.array([0.61, 1.07, 1.87, 0.86, 0.5, 0.59], np.float32),
+)
+
+
+class Scenario(NamedTuple):
+    """The units of both teams, allies first; ``random``: types and positions drawn at every reset (SMACv2)."""
+
+    allies: list[int]
+    enemies: list[int]
+    random: bool = False
+
+
+SCENARIOS: dict[str, Scenario] = {
+    "3m": Scenario([MARINE] * 3, [MARINE] * 3),
+    "8m": Scenario([MARINE] * 8, [MARINE] * 8),
+    "25m": Scenario([MARINE] * 25, [MARINE] * 25),
+    "2s3z": Scenario([STALKER] * 2 + [ZEALOT] * 3, [STALKER] * 2 + [ZEALOT] * 3),
+    "3s5z": Scenario([STALKER] * 3 + [ZEALOT] * 5, [STALKER] * 3 + [ZEALOT] * 5),
+    "5m_vs_6m": Scenario([MARINE] * 5, [MARINE] * 6),
+    "10m_vs_11m": Scenario([MARINE] * 10, [MARINE] * 11),
+    "27m_vs_30m": Scenario([MARINE] * 27, [MARINE] * 30),
+    "3s5z_vs_3s6z": Scenario([STALKER] * 3 + [ZEALOT] * 5, [STALKER] * 3 + [ZEALOT] * 6),
+    "3s_vs_5z": Scenario([STALKER] * 3, [ZEALOT] * 5),
+    "6h_vs_8z": Scenario([HYDRALISK] * 6, [ZEALOT] * 8),
+    "smacv2_5_units": Scenario([MARINE] * 5, [MARINE] * 5, random=True),
+    "smacv2_10_units": Scenario([MARINE] * 10, [MARINE] * 10, random=True),
+    "smacv2_20_units": Scenario([MARINE] * 20, [MARINE] * 20, random=True),
+}
+
+
+class SMAXState(NamedTuple):
+    """E environments: ``[E, n]`` outside, ``[n, E]`` inside. A unit lives while its health is above zero."""
+
+    x: Float[Array, "E n"]
+    y: Float[Array, "E n"]
+    health: Float[Array, "E n"]
+    cooldown: Float[Array, "E n"]  # seconds until the weapon may fire
+    move_x: Float[Array, "E n"]  # the last step's moves and attacks (0: none), which everybody near can see
+    move_y: Float[Array, "E n"]
+    attack: Int[Array, "E n"]
+    goal_x: Float[Array, "E M"]  # where an enemy that sees nobody walks to
+    goal_y: Float[Array, "E M"]
+    focus: Int[Array, "E M"]  # the ally whom an enemy is shooting at, or -1
+    types: Int[Array, "E n"] | None  # None where the map fixes them
+
+
+class Noise(NamedTuple):
+    """All the randomness of one step, uniform in [0, 1)."""
+
+    cooldown: Float[Array, "W n E"]  # each world step's deviation of a weapon's next cooldown
+    target: Float[Array, "M E"]  # which of the allies in sight an enemy follows
+
+
+def _distance(dx: Array, dy: Array) -> Array:
+    return jnp.sqrt(dx * dx + dy * dy)
+
+
+def _attributes(types: Array | np.ndarray) -> Attributes:
+    return Attributes(*(jnp.asarray(column)[types] for column in TABLE))
+
+
+class Battle(NamedTuple):
+    """The rules of one map, on ``[n, E]`` arrays."""
+
+    allies: int
+    enemies: int
+    types: Int[np.ndarray, "n 1"] | None
+    see_enemy_actions: bool
+    walls_cause_death: bool
+
+    def attributes(self, s: SMAXState) -> Attributes:
+        return _attributes(self.types if s.types is None else s.types)
+
+    def step(
+        self, s: SMAXState, actions: Int[Array, "N E"], noise: Noise
+    ) -> tuple[SMAXState, Float[Array, " E"], Bool[Array, " E"]]:
+        """One environment step: the state, the allies' reward, and whether they won."""
+        a, na = self.attributes(s), self.allies
+        enemy_actions, focus = self.enemy_policy(a, s, noise.target)
+        joint = jnp.concatenate([actions, enemy_actions])
+        attack = jnp.where(joint >= MOVES, joint, 0)
+        s = s._replace(
+            move_x=MOVE * ((joint == 1).astype(jnp.float32) - (joint == 3)),
+            move_y=MOVE * ((joint == 0).astype(jnp.float32) - (joint == 2)),
+            attack=attack,
+            focus=focus,
+        )
+        # Who aims at whom: enemies number the allies from the last to the first.
+        ally_aim = attack[:na, None] == (MOVES + jnp.arange(self.enemies))[None, :, None]
+        enemy_aim = attack[None, na:] == (MOVES + jnp.arange(na)[::-1])[:, None, None]
+        before = s.health
+
+        def world_step(s: SMAXState, u: Array) -> tuple[SMAXState, None]:
+            return self.world_step(a, s, ally_aim, enemy_aim, u), None
+
+        s, _ = jax.lax.scan(world_step, s, noise.cooldown)
+        damage = jnp.sum(((before - s.health) / a.max_health)[na:], axis=0) / self.enemies
+        alive = s.health > 0
+        won = jnp.any(alive[:na], axis=0) & ~jnp.any(alive[na:], axis=0)
+        return s, damage + won, won
+
+    def world_step(self, a: Attributes, s: SMAXState, ally_aim: Array, enemy_aim: Array, u: Array) -> SMAXState:
+        """DT seconds: everybody shoots and moves at once; then walls kill, and units that overlap are pushed apart."""
+        na = self.allies
+        alive = s.health > 0
+        ready = alive & (s.cooldown <= 0.0)
+        distance = _distance(s.x[:na, None] - s.x[None, na:], s.y[:na, None] - s.y[None, na:])
+        ally_hits = ally_aim & (distance < a.attack_range[:na, None]) & ready[:na, None] & alive[None, na:]
+        enemy_hits = enemy_aim & (distance < a.attack_range[None, na:]) & ready[None, na:] & alive[:na, None]
+        damage = jnp.concatenate(
+            [
+                jnp.sum(jnp.where(enemy_hits, a.attack[None, na:], 0.0), axis=1),
+                jnp.sum(jnp.where(ally_hits, a.attack[:na, None], 0.0), axis=0),
+            ]
+        )
+        fired = jnp.concatenate([jnp.any(ally_hits, axis=1), jnp.any(enemy_hits, axis=0)])
+        recharge = a.max_cooldown + (3 * DT * u - DT)
+        x = jnp.where(alive, jnp.clip(s.x + s.move_x * a.velocity * DT, 0.0, SIZE), s.x)
+        y = jnp.where(alive, jnp.clip(s.y + s.move_y * a.velocity * DT, 0.0, SIZE), s.y)
+        health = jnp.maximum(s.health - damage, 0.0)
+        if self.walls_cause_death:
+            inside = (x > 0.0) & (x < SIZE) & (y > 0.0) & (y < SIZE)
+            health = jnp.where(inside, health, 0.0)
+        x, y = push_apart(x, y, health > 0, a.radius)
+        cooldown = s.cooldown + jnp.where(fired, recharge - s.cooldown, -DT)
+        return s._replace(x=x, y=y, health=health, cooldown=cooldown)
+
+    def enemy_policy(self, a: Attributes, s: SMAXState, u: Float[Array, "M E"]) -> tuple[Array, Array]:
+        """Shoot at the same ally while it can be hit, else at the closest; else follow one in sight, else walk on.
+
+        Returns the enemies' actions and whom they shoot at, both [M, E].
+        """
+        na = self.allies
+        alive = s.health > 0
+        x, y = s.x[na:], s.y[na:]
+        # [M, N, E], the allies from the last to the first.
+        ally_x, ally_y = s.x[:na][None, ::-1], s.y[:na][None, ::-1]
+        distance = _distance(ally_x - x[:, None], ally_y - y[:, None])
+        seen = (distance < a.sight_range[na:, None]) & alive[:na][None, ::-1] & alive[na:, None]
+        hittable = seen & (distance < a.attack_range[na:, None])
+        can_shoot = jnp.any(hittable, axis=1)
+        order = jnp.arange(na)[None, :, None]
+        closest = jnp.min(jnp.where(hittable, distance, 2 * SIZE), axis=1)
+        nearest = jnp.min(jnp.where(hittable & (distance == closest[:, None]), order, na), axis=1)
+        keeps = jnp.any(hittable & (order == s.focus[:, None]), axis=1)
+        focus = jnp.where(can_shoot, jnp.where(keeps, s.focus, nearest), -1)
+
+        rank = jnp.cumsum(seen.astype(jnp.float32), axis=1)
+        drawn = (1.0 - u) * rank[:, -1]
+        followed = seen & (rank >= drawn[:, None]) & (rank - 1.0 < drawn[:, None])
+        can_see = rank[:, -1] > 0
+        dx = jnp.where(can_see, jnp.sum(jnp.where(followed, ally_x, 0.0), axis=1), s.goal_x) - x
+        dy = jnp.where(can_see, jnp.sum(jnp.where(followed, ally_y, 0.0), axis=1), s.goal_y) - y
+        along_x, along_y = jnp.where(dx > 0, 1, 3), jnp.where(dy >= 0, 0, 2)
+        move = jnp.where(jnp.abs(dx) > jnp.abs(dy), along_x, along_y)
+        return jnp.where(can_shoot, focus + MOVES, move), focus
+
+    # What is seen.
+
+    def observe(self, s: SMAXState) -> Float[Array, "E N O"]:
+        """Of every other unit in sight: health, relative position, last move and attack, cooldown, type; then one's
+        own health, position, cooldown and type. Allies come first; a dead agent sees nothing."""
+        a, na, n = self.attributes(s), self.allies, self.allies + self.enemies
+        alive = s.health > 0
+        acts = np.concatenate([np.full(na, self.enemies + MOVES - 1), np.full(self.enemies, na + MOVES - 1)])
+        told = np.ones(n, bool) if self.see_enemy_actions else np.arange(n) < na
+        moves = [s.move_x, s.move_y, s.attack.astype(jnp.float32) / acts[:, None].astype(np.float32)]
+        cooldown = jnp.clip(s.cooldown / a.max_cooldown, 0.0, 1.0)
+        kinds = self._kinds(s)
+        # The m-th other unit of agent i is m, or m + 1 from i itself on.
+        before = (np.arange(n - 1)[None] < np.arange(na)[:, None])[..., None]
+
+        def others(v: Array) -> Array:
+            return jnp.where(before, v[None, :-1], v[None, 1:])
+
+        dx, dy = others(s.x) - s.x[:na, None], others(s.y) - s.y[:na, None]
+        sight = a.sight_range[:na, None]
+        seen = (_distance(dx, dy) < sight) & alive[:na, None] & others(alive)
+        features = [others(s.health / a.max_health), dx / sight, dy / sight]
+        features += [others(jnp.where(told[:, None], v, 0.0)) for v in moves]
+        features += [others(cooldown), *(others(kind) for kind in kinds)]
+        seen_of_others = jnp.stack([jnp.where(seen, f, 0.0) for f in features])  # [13, N, n - 1, E]
+        own = [s.health / a.max_health, s.x / SIZE, s.y / SIZE, cooldown, *kinds]
+        of_self = jnp.stack([jnp.where(alive, f, 0.0)[:na] for f in own])  # [10, N, E]
+        e = s.x.shape[1]
+        rows = jnp.moveaxis(seen_of_others, (3, 1, 2, 0), (0, 1, 2, 3)).reshape(e, na, UNIT_FEATURES * (n - 1))
+        return jnp.concatenate([rows, of_self.transpose(2, 1, 0)], axis=-1)
+
+    def global_state(self, s: SMAXState) -> Float[Array, "E S"]:
+        """Of every living unit: health, position, cooldown, type; then all teams and types. Not normalised."""
+        a, n = self.attributes(s), self.allies + self.enemies
+        alive = s.health > 0
+        features = [s.health / a.max_health, s.x, s.y, s.cooldown, *self._kinds(s)]
+        units = jnp.stack([jnp.where(alive, f, 0.0) for f in features])  # [10, n, E]
+        e = s.x.shape[1]
+        teams = jnp.broadcast_to((jnp.arange(n) >= self.allies).astype(jnp.float32), (e, n))
+        types = jnp.broadcast_to(jnp.asarray(self._types(s), jnp.float32).T, (e, n))
+        return jnp.concatenate([units.transpose(2, 1, 0).reshape(e, -1), teams, types], axis=-1)
+
+    def available(self, s: SMAXState) -> Bool[Array, "E N A"]:
+        """The living move, and attack the enemies in range; the dead stop."""
+        a, na = self.attributes(s), self.allies
+        alive = s.health > 0
+        distance = _distance(s.x[None, na:] - s.x[:na, None], s.y[None, na:] - s.y[:na, None])
+        attacks = (distance < a.attack_range[:na, None]) & alive[None, na:] & alive[:na, None]
+        walk = jnp.broadcast_to(alive[:na, None], (na, MOVES - 1, s.x.shape[1]))
+        return jnp.concatenate([walk, jnp.ones_like(walk[:, :1]), attacks], axis=1).transpose(2, 0, 1)
+
+    def _types(self, s: SMAXState) -> Array | np.ndarray:
+        return self.types if s.types is None else s.types  # type: ignore[return-value]
+
+    def _kinds(self, s: SMAXState) -> list[Array]:
+        """One-hot types, each [n, E]."""
+        types = jnp.broadcast_to(self._types(s), s.x.shape)
+        return [(types == k).astype(jnp.float32) for k in range(6)]
+
+
+def push_apart(x: Array, y: Array, alive: Array, radius: Array) -> tuple[Array, Array]:
+    """Moves every living unit half of its overlaps with the living away from them; all [n, E]."""
+    dx, dy = x[:, None] - x[None], y[:, None] - y[None]
+    eye = jnp.eye(x.shape[0])[..., None]
+    distance = _distance(dx, dy) + eye + 1e-6
+    overlap = jnp.maximum((radius[:, None] + radius[None]) / distance - 1.0, 0.0)
+    overlap = jnp.where(alive[:, None] & alive[None], overlap, 0.0)
+    moved_x, moved_y = x + jnp.sum(dx * overlap, axis=1) / 2, y + jnp.sum(dy * overlap, axis=1) / 2
+    return jnp.where(alive, moved_x, x), jnp.where(alive, moved_y, y)
+
+
+# Where a battle begins.
+
+
+def initial_state(scenario: Scenario, key: Array, size: int) -> SMAXState:
+    """``size`` = E fresh battles, [n, E]."""
+    na, m = len(scenario.allies), len(scenario.enemies)
+    fixed = np.array([*scenario.allies, *scenario.enemies])[:, None]
+    key_position, key_type = jax.random.split(key)
+    if scenario.random:
+        x, y = _random_positions(key_position, na, m, size)
+        allies = jax.random.randint(key_type, (na, size), 0, 6)
+        # The enemy mirrors the allies; enemies beyond their number are marines, as in JaxMARL.
+        types = jnp.concatenate([allies, allies, jnp.zeros((m, size), allies.dtype)])[: na + m]
+        types = types if m >= na else jnp.concatenate([allies, allies[:m]])
+    else:
+        noise = jax.random.uniform(key_position, (2, na + m, size), minval=-2.0, maxval=2.0)
+        home = np.where(np.arange(na + m) < na, SIZE / 4, 3 * SIZE / 4).astype(np.float32)
+        x, y, types = home[:, None] + noise[0], SIZE / 2 + noise[1], None
+    a = _attributes(fixed if types is None else types)
+    x, y = push_apart(x, y, jnp.ones(x.shape, bool), a.radius)
+    zeros = jnp.zeros(x.shape)
+    return SMAXState(
+        x=x,
+        y=y,
+        health=jnp.broadcast_to(a.max_health, x.shape),
+        cooldown=zeros,
+        move_x=zeros,
+        move_y=zeros,
+        attack=zeros.astype(jnp.int32),
+        goal_x=SIZE - x[na:],
+        goal_y=SIZE - y[na:],
+        focus=jnp.full((m, size), -1, jnp.int32),
+        types=types,
+    )
+
+
+def _random_positions(key: Array, na: int, m: int, size: int) -> tuple[Array, Array]:
+    """SMACv2's: half of the battles mirror the allies, in the others one team surrounds the other."""
+    n = na + m
+    keys = iter(jax.random.split(key, 6))
+    uniform = functools.partial(jax.random.uniform, dtype=jnp.float32)
+    # Mirrored: allies anywhere in the left half, enemies opposite; more enemies than allies: anywhere on the right.
+    left_x, left_y = uniform(next(keys), (2, n, size)) * jnp.array([SIZE / 2, SIZE])[:, None, None]
+    paired = min(na, m)
+    reflect_x = jnp.concatenate([left_x[:na], SIZE - left_x[:paired], SIZE / 2 + left_x[na : na + m - paired]])
+    reflect_y = jnp.concatenate([left_y[:na], left_y[:paired], left_y[na : na + m - paired]])
+    # Surrounded: one team in the middle, the other in four groups between the middle and the corners.
+    corner = jax.random.randint(next(keys), (n, size), 0, 4)
+    along = jnp.take_along_axis(uniform(next(keys), (4, size)), corner, axis=0)
+    group_x = along * SIZE / 2 + (1 - along) * SIZE * (corner >= 2)
+    group_y = along * SIZE / 2 + (1 - along) * SIZE * (corner % 2)
+    allies_inside = jax.random.bernoulli(next(keys), shape=(size,))
+    inside = (jnp.arange(n) < na)[:, None] == allies_inside
+    noise = uniform(next(keys), (2, n, size), minval=-2.0, maxval=2.0)
+    surround_x = jnp.where(inside, SIZE / 2, group_x) + noise[0]
+    surround_y = jnp.where(inside, SIZE / 2, group_y) + noise[1]
+    surround = jax.random.bernoulli(next(keys), shape=(size,))
+    return jnp.where(surround, surround_x, reflect_x), jnp.where(surround, surround_y, reflect_y)
+
+
+class SMAX:
+    """SMAX against the heuristic enemy, in the setting of JaxMARL's baselines. Wins are in ``info``.
+
+    ``batched(E)`` is E environments at once; the environment itself is one of them.
+    """
+
+    def __init__(
+        self,
+        map_name: str,
+        see_enemy_actions: bool = True,
+        walls_cause_death: bool = True,
+        max_steps: int = 100,
+    ):
+        if map_name not in SCENARIOS:
+            near = difflib.get_close_matches(map_name, SCENARIOS, n=3, cutoff=0.0)
+            raise ValueError(f"env.kwargs.map_name: no map {map_name!r}; did you mean {', '.join(near)}?")
+        self.scenario = SCENARIOS[map_name]
+        na, m = len(self.scenario.allies), len(self.scenario.enemies)
+        fixed = np.array([*self.scenario.allies, *self.scenario.enemies])[:, None]
+        types = None if self.scenario.random else fixed
+        self.battle = Battle(na, m, types, see_enemy_actions, walls_cause_death)
+        obs_size, state_size = UNIT_FEATURES * (na + m - 1) + OWN_FEATURES, (OWN_FEATURES + 2) * (na + m)
+        # JaxMARL compares its step counter before raising it: an episode has one step more than ``max_steps``.
+        self.spec = EnvSpec(
+            f"smax_{map_name}", na, MOVES + m, obs_size, state_size, max_steps + 1, reward_range=(0.0, 2.0)
+        )
+
+    def batched(self, size: int) -> "BatchedSMAX":
+        return BatchedSMAX(self, size)
+
+    def reset(self, key: Array) -> tuple[SMAXState, TimeStep]:
+        return jax.tree.map(lambda v: v[0], self.batched(1).reset(key))
+
+    def step(self, key: Array, state: SMAXState, actions: Int[Array, " N"]) -> tuple[SMAXState, TimeStep]:
+        one = jax.tree.map(lambda v: v[None], state)
+        return jax.tree.map(lambda v: v[0], self.batched(1).step(key, one, actions[None]))
+
+
+class BatchedSMAX:
+    """E battles at once."""
+
+    def __init__(self, env: SMAX, size: int):
+        self.spec, self.size = env.spec, size
+        self._battle, self._scenario = env.battle, env.scenario
+
+    def reset(self, key: Array) -> tuple[SMAXState, TimeStep]:
+        s = initial_state(self._scenario, key, self.size)
+        return _transposed(s), self.timestep(s, jnp.zeros((self.size,)), jnp.zeros((self.size,), bool))
+
+    def noise(self, key: Array) -> Noise:
+        """One step's noise for all environments, in one draw."""
+        n, m = self._battle.allies + self._battle.enemies, self._battle.enemies
+        u = jax.random.uniform(key, (WORLD_STEPS * n + m, self.size))
+        return Noise(u[m:].reshape(WORLD_STEPS, n, self.size), u[:m])
+
+    def step(self, key: Array, state: SMAXState, actions: Int[Array, "E N"]) -> tuple[SMAXState, TimeStep]:
+        return self.step_with(self.noise(key), state, actions)
+
+    def step_with(
+        self, noise: Noise, state: SMAXState, actions: Int[Array, "E N"]
+    ) -> tuple[SMAXState, TimeStep]:
+        s, reward, won = self._battle.step(_transposed(state), actions.T, noise)
+        return _transposed(s), self.timestep(s, reward, won)
+
+    def timestep(self, s: SMAXState, reward: Float[Array, " E"], won: Bool[Array, " E"]) -> TimeStep:
+        alive = s.health > 0
+        na = self._battle.allies
+        over = ~(jnp.any(alive[:na], axis=0) & jnp.any(alive[na:], axis=0))
+        return TimeStep(
+            obs=self._battle.observe(s),
+            state=self._battle.global_state(s),
+            avail=self._battle.available(s),
+            reward=reward,
+            discount=1.0 - over.astype(jnp.float32),
+            last=over,
+            info={"won": won, "score": reward},
+        )
+
+
+def _transposed(s: SMAXState) -> SMAXState:
+    return jax.tree.map(lambda v: v.T, s)

@@ -1,0 +1,161 @@
+"""Our SMAX against the installed JaxMARL's: the same environment, and the same in distribution when each draws."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import ks_2samp
+
+from jqmix.envs.jaxmarl import smax as jaxmarl_smax
+from jqmix.envs.registry import SMAX_MAPS, make_env
+from jqmix.envs.smax import MOVES, SMAX, WORLD_STEPS, Noise, SMAXState
+from jqmix.learning.exploration import random_available
+
+QUICK = ["3m", "2s3z", "5m_vs_6m", "smacv2_5_units"]
+MAPS = [m if m in QUICK else pytest.param(m, marks=pytest.mark.slow) for m in SMAX_MAPS]
+
+
+def converted(env: SMAX, state: Any) -> SMAXState:
+    """JaxMARL's batched state, at a reset, as ours."""
+    units, na = state.state, env.spec.n_agents
+    x, y = units.unit_positions[..., 0], units.unit_positions[..., 1]
+    zeros = jnp.zeros_like(x)
+    return SMAXState(
+        x=x,
+        y=y,
+        health=units.unit_health,
+        cooldown=units.unit_weapon_cooldowns,
+        move_x=zeros,
+        move_y=zeros,
+        attack=zeros.astype(jnp.int32),
+        goal_x=32.0 - x[:, na:],
+        goal_y=32.0 - y[:, na:],
+        focus=jnp.full_like(zeros[:, na:], -1, jnp.int32),
+        types=units.unit_types.astype(jnp.int32) if env.scenario.random else None,
+    )
+
+
+def noise_of(key: jax.Array, n: int, m: int) -> tuple[jax.Array, jax.Array]:
+    """What JaxMARL's step draws from its key: weapon deviations in [0, 1) ``[W, n]``, enemies' choices ``[M]``."""
+    key, action_key = jax.random.split(key)
+    enemy_keys = jax.vmap(lambda k: jax.random.split(k)[0])(jax.random.split(action_key, m))
+
+    def world_step(key: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+        key, step_key = jax.random.split(key)
+        return key, jax.vmap(jax.random.uniform)(jax.random.split(step_key, n))
+
+    _, cooldown = jax.lax.scan(world_step, key, None, length=WORLD_STEPS)
+    return cooldown, jax.vmap(jax.random.uniform)(enemy_keys)
+
+
+def biased(key: jax.Array, avail: jax.Array) -> jax.Array:
+    """Random available actions that attack more often than not where they can."""
+    weight = jnp.where(jnp.arange(avail.shape[-1]) >= MOVES, 3.0, 1.0)
+    return jax.random.categorical(key, jnp.where(avail, jnp.log(weight), -jnp.inf))
+
+
+def both_episodes(map_name: str, size: int = 16, seed: int = 0, **kwargs: Any) -> Any:
+    """The same episodes in both: JaxMARL's and our time steps ``[T, E, …]``, and where they are to be compared."""
+    theirs, ours = jaxmarl_smax(map_name, **kwargs), SMAX(map_name, **kwargs)
+    batched = ours.batched(size)
+    n, m = ours.battle.allies + ours.battle.enemies, ours.battle.enemies
+
+    def run(key: jax.Array) -> Any:
+        key, reset_key = jax.random.split(key)
+        state, first = jax.vmap(theirs.reset)(jax.random.split(reset_key, size))
+        mine = converted(ours, state)
+
+        def step(carry: Any, key: jax.Array) -> Any:
+            state, mine, seen, over = carry
+            action_key, env_key = jax.random.split(key)
+            actions = biased(action_key, seen.avail)
+            keys = jax.random.split(env_key, size)
+            cooldown, target = jax.vmap(lambda k: noise_of(k, n, m))(keys)
+            state, theirs_now = jax.vmap(theirs.step)(keys, state, actions)
+            mine, ours_now = batched.step_with(Noise(jnp.moveaxis(cooldown, 0, -1), target.T), mine, actions)
+            return (state, mine, theirs_now, over | theirs_now.last), (theirs_now, ours_now, ~over)
+
+        _, out = jax.lax.scan(step, (state, mine, first, first.last), jax.random.split(key, ours.spec.episode_limit))
+        return first, batched.timestep(jax.tree.map(lambda v: v.T, mine), first.reward, first.last), out
+
+    return jax.device_get(jax.jit(run)(jax.random.key(seed)))
+
+
+def assert_same(theirs: Any, ours: Any, where: np.ndarray) -> None:
+    for name in ("obs", "state", "reward"):
+        np.testing.assert_allclose(getattr(ours, name)[where], getattr(theirs, name)[where], atol=1e-5, err_msg=name)
+    for name in ("avail", "discount", "last"):
+        np.testing.assert_array_equal(getattr(ours, name)[where], getattr(theirs, name)[where], err_msg=name)
+    np.testing.assert_array_equal(ours.info["won"][where], theirs.info["won"][where])
+
+
+@pytest.mark.parametrize("map_name", MAPS)
+def test_whole_episodes_agree_with_jaxmarl(map_name: str) -> None:
+    first, ours_first, (theirs, ours, running) = both_episodes(map_name)
+    assert_same(first, ours_first, np.ones(first.last.shape, bool))
+    assert_same(theirs, ours, running)
+    assert running.sum() > 10 * running.shape[1]  # whole episodes, not single steps
+    assert theirs.last.any()
+    assert (theirs.reward[running] > 0).any()
+
+
+@pytest.mark.parametrize("option", ["see_enemy_actions", "walls_cause_death"])
+def test_the_options_agree_too(option: str) -> None:
+    first, ours_first, (theirs, ours, running) = both_episodes("3m", **{option: False})
+    assert_same(first, ours_first, np.ones(first.last.shape, bool))
+    assert_same(theirs, ours, running)
+
+
+def random_episodes(name: str, size: int) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray]:
+    """The states after reset, and the return, length and win of ``size`` episodes of random play."""
+    env = make_env(name, batch=size)
+
+    def run(key: jax.Array) -> Any:
+        key, reset_key = jax.random.split(key)
+        state, first = env.reset(reset_key)
+
+        def step(carry: Any, key: jax.Array) -> Any:
+            state, seen, totals = carry
+            running = ~seen.last
+            key_act, key_env = jax.random.split(key)
+            actions = random_available(jax.random.uniform(key_act, (size, env.spec.n_agents)), seen.avail)
+            state, now = env.step(key_env, state, actions)
+            now = now._replace(last=now.last | seen.last)
+            gained = jnp.stack([now.reward, jnp.ones(size), now.info["won"].astype(jnp.float32)])
+            return (state, now, totals + jnp.where(running, gained, 0.0)), None
+
+        keys = jax.random.split(key, env.spec.episode_limit)
+        (_, _, totals), _ = jax.lax.scan(step, (state, first, jnp.zeros((3, size))), keys)
+        return first.state, *totals
+
+    return jax.device_get(jax.jit(run)(jax.random.key(7)))
+
+
+@pytest.mark.parametrize("map_name", MAPS)
+def test_resets_and_random_play_agree_in_distribution(map_name: str) -> None:
+    """Every feature of the state after a reset, and the episodes' statistics, when each draws its own noise."""
+    size = 256 if SMAX_MAPS[map_name][0] > 20 else 1024
+    ours, theirs = random_episodes(f"smax_{map_name}", size), random_episodes(f"jaxmarl/smax_{map_name}", size)
+    features = [(a, b) for a, b in zip(ours[0].T, theirs[0].T, strict=True) if np.ptp(a) > 0 or np.ptp(b) > 0]
+    assert len(features) >= 2 * sum(SMAX_MAPS[map_name])  # every unit's position
+    assert min(ks_2samp(a, b).pvalue for a, b in features) > 0.01 / len(features)
+    for name, a, b in zip(("return", "length", "won"), ours[1:], theirs[1:], strict=True):
+        assert ks_2samp(a, b).pvalue > 1e-3, name
+    assert ks_2samp(ours[1], ours[1] + 0.05).pvalue < 1e-3  # a shift of that size would be seen
+
+
+def test_an_unknown_map_is_refused_with_its_name() -> None:
+    with pytest.raises(ValueError, match=r"env.kwargs.map_name: no map '2s4z'; did you mean 2s3z"):
+        SMAX("2s4z")
+
+
+def test_one_environment_is_a_batch_of_one(key: jax.Array) -> None:
+    env = SMAX("2s3z")
+    state, first = env.reset(key)
+    batch, batched_first = env.batched(1).reset(key)
+    _, after = env.step(key, state, jnp.full((5,), 4))
+    _, batched_after = env.batched(1).step(key, batch, jnp.full((1, 5), 4))
+    for single, many in [(first, batched_first), (after, batched_after)]:
+        jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[0]), single, many)
