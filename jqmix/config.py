@@ -51,6 +51,7 @@ class EnvConfig:
 class AgentConfig:
     hidden: int = _f(64, "width of the agent's layers and GRU", low=1)
     recurrent: bool = _f(True, "a GRU; false: a feed-forward layer in its place")
+    layer_norm: bool = _f(False, "layer normalisation before the encoder's ReLU and before the Q head (as PQN has)")
 
 
 @dataclass(frozen=True)

@@ -33,13 +33,13 @@ MARINE, MARAUDER, STALKER, ZEALOT, ZERGLING, HYDRALISK = range(6)
 class Attributes(NamedTuple):
     """What the type of a unit decides, as [n, 1] where the map fixes the types, else [n, E]."""
 
-    velocity: Array
-    attack: Array
-    attack_range: Array
-    sight_range: Array
-    radius: Array
-    max_health: Array
-    max_cooldown: Array
+    velocity: Array | np.ndarray
+    attack: Array | np.ndarray
+    attack_range: Array | np.ndarray
+    sight_range: Array | np.ndarray
+    radius: Array | np.ndarray
+    max_health: Array | np.ndarray
+    max_cooldown: Array | np.ndarray
 
 
 TABLE = Attributes(
@@ -91,7 +91,7 @@ class SMAXState(NamedTuple):
     attack: Int[Array, "E n"]
     goal_x: Float[Array, "E M"]  # where an enemy that sees nobody walks to
     goal_y: Float[Array, "E M"]
-    focus: Int[Array, "E M"]  # the ally whom an enemy is shooting at, or -1
+    focus: Int[Array, "E M"]  # whom an enemy shoots at, counted from the last ally; or -1
     types: Int[Array, "E n"] | None  # None where the map fixes them
 
 
@@ -115,12 +115,12 @@ class Battle(NamedTuple):
 
     allies: int
     enemies: int
-    types: Int[np.ndarray, "n 1"] | None
+    types: Int[np.ndarray, "n 1"]  # where the state brings none
     see_enemy_actions: bool
     walls_cause_death: bool
 
     def attributes(self, s: SMAXState) -> Attributes:
-        return _attributes(self.types if s.types is None else s.types)
+        return _attributes(self._types(s))
 
     def step(
         self, s: SMAXState, actions: Int[Array, "N E"], noise: Noise
@@ -258,7 +258,7 @@ class Battle(NamedTuple):
         return jnp.concatenate([walk, jnp.ones_like(walk[:, :1]), attacks], axis=1).transpose(2, 0, 1)
 
     def _types(self, s: SMAXState) -> Array | np.ndarray:
-        return self.types if s.types is None else s.types  # type: ignore[return-value]
+        return self.types if s.types is None else s.types
 
     def _kinds(self, s: SMAXState) -> list[Array]:
         """One-hot types, each [n, E]."""
@@ -266,7 +266,7 @@ class Battle(NamedTuple):
         return [(types == k).astype(jnp.float32) for k in range(6)]
 
 
-def push_apart(x: Array, y: Array, alive: Array, radius: Array) -> tuple[Array, Array]:
+def push_apart(x: Array, y: Array, alive: Array, radius: Array | np.ndarray) -> tuple[Array, Array]:
     """Moves every living unit half of its overlaps with the living away from them; all [n, E]."""
     dx, dy = x[:, None] - x[None], y[:, None] - y[None]
     eye = jnp.eye(x.shape[0])[..., None]
@@ -294,7 +294,7 @@ def initial_state(scenario: Scenario, key: Array, size: int) -> SMAXState:
     else:
         noise = jax.random.uniform(key_position, (2, na + m, size), minval=-2.0, maxval=2.0)
         home = np.where(np.arange(na + m) < na, SIZE / 4, 3 * SIZE / 4).astype(np.float32)
-        x, y, types = home[:, None] + noise[0], SIZE / 2 + noise[1], None
+        x, y, types = jnp.asarray(home)[:, None] + noise[0], SIZE / 2 + noise[1], None
     a = _attributes(fixed if types is None else types)
     x, y = push_apart(x, y, jnp.ones(x.shape, bool), a.radius)
     zeros = jnp.zeros(x.shape)
@@ -356,8 +356,7 @@ class SMAX:
         self.scenario = SCENARIOS[map_name]
         na, m = len(self.scenario.allies), len(self.scenario.enemies)
         fixed = np.array([*self.scenario.allies, *self.scenario.enemies])[:, None]
-        types = None if self.scenario.random else fixed
-        self.battle = Battle(na, m, types, see_enemy_actions, walls_cause_death)
+        self.battle = Battle(na, m, fixed, see_enemy_actions, walls_cause_death)
         obs_size, state_size = UNIT_FEATURES * (na + m - 1) + OWN_FEATURES, (OWN_FEATURES + 2) * (na + m)
         # JaxMARL compares its step counter before raising it: an episode has one step more than ``max_steps``.
         self.spec = EnvSpec(
@@ -395,9 +394,7 @@ class BatchedSMAX:
     def step(self, key: Array, state: SMAXState, actions: Int[Array, "E N"]) -> tuple[SMAXState, TimeStep]:
         return self.step_with(self.noise(key), state, actions)
 
-    def step_with(
-        self, noise: Noise, state: SMAXState, actions: Int[Array, "E N"]
-    ) -> tuple[SMAXState, TimeStep]:
+    def step_with(self, noise: Noise, state: SMAXState, actions: Int[Array, "E N"]) -> tuple[SMAXState, TimeStep]:
         s, reward, won = self._battle.step(_transposed(state), actions.T, noise)
         return _transposed(s), self.timestep(s, reward, won)
 

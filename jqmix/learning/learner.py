@@ -1,5 +1,6 @@
 """The learner: loss, double Q-learning, optimiser, target copy. IQL, VDN and QMIX differ in the mixer alone."""
 
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import jax
@@ -146,7 +147,7 @@ def make_optimizer(name: str) -> optax.GradientTransformation:
 
 def make_learner(cfg: Config, spec: EnvSpec) -> Learner:
     algo = cfg.algo
-    agent = Agent(spec.n_agents, spec.n_actions, spec.obs_size, cfg.agent.hidden, cfg.agent.recurrent)
+    agent = Agent(spec.n_agents, spec.n_actions, spec.obs_size, **asdict(cfg.agent))
     mixer = make_mixer(
         algo.mixer,
         spec.n_agents,

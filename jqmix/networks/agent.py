@@ -25,6 +25,7 @@ class _Encoder(nn.Module):
 
     hidden: int
     n_actions: int
+    layer_norm: bool
 
     @nn.compact
     def __call__(self, obs: Array, last_action: Array, first: Array) -> Array:
@@ -36,17 +37,20 @@ class _Encoder(nn.Module):
         taken = jax.nn.one_hot(last_action, a) * ~first[..., None, None]
         per_agent = kernel[o + a :] + bias
         x = obs @ kernel[:o] + taken @ kernel[o : o + a]
-        return nn.relu(x + jnp.broadcast_to(per_agent, x.shape))
+        x = x + jnp.broadcast_to(per_agent, x.shape)
+        return nn.relu(nn.LayerNorm(name="norm")(x) if self.layer_norm else x)
 
 
 class _QNetwork(nn.Module):
     hidden: int
     n_actions: int
     recurrent: bool
+    layer_norm: bool
 
     def setup(self) -> None:
         h = self.hidden
-        self.encoder = _Encoder(h, self.n_actions)
+        self.encoder = _Encoder(h, self.n_actions, self.layer_norm)
+        self.norm = nn.LayerNorm() if self.layer_norm else lambda x: x
         self.head = linear(h, self.n_actions)
         if self.recurrent:
             init = uniform_fan(h)
@@ -66,7 +70,7 @@ class _QNetwork(nn.Module):
         else:
             starts = jnp.broadcast_to(first[..., None], x.shape[:-1])
             hs = gru.unroll(self.core, h, gru.project(self.core, x), starts)
-        return self.head(hs), hs
+        return self.head(self.norm(hs)), hs
 
     def step(self, h: Array, obs: Array, last_action: Array, first: Array) -> tuple[Array, Array]:
         x = self.encoder(obs, last_action, first)
@@ -75,7 +79,7 @@ class _QNetwork(nn.Module):
         else:
             starts = jnp.broadcast_to(first[..., None], x.shape[:-1])
             h = gru.cell(self.core, gru.reset_where(starts, h), gru.project(self.core, x))
-        return self.head(h), h
+        return self.head(self.norm(h)), h
 
 
 class Agent(NamedTuple):
@@ -86,10 +90,11 @@ class Agent(NamedTuple):
     obs_size: int
     hidden: int = 64
     recurrent: bool = True
+    layer_norm: bool = False
 
     @property
     def _net(self) -> _QNetwork:
-        return _QNetwork(self.hidden, self.n_actions, self.recurrent)
+        return _QNetwork(self.hidden, self.n_actions, self.recurrent, self.layer_norm)
 
     def init(self, key: Array) -> Params:
         obs = jnp.zeros((self.n_agents, self.obs_size))

@@ -15,6 +15,7 @@ import jax
 from jqmix.config import Config, ConfigError, dump
 from jqmix.learning.train import Member, Shared
 from jqmix.runs import checkpoint
+from jqmix.runs.devices import members_mesh
 from jqmix.runs.loggers import Line, MetricsFile, Terminal, to_lines
 from jqmix.runs.population import (
     Population,
@@ -84,7 +85,7 @@ def metadata(cfg: Config, spec: EnvSpec, members: Member) -> dict[str, Any]:
             "python": platform.python_version(),
             **{p: _version(p) for p in ("jqmix", "jax", "jaxlib", "flax", "optax", "jaxmarl")},
         },
-        "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
+        "device": {"platform": device.platform, "kind": device.device_kind, "count": members_mesh(cfg.seeds).size},
         "commit": _commit(),
         "seeds": list(range(cfg.seed, cfg.seed + cfg.seeds)),
         "environment": spec._asdict() | {"reward_range": [str(x) for x in spec.reward_range]},

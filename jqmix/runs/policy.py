@@ -1,6 +1,7 @@
 """A trained policy, to run on its own: each agent acts on its own history."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,7 +48,7 @@ def load_policy(run_dir: str | Path, member: int = 0) -> Policy:
     if not 0 <= member < cfg.seeds:
         raise ConfigError(f"member: {member} is not one of 0 … {cfg.seeds - 1}")
     spec = json.loads((run_dir / "metadata.json").read_text(encoding="utf-8"))["environment"]
-    agent = Agent(spec["n_agents"], spec["n_actions"], spec["obs_size"], cfg.agent.hidden, cfg.agent.recurrent)
+    agent = Agent(spec["n_agents"], spec["n_actions"], spec["obs_size"], **asdict(cfg.agent))
     params = jax.tree.map(lambda x: jnp.asarray(x[member]), checkpoint.load_params(run_dir, cfg)["agent"])
     return Policy(agent, params)
 
@@ -69,7 +70,7 @@ def evaluate_run(run_dir: str | Path, episodes: int = 128, seed: int = 0) -> lis
     params = checkpoint.load_params(run_dir, cfg)["agent"]
     env = build_env(cfg, episodes)
     spec = env.spec
-    agent = Agent(spec.n_agents, spec.n_actions, spec.obs_size, cfg.agent.hidden, cfg.agent.recurrent)
+    agent = Agent(spec.n_agents, spec.n_actions, spec.obs_size, **asdict(cfg.agent))
     key = jax.random.key(seed)
     means = jax.jit(jax.vmap(lambda p: evaluate(agent, p, env, key).means()))(params)
     host = jax.device_get(means)

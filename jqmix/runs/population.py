@@ -5,10 +5,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
 from jqmix.config import Config
 from jqmix.learning.train import Member, Shared, iterations_per_chunk, make_program, window_length
+from jqmix.runs.devices import AXIS, members_mesh
 from jqmix.types import EnvSpec
 
 
@@ -43,15 +45,24 @@ def abstract_members(cfg: Config) -> tuple[EnvSpec, Member, Shared]:
 
 
 def compile_population(cfg: Config) -> Population:
+    """Initialises the members and compiles their chunk; members are shared out over this host's devices."""
     program = make_program(cfg)
+    mesh = members_mesh(cfg.seeds)
+    each, same = PartitionSpec(AXIS), PartitionSpec()
 
-    # Members are initialised one after another: under vmap, an initialiser with a QR factorisation (orthogonal)
-    # can hang on a CPU with few cores.
-    members, shared = jax.jit(lambda seeds: jax.lax.map(program.init, seeds))(seeds_of(cfg))
-    shared = jax.tree.map(lambda x: x[0], shared)
+    def init(seeds: Array) -> tuple[Member, Shared]:
+        # One after another: under vmap, an initialiser with a QR factorisation (orthogonal) can hang on a CPU with
+        # few cores.
+        members, shared = jax.lax.map(program.init, seeds)
+        return members, jax.tree.map(lambda x: x[0], shared)
+
+    def shard(f: Any, ins: Any, outs: Any) -> Any:
+        return jax.shard_map(f, mesh=mesh, in_specs=ins, out_specs=outs, check_vma=False)
+
+    members, shared = jax.jit(shard(init, (each,), (each, same)))(seeds_of(cfg))
     begin = time.perf_counter()
     chunk = jax.vmap(program.chunk, in_axes=(0, None), out_axes=(0, None, 0))
-    lowered = jax.jit(chunk, donate_argnums=0).lower(members, shared)
+    lowered = jax.jit(shard(chunk, (each, same), (each, same, each)), donate_argnums=0).lower(members, shared)
     traced = time.perf_counter()
     step = lowered.compile()
     compiled = time.perf_counter()

@@ -1,0 +1,231 @@
+"""Whole QMIX training on the same work: JaxMARL's own program and jqmix, in one process, taking turns.
+
+python benchmarks/vs_peers.py --jaxmarl CLONE/baselines/QLearning/qmix_rnn.py [--case smax_3m] [--hidden 64]
+
+Needs a clone of JaxMARL and its baselines' ``flashbax``. The same environment, rollouts, window, batch, updates per
+iteration, widths and replay; both in float32, neither evaluates while it is timed. Nothing in the peer is corrected:
+its targets bootstrap over a terminal step (its flag is one step late), and its steps include the slot of a final
+observation, which jqmix does not count. jqmix is timed with learning; the peer's learning iterations are picked from
+the times at which it logs.
+"""
+
+import argparse
+import importlib.util
+import json
+import statistics
+import sys
+import time
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jqmix.config import load_config
+from jqmix.runs.devices import use_cpu_cores
+from jqmix.runs.population import compile_population, memory_plan
+
+# JaxMARL's settings for the environment (its config/alg/ql_rnn_*.yaml), and where it keeps the environment.
+CASES: dict[str, dict[str, Any]] = {
+    "mpe_simple_spread_v3": {
+        "work": {"rollouts": 8, "steps": 26, "batch": 32, "updates": 1, "embed": 32, "hypernet": 128, "hidden": 64},
+        "peer": {"ENV_NAME": "MPE_simple_spread_v3", "ENV_KWARGS": {}, "GAMMA": 0.9, "REW_SCALE": 1.0},
+    },
+    **{
+        f"smax_{name}": {
+            "work": {
+                "rollouts": 16,
+                "steps": 128,
+                "batch": 32,
+                "updates": 8,
+                "embed": 64,
+                "hypernet": 256,
+                "hidden": 512,
+            },
+            "peer": {
+                "ENV_NAME": "HeuristicEnemySMAX",
+                "MAP_NAME": name,
+                "ENV_KWARGS": {"see_enemy_actions": True, "walls_cause_death": True, "attack_mode": "closest"},
+                "GAMMA": 0.99,
+                "REW_SCALE": 10.0,
+            },
+        }
+        for name in ("3m", "2s3z", "5m_vs_6m")
+    },
+}
+BUFFER = 5000
+LEARNING_STARTS = 10_000
+Log = list[tuple[float, int]]  # (seconds, gradient steps so far), as the peer reports each iteration
+
+
+def stand_in(name: str, **attributes: Any) -> None:
+    """A module that the peer imports for its own command line, where it is not installed."""
+    if importlib.util.find_spec(name) is None:
+        module = types.ModuleType(name)
+        vars(module).update(attributes)
+        sys.modules[name] = module
+
+
+def load_peer(path: Path, log: Log) -> types.ModuleType:
+    """JaxMARL's program; what it tells wandb comes to ``log``."""
+    stand_in("hydra", main=lambda **_: lambda f: f)
+    stand_in("omegaconf", OmegaConf=None)
+    wandb = types.ModuleType("wandb")
+    vars(wandb)["log"] = lambda metrics: log.append((time.perf_counter(), int(metrics["grad_steps"])))
+    sys.modules["wandb"] = wandb
+    spec = importlib.util.spec_from_file_location("jaxmarl_qmix", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def peer_program(path: Path, case: dict[str, Any], learning: int, seeds: int) -> tuple[Callable[[], float], dict]:
+    """A call that trains the peer and returns its steps per second while learning; and what compiling took."""
+    log: Log = []
+    module, work = load_peer(path, log), case["work"]
+    per_iteration = work["rollouts"] * work["steps"]
+    # It learns from the iteration on at which each rollout has as many windows as a batch, and 10 000 steps are made.
+    waiting = max(work["batch"], LEARNING_STARTS // per_iteration + 1)
+    config = {
+        **case["peer"],
+        "TOTAL_TIMESTEPS": (waiting + learning) * per_iteration,
+        "NUM_ENVS": work["rollouts"],
+        "NUM_STEPS": work["steps"],
+        "BUFFER_SIZE": BUFFER,
+        "BUFFER_BATCH_SIZE": work["batch"],
+        "HIDDEN_SIZE": work["hidden"],
+        "MIXER_EMBEDDING_DIM": work["embed"],
+        "MIXER_HYPERNET_HIDDEN_DIM": work["hypernet"],
+        "MIXER_INIT_SCALE": 0.001,
+        "EPS_START": 1.0,
+        "EPS_FINISH": 0.05,
+        "EPS_DECAY": 0.1,
+        "MAX_GRAD_NORM": 10,
+        "TARGET_UPDATE_INTERVAL": 10,
+        "TAU": 1.0,
+        "NUM_EPOCHS": work["updates"],
+        "LR": 5e-5,
+        "LEARNING_STARTS": LEARNING_STARTS,
+        "TEST_DURING_TRAINING": False,
+        "TEST_NUM_STEPS": 1,
+        "TEST_NUM_ENVS": 1,
+        "WANDB_MODE": "logged",
+    }
+    env, _ = module.env_from_config(dict(config))
+    begin = time.perf_counter()
+    keys = jax.random.split(jax.random.PRNGKey(0), seeds)
+    train = module.make_train(config, env)
+    # One seed is run without vmap, as it hangs on initialising several at once on a CPU with few cores.
+    lowered = jax.jit(jax.vmap(train)).lower(keys) if seeds > 1 else jax.jit(train).lower(keys[0])
+    traced = time.perf_counter()
+    compiled = lowered.compile()
+    costs = {"trace_s": traced - begin, "compile_s": time.perf_counter() - traced}
+    buffer = jax.tree.leaves(lowered.out_info["runner_state"][1].experience)
+    costs["replay_bytes_per_seed"] = sum(x.size * x.dtype.itemsize for x in buffer) // seeds
+
+    def run() -> float:
+        log.clear()
+        jax.block_until_ready(compiled(keys if seeds > 1 else keys[0]))
+        jax.effects_barrier()
+        learned = [t for t, grads in log[::seeds] if grads > 0]
+        return seeds * per_iteration * (len(learned) - 1) / (learned[-1] - learned[0])
+
+    return run, costs
+
+
+def our_program(name: str, case: dict[str, Any], learning: int, seeds: int) -> tuple[Callable[[], float], dict]:
+    """The same of jqmix."""
+    work = case["work"]
+    capacity = BUFFER // work["rollouts"] * work["rollouts"]
+    per_iteration = work["rollouts"] * work["steps"]
+    cfg = load_config(
+        None,
+        **{
+            "env.name": name,
+            "seeds": seeds,
+            "rollouts": work["rollouts"],
+            "window": work["steps"],
+            "updates": work["updates"],
+            "agent.hidden": work["hidden"],
+            "algo.embed": work["embed"],
+            "algo.hypernet_hidden": work["hypernet"],
+            "algo.td_lambda": 0.0,
+            "algo.gamma": case["peer"]["GAMMA"],
+            "algo.reward_scale": case["peer"]["REW_SCALE"],
+            "replay.capacity": capacity,
+            "replay.batch": work["batch"],
+            "eval.every": learning * per_iteration,
+            "eval.episodes": 1,
+            "total_steps": 10**9,
+        },
+    )
+    population = compile_population(cfg)
+    state = [population.members, population.shared]
+    plan = memory_plan(population.members)
+    costs = {
+        "trace_s": population.trace_s,
+        "compile_s": population.compile_s,
+        "replay_bytes_per_seed": plan["replay"] // seeds,
+    }
+    state[:] = population.step(*state)[:2]  # fills replay to a batch; learning from here on
+
+    def run() -> float:
+        before, begin = int(jnp.sum(state[0].env_steps)), time.perf_counter()
+        state[:] = jax.block_until_ready(population.step(*state))[:2]
+        return (int(jnp.sum(state[0].env_steps)) - before) / (time.perf_counter() - begin)
+
+    return run, costs
+
+
+def compare(args: argparse.Namespace, name: str, hidden: int | None) -> dict[str, Any]:
+    case = {**CASES[name], "work": dict(CASES[name]["work"])}
+    if hidden is not None:
+        case["work"]["hidden"] = hidden
+    theirs, their_costs = peer_program(args.jaxmarl, case, args.iterations, args.seeds)
+    ours, our_costs = our_program(name, case, args.iterations, args.seeds)
+    speeds = {"jaxmarl": [], "jqmix": []}
+    for _ in range(args.repeats):
+        speeds["jaxmarl"].append(theirs())
+        speeds["jqmix"].append(ours())
+    a, b = statistics.median(speeds["jaxmarl"]), statistics.median(speeds["jqmix"])
+    compiling = [c["trace_s"] + c["compile_s"] for c in (their_costs, our_costs)]
+    return {
+        "environment": name,
+        "seeds": args.seeds,
+        "work": case["work"],
+        "device": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+        "steps_per_s": {"jaxmarl": a, "jqmix": b, "ratio": b / a, "all": speeds},
+        "trace_and_compile_s": {"jaxmarl": compiling[0], "jqmix": compiling[1], "ratio": compiling[1] / compiling[0]},
+        "replay_bytes_per_seed": {
+            "jaxmarl": their_costs["replay_bytes_per_seed"],
+            "jqmix": our_costs["replay_bytes_per_seed"],
+            "ratio": our_costs["replay_bytes_per_seed"] / their_costs["replay_bytes_per_seed"],
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jaxmarl", type=Path, required=True, help="JaxMARL's baselines/QLearning/qmix_rnn.py")
+    parser.add_argument("--case", choices=list(CASES), default="smax_3m")
+    parser.add_argument("--hidden", type=int, help="width of the agents, in place of JaxMARL's default")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--iterations", type=int, default=10, help="timed learning iterations of each turn")
+    parser.add_argument("--repeats", type=int, default=3, help="turns")
+    parser.add_argument("--json", type=Path, help="write the result here, too")
+    args = parser.parse_args()
+    use_cpu_cores(args.seeds)
+    result = compare(args, args.case, args.hidden)
+    for what in ("steps_per_s", "trace_and_compile_s", "replay_bytes_per_seed"):
+        row = result[what]
+        print(f"{what:22} jaxmarl {row['jaxmarl']:>14,.1f}   jqmix {row['jqmix']:>14,.1f}   ratio {row['ratio']:.3f}")
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
