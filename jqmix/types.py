@@ -46,8 +46,27 @@ class TimeStep(NamedTuple):
     info: dict[str, Any]
 
 
+class Seen(NamedTuple):
+    """What a time step shows: to the agents, and to the mixer."""
+
+    obs: Float[Array, "*batch N O"]
+    state: Float[Array, "*batch S"]
+    avail: Bool[Array, "*batch N A"]
+
+
+class Packed(NamedTuple):
+    """A window as replay stores it: ``seen`` is whatever the environment needs to show it again."""
+
+    seen: Any
+    action: Int[Array, "T1 B N"]
+    reward: Float[Array, "T1 B"]
+    discount: Float[Array, "T1 B"]
+    first: Bool[Array, "T1 B"]
+    last: Bool[Array, "T1 B"]
+
+
 class Window(NamedTuple):
-    """T1 consecutive slots of B rollouts, beginning at a reset; the unit that replay stores.
+    """T1 consecutive slots of B rollouts, beginning at a reset; the unit that is collected and learned from.
 
     ``action``, ``reward`` and ``discount`` at slot t belong to the transition that leaves it. Where ``last`` is
     true no transition leaves (an episode's final observation, or the end of the window) and they mean nothing.

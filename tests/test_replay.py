@@ -2,26 +2,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from worlds import Counting
 
+from jqmix.envs.base import Batched, TimeLimit
+from jqmix.envs.registry import make_env
 from jqmix.learning import normalise, replay
-from jqmix.types import EnvSpec, Window
+from jqmix.learning.exploration import random_available
+from jqmix.types import Packed
 
-SPEC = EnvSpec("test", 2, 3, 4, 5, 6)
+ENV = Batched(TimeLimit(Counting(), 6, "bootstrap"), 4)
 
 
-def windows(mark: int, e: int = 4, slots: int = 7) -> Window:
+def windows(mark: int, e: int = 4, slots: int = 7) -> Packed:
     """E windows that carry their number, mark·E + e, in every array."""
     number = mark * e + jnp.arange(e)
     return jax.tree.map(
         lambda x: jnp.broadcast_to(number.reshape((1, e) + (1,) * (x.ndim - 2)), (slots, e, *x.shape[2:])).astype(
             x.dtype
         ),
-        replay.init(SPEC, slots, e),
+        replay.init(ENV, slots, e),
     )
 
 
 def filled(times: int, capacity: int = 12):
-    ring = replay.init(SPEC, 7, capacity)
+    ring = replay.init(ENV, 7, capacity)
     for k in range(times):
         ring = replay.add(ring, windows(k), jnp.int32(4 * k))
     return ring
@@ -37,7 +41,7 @@ def test_keeps_the_newest(times):
 def test_all_arrays_stay_together():
     ring = filled(5)
     number = np.asarray(ring.reward[0])
-    for leaf in ring:
+    for leaf in jax.tree.leaves(ring):
         column = np.asarray(leaf).reshape(7, 12, -1)
         expected = number.astype(leaf.dtype)[None, :, None]
         np.testing.assert_array_equal(column, np.broadcast_to(expected, column.shape))
@@ -50,7 +54,6 @@ def test_samples_are_different_windows_and_only_added_ones(key):
         numbers = np.asarray(drawn.reward[0]).astype(int)
         assert len(set(numbers)) == 6
         assert set(numbers) <= set(range(8))
-        assert drawn.action.dtype == jnp.int32
 
 
 def test_samples_are_uniform(key):
@@ -76,3 +79,29 @@ def test_running_moments_are_those_of_all_rows(rng):
     np.testing.assert_allclose(z[:, :3].std(0), 1, atol=0.02)
     np.testing.assert_array_equal(z[:, 3], 0)
     assert np.abs(z).max() <= 5
+
+
+@pytest.mark.parametrize("name", ["smax_2s3z", "smax_smacv2_5_units", "predator_prey"])
+def test_what_is_packed_shows_again_what_was_seen(name, key):
+    """Over a played episode, at every slot; and SMAX keeps less than a tenth of it."""
+    env = make_env(name, batch=3)
+    state, timestep = env.reset(key)
+
+    def step(carry, key):
+        state, seen = carry
+        u = jax.random.uniform(key, (3, env.spec.n_agents))
+        after = env.step(key, state, random_available(u, seen.avail))
+        return after, (env.pack(state, seen), seen)
+
+    _, (packed, seen) = jax.lax.scan(step, (state, timestep), jax.random.split(key, 20))
+    shown = env.unpack(packed)
+    for name_, x in shown._asdict().items():
+        np.testing.assert_allclose(x, getattr(seen, name_), atol=1e-6)
+    size = lambda tree: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))  # noqa: E731
+    assert size(packed) < 0.1 * size(shown) or not name.startswith("smax")
+
+
+def test_windows_come_back_with_whole_actions(key):
+    window = replay.unpack(ENV, replay.sample(key, filled(2), jnp.int32(8), 6))
+    assert window.action.dtype == jnp.int32
+    assert window.obs.shape == (7, 6, 2, 1)

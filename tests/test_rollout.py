@@ -8,6 +8,7 @@ from worlds import Counting, Ragged
 
 from jqmix.envs.base import Batched, TimeLimit
 from jqmix.envs.probes import MemoryProbe
+from jqmix.learning.replay import unpack
 from jqmix.learning.rollout import collect, evaluate
 from jqmix.networks.agent import Agent
 
@@ -22,8 +23,8 @@ def gather(env, slots, epsilon=1.0, seed=0):
     env = Batched(env, E)
     agent = agent_for(env)
     params = agent.init(jax.random.key(9))
-    window, episodes = collect(agent, params, env, jax.random.key(seed), jnp.float32(epsilon), slots)
-    return agent, params, window, episodes
+    packed, episodes = collect(agent, params, env, jax.random.key(seed), jnp.float32(epsilon), slots)
+    return agent, params, unpack(env, packed), episodes
 
 
 def test_slots_of_terminating_episodes():

@@ -10,7 +10,7 @@ from scipy.stats import ks_2samp
 
 from jqmix.envs.jaxmarl import smax as jaxmarl_smax
 from jqmix.envs.registry import SMAX_MAPS, make_env
-from jqmix.envs.smax import MOVES, SMAX, WORLD_STEPS, Noise, SMAXState
+from jqmix.envs.smax import MOVES, SMAX, STOP, WORLD_STEPS, Noise, SMAXState
 from jqmix.learning.exploration import random_available
 
 QUICK = ["3m", "2s3z", "5m_vs_6m", "smacv2_5_units"]
@@ -25,9 +25,7 @@ def converted(env: SMAX, state: Any, goal: jax.Array) -> SMAXState:
         y=units.unit_positions[..., 1],
         health=units.unit_health,
         cooldown=units.unit_weapon_cooldowns,
-        move_x=units.prev_movement_actions[..., 0],
-        move_y=units.prev_movement_actions[..., 1],
-        attack=units.prev_attack_actions,
+        action=jnp.full(units.unit_health.shape, STOP),  # what was done before shows no more after the next step
         goal_x=goal[..., 0],
         goal_y=goal[..., 1],
         focus=state.enemy_policy_state.last_attacked_enemy,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from jqmix.types import EnvSpec, TimeLimitMode, TimeStep
+from jqmix.types import EnvSpec, Seen, TimeLimitMode, TimeStep
 
 EnvState = Any
 
@@ -43,6 +43,14 @@ class BatchedDecPOMDP(Protocol):
 
     def step(self, key: Array, state: EnvState, actions: Int[Array, "E N"]) -> tuple[EnvState, TimeStep]: ...
 
+    def pack(self, state: EnvState, timestep: TimeStep) -> Any:
+        """What replay is to keep of a time step, [E, …]: all that it shows, or less that determines it."""
+        ...
+
+    def unpack(self, packed: Any) -> Seen:
+        """What it showed; for any leading axes."""
+        ...
+
 
 class TimedState(NamedTuple):
     inner: EnvState
@@ -64,6 +72,12 @@ class TimeLimit:
     def size(self) -> int:
         """E, where it limits a batch."""
         return self._env.size
+
+    def pack(self, state: TimedState, timestep: TimeStep) -> Any:
+        return self._env.pack(state.inner, timestep)
+
+    def unpack(self, packed: Any) -> Seen:
+        return self._env.unpack(packed)
 
     def reset(self, key: Array) -> tuple[EnvState, TimeStep]:
         inner, timestep = self._env.reset(key)
@@ -92,3 +106,10 @@ class Batched:
 
     def step(self, key: Array, state: EnvState, actions: Int[Array, "E N"]) -> tuple[EnvState, TimeStep]:
         return jax.vmap(self._env.step)(jax.random.split(key, self.size), state, actions)
+
+    def pack(self, state: EnvState, timestep: TimeStep) -> Seen:
+        del state
+        return Seen(timestep.obs, timestep.state, timestep.avail)
+
+    def unpack(self, packed: Seen) -> Seen:
+        return packed

@@ -17,12 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jqmix.types import EnvSpec, TimeStep
+from jqmix.types import EnvSpec, Seen, TimeStep
 
 SIZE = 32.0  # the map is a square
 WORLD_STEPS = 8  # in one environment step, of DT seconds each
 DT = 1.0 / 16
 MOVES = 5  # actions: up, right, down, left, stop; then one attack per enemy
+STOP = MOVES - 1
 UNIT_FEATURES, OWN_FEATURES = 13, 10
 # A move's length in float32: JaxMARL turns a diagonal vector by 45 degrees, which rounds to a little under 1.
 MOVE = float(np.float32(2) * np.float32(1 / np.sqrt(2)) ** 2)
@@ -86,13 +87,22 @@ class SMAXState(NamedTuple):
     y: Float[Array, "E n"]
     health: Float[Array, "E n"]
     cooldown: Float[Array, "E n"]  # seconds until the weapon may fire
-    move_x: Float[Array, "E n"]  # the last step's moves and attacks (0: none), which everybody near can see
-    move_y: Float[Array, "E n"]
-    attack: Int[Array, "E n"]
+    action: Int[Array, "E n"]  # the last one, which everybody near can see
     goal_x: Float[Array, "E M"]  # where an enemy that sees nobody walks to
     goal_y: Float[Array, "E M"]
     focus: Int[Array, "E M"]  # whom an enemy shoots at, counted from the last ally; or -1
     types: Int[Array, "E n"] | None  # None where the map fixes them
+
+
+class PackedState(NamedTuple):
+    """What the observations, the global state and the masks follow from, a tenth of their size or less."""
+
+    x: Float[Array, "*batch n"]
+    y: Float[Array, "*batch n"]
+    health: Float[Array, "*batch n"]
+    cooldown: Float[Array, "*batch n"]
+    action: Int[Array, "*batch n"]
+    types: Int[Array, "*batch n"] | None
 
 
 class Noise(NamedTuple):
@@ -110,6 +120,13 @@ def _attributes(types: Array | np.ndarray) -> Attributes:
     return Attributes(*(jnp.asarray(column)[types] for column in TABLE))
 
 
+def moves(action: Array) -> tuple[Array, Array]:
+    """Where actions lead, along x and y; attacking and stopping lead nowhere."""
+    x = (action == 1).astype(jnp.float32) - (action == 3)
+    y = (action == 0).astype(jnp.float32) - (action == 2)
+    return MOVE * x, MOVE * y
+
+
 class Battle(NamedTuple):
     """The rules of one map, on ``[n, E]`` arrays."""
 
@@ -119,7 +136,7 @@ class Battle(NamedTuple):
     see_enemy_actions: bool
     walls_cause_death: bool
 
-    def attributes(self, s: SMAXState) -> Attributes:
+    def attributes(self, s: SMAXState | PackedState) -> Attributes:
         return _attributes(self._types(s))
 
     def step(
@@ -129,16 +146,10 @@ class Battle(NamedTuple):
         a, na = self.attributes(s), self.allies
         enemy_actions, focus = self.enemy_policy(a, s, noise.target)
         joint = jnp.concatenate([actions, enemy_actions])
-        attack = jnp.where(joint >= MOVES, joint, 0)
-        s = s._replace(
-            move_x=MOVE * ((joint == 1).astype(jnp.float32) - (joint == 3)),
-            move_y=MOVE * ((joint == 0).astype(jnp.float32) - (joint == 2)),
-            attack=attack,
-            focus=focus,
-        )
+        s = s._replace(action=joint, focus=focus)
         # Who aims at whom: enemies number the allies from the last to the first.
-        ally_aim = attack[:na, None] == (MOVES + jnp.arange(self.enemies))[None, :, None]
-        enemy_aim = attack[None, na:] == (MOVES + jnp.arange(na)[::-1])[:, None, None]
+        ally_aim = joint[:na, None] == (MOVES + jnp.arange(self.enemies))[None, :, None]
+        enemy_aim = joint[None, na:] == (MOVES + jnp.arange(na)[::-1])[:, None, None]
         before = s.health
 
         def world_step(s: SMAXState, u: Array) -> tuple[SMAXState, None]:
@@ -166,8 +177,9 @@ class Battle(NamedTuple):
         )
         fired = jnp.concatenate([jnp.any(ally_hits, axis=1), jnp.any(enemy_hits, axis=0)])
         recharge = a.max_cooldown + (3 * DT * u - DT)
-        x = jnp.where(alive, jnp.clip(s.x + s.move_x * a.velocity * DT, 0.0, SIZE), s.x)
-        y = jnp.where(alive, jnp.clip(s.y + s.move_y * a.velocity * DT, 0.0, SIZE), s.y)
+        move_x, move_y = moves(s.action)
+        x = jnp.where(alive, jnp.clip(s.x + move_x * a.velocity * DT, 0.0, SIZE), s.x)
+        y = jnp.where(alive, jnp.clip(s.y + move_y * a.velocity * DT, 0.0, SIZE), s.y)
         health = jnp.maximum(s.health - damage, 0.0)
         if self.walls_cause_death:
             inside = (x > 0.0) & (x < SIZE) & (y > 0.0) & (y < SIZE)
@@ -206,16 +218,19 @@ class Battle(NamedTuple):
         move = jnp.where(jnp.abs(dx) > jnp.abs(dy), along_x, along_y)
         return jnp.where(can_shoot, focus + MOVES, move), focus
 
-    # What is seen.
+    # What is seen. All of it follows from a ``PackedState``.
 
-    def observe(self, s: SMAXState) -> Float[Array, "E N O"]:
+    def show(self, s: SMAXState | PackedState) -> Seen:
+        return Seen(self.observe(s), self.global_state(s), self.available(s))
+
+    def observe(self, s: SMAXState | PackedState) -> Float[Array, "E N O"]:
         """Of every other unit in sight: health, relative position, last move and attack, cooldown, type; then one's
         own health, position, cooldown and type. Allies come first; a dead agent sees nothing."""
         a, na, n = self.attributes(s), self.allies, self.allies + self.enemies
         alive = s.health > 0
         acts = np.concatenate([np.full(na, self.enemies + MOVES - 1), np.full(self.enemies, na + MOVES - 1)])
         told = np.ones(n, bool) if self.see_enemy_actions else np.arange(n) < na
-        moves = [s.move_x, s.move_y, s.attack.astype(jnp.float32) / acts[:, None].astype(np.float32)]
+        attack = jnp.where(s.action >= MOVES, s.action, 0) / acts[:, None].astype(np.float32)
         cooldown = jnp.clip(s.cooldown / a.max_cooldown, 0.0, 1.0)
         kinds = self._kinds(s)
         # The m-th other unit of agent i is m, or m + 1 from i itself on.
@@ -228,7 +243,7 @@ class Battle(NamedTuple):
         sight = a.sight_range[:na, None]
         seen = (_distance(dx, dy) < sight) & alive[:na, None] & others(alive)
         features = [others(s.health / a.max_health), dx / sight, dy / sight]
-        features += [others(jnp.where(told[:, None], v, 0.0)) for v in moves]
+        features += [others(jnp.where(told[:, None], v, 0.0)) for v in (*moves(s.action), attack)]
         features += [others(cooldown), *(others(kind) for kind in kinds)]
         seen_of_others = jnp.stack([jnp.where(seen, f, 0.0) for f in features])  # [13, N, n - 1, E]
         own = [s.health / a.max_health, s.x / SIZE, s.y / SIZE, cooldown, *kinds]
@@ -237,7 +252,7 @@ class Battle(NamedTuple):
         rows = jnp.moveaxis(seen_of_others, (3, 1, 2, 0), (0, 1, 2, 3)).reshape(e, na, UNIT_FEATURES * (n - 1))
         return jnp.concatenate([rows, of_self.transpose(2, 1, 0)], axis=-1)
 
-    def global_state(self, s: SMAXState) -> Float[Array, "E S"]:
+    def global_state(self, s: SMAXState | PackedState) -> Float[Array, "E S"]:
         """Of every living unit: health, position, cooldown, type; then all teams and types. Not normalised."""
         a, n = self.attributes(s), self.allies + self.enemies
         alive = s.health > 0
@@ -248,7 +263,7 @@ class Battle(NamedTuple):
         types = jnp.broadcast_to(jnp.asarray(self._types(s), jnp.float32).T, (e, n))
         return jnp.concatenate([units.transpose(2, 1, 0).reshape(e, -1), teams, types], axis=-1)
 
-    def available(self, s: SMAXState) -> Bool[Array, "E N A"]:
+    def available(self, s: SMAXState | PackedState) -> Bool[Array, "E N A"]:
         """The living move, and attack the enemies in range; the dead stop."""
         a, na = self.attributes(s), self.allies
         alive = s.health > 0
@@ -257,10 +272,10 @@ class Battle(NamedTuple):
         walk = jnp.broadcast_to(alive[:na, None], (na, MOVES - 1, s.x.shape[1]))
         return jnp.concatenate([walk, jnp.ones_like(walk[:, :1]), attacks], axis=1).transpose(2, 0, 1)
 
-    def _types(self, s: SMAXState) -> Array | np.ndarray:
+    def _types(self, s: SMAXState | PackedState) -> Array | np.ndarray:
         return self.types if s.types is None else s.types
 
-    def _kinds(self, s: SMAXState) -> list[Array]:
+    def _kinds(self, s: SMAXState | PackedState) -> list[Array]:
         """One-hot types, each [n, E]."""
         types = jnp.broadcast_to(self._types(s), s.x.shape)
         return [(types == k).astype(jnp.float32) for k in range(6)]
@@ -303,9 +318,7 @@ def initial_state(scenario: Scenario, key: Array, size: int) -> SMAXState:
         y=y,
         health=jnp.broadcast_to(a.max_health, x.shape),
         cooldown=zeros,
-        move_x=zeros,
-        move_y=zeros,
-        attack=zeros.astype(jnp.int32),
+        action=jnp.full(x.shape, STOP, jnp.int32),
         goal_x=SIZE - x[na:],
         goal_y=SIZE - y[na:],
         focus=jnp.full((m, size), -1, jnp.int32),
@@ -398,14 +411,24 @@ class BatchedSMAX:
         s, reward, won = self._battle.step(_transposed(state), actions.T, noise)
         return _transposed(s), self.timestep(s, reward, won)
 
+    def pack(self, state: SMAXState, timestep: TimeStep) -> PackedState:
+        del timestep
+        kept = PackedState(*(getattr(state, name) for name in PackedState._fields))
+        types = None if kept.types is None else kept.types.astype(jnp.int8)
+        return kept._replace(action=kept.action.astype(jnp.int8), types=types)
+
+    def unpack(self, packed: PackedState) -> Seen:
+        lead = packed.x.shape[:-1]
+        s = jax.tree.map(lambda v: v.reshape(-1, v.shape[-1]).T, packed)
+        s = s._replace(action=s.action.astype(jnp.int32))
+        return jax.tree.map(lambda v: v.reshape(*lead, *v.shape[1:]), self._battle.show(s))
+
     def timestep(self, s: SMAXState, reward: Float[Array, " E"], won: Bool[Array, " E"]) -> TimeStep:
         alive = s.health > 0
         na = self._battle.allies
         over = ~(jnp.any(alive[:na], axis=0) & jnp.any(alive[na:], axis=0))
         return TimeStep(
-            obs=self._battle.observe(s),
-            state=self._battle.global_state(s),
-            avail=self._battle.available(s),
+            **self._battle.show(s)._asdict(),
             reward=reward,
             discount=1.0 - over.astype(jnp.float32),
             last=over,

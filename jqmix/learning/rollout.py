@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jqmix.envs.base import BatchedDecPOMDP
 from jqmix.learning.exploration import epsilon_greedy
 from jqmix.networks.agent import Agent
-from jqmix.types import TimeStep, Window
+from jqmix.types import Packed, TimeStep
 
 # A window draws its resets at once, before its scan: one per rollout for every so many slots. A rollout that needs
 # more starts over with its own first ones.
@@ -84,7 +84,7 @@ def _where(mask: Bool[Array, " E"], a: Any, b: Any) -> Any:
 
 def collect(
     agent: Agent, params: Any, env: BatchedDecPOMDP, key: Array, epsilon: Float[Array, ""], slots: int
-) -> tuple[Window, Episodes]:
+) -> tuple[Packed, Episodes]:
     """A window of ``slots`` = T + 1 slots from each of E rollouts, and the episodes that ended in it."""
     e, n = env.size, env.spec.n_agents
     key_reset, key_act, key_env = jax.random.split(key, 3)
@@ -96,10 +96,8 @@ def collect(
         actor, used = carry
         seen = actor.timestep
         stepped, episodes = actor_step(agent, params, env, actor, xs[0], xs[1], epsilon)
-        record = Window(
-            obs=seen.obs,
-            state=seen.state,
-            avail=seen.avail,
+        record = Packed(
+            seen=env.pack(actor.env_state, seen),
             action=stepped.action,
             reward=stepped.timestep.reward,
             discount=stepped.timestep.discount,

@@ -24,7 +24,7 @@ from jqmix.learning import normalise, replay
 from jqmix.learning.exploration import linear_schedule
 from jqmix.learning.learner import Hyper, Learner, LearnerState, UpdateStats, hyper_of, make_learner
 from jqmix.learning.rollout import Episodes, collect, evaluate
-from jqmix.types import EnvSpec, Window
+from jqmix.types import EnvSpec, Packed
 
 
 class Member(NamedTuple):
@@ -34,7 +34,7 @@ class Member(NamedTuple):
     hyper: Hyper
     learner: LearnerState
     moments: normalise.Moments
-    replay: Window
+    replay: Packed
     env_steps: Int[Array, ""]  # transitions so far, over all rollouts
 
 
@@ -86,7 +86,7 @@ class _Program(NamedTuple):
             hyper=hyper_of(self.cfg) if hyper is None else hyper,
             learner=self.learner.init(jax.random.fold_in(jax.random.key(seed), 0)),
             moments=normalise.init(spec.state_size),
-            replay=replay.init(spec, self.slots, self.cfg.replay.capacity),
+            replay=replay.init(self.env, self.slots, self.cfg.replay.capacity),
             env_steps=jnp.zeros((), jnp.int32),
         )
         return member, Shared(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
@@ -115,7 +115,7 @@ class _Program(NamedTuple):
         added = before + cfg.rollouts
         member = member._replace(
             env_steps=member.env_steps + jnp.sum(~window.last),
-            moments=normalise.update(member.moments, window.state),
+            moments=normalise.update(member.moments, self.env.unpack(window.seen).state),
             replay=replay.add(member.replay, window, before),
         )
         ready = added >= cfg.replay.batch
@@ -141,7 +141,7 @@ class _Program(NamedTuple):
     def _learn(self, member: Member, key: Array, lr: Array, added: Array) -> tuple[LearnerState, UpdateStats]:
         def one(learner: LearnerState, key: Array) -> tuple[LearnerState, UpdateStats]:
             batch = replay.sample(key, member.replay, added, self.cfg.replay.batch)
-            return self.learner.update(learner, batch, member.moments, member.hyper, lr)
+            return self.learner.update(learner, replay.unpack(self.env, batch), member.moments, member.hyper, lr)
 
         learner, stats = jax.lax.scan(one, member.learner, jax.random.split(key, self.cfg.updates))
         return learner, jax.tree.map(jnp.mean, stats)
