@@ -1,29 +1,18 @@
 """The recurrent scan, forward and backward: gates as separate arrays against slices of one, side by side.
 
-python benchmarks/gru.py [--rows 96] [--steps 102] [--hidden 64] [--json]
+python benchmarks/gru.py [--rows 96] [--steps 102] [--hidden 64] [--json OUT]
 """
 
 import argparse
-import json
-import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from measure import median_ms, write
 
 from jqmix.networks import gru
-
-
-def median_ms(function: Callable[..., Any], *args: Any, repeats: int = 15) -> float:
-    compiled = jax.jit(function).lower(*args).compile()
-    jax.block_until_ready(compiled(*args))
-    times = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        jax.block_until_ready(compiled(*args))
-        times.append(time.perf_counter() - begin)
-    return 1e3 * sorted(times)[repeats // 2]
 
 
 def sliced_unroll(params: gru.GRUParams, h: jax.Array, gates: jax.Array, first: jax.Array) -> jax.Array:
@@ -42,7 +31,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=96, help="batch × agents")
     parser.add_argument("--steps", type=int, default=102)
     parser.add_argument("--hidden", type=int, default=64)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", type=Path, help="write the result here, too")
     args = parser.parse_args()
     t, m, h = args.steps, args.rows, args.hidden
     keys = jax.random.split(jax.random.key(0), 5)
@@ -55,8 +44,6 @@ def main() -> None:
         return lambda p, x: jax.grad(lambda p, x: jnp.sum(jnp.square(unroll(p, zero, x, first))), (0, 1))(p, x)
 
     result = {
-        "device": jax.devices()[0].device_kind,
-        "jax": jax.__version__,
         "rows": m,
         "steps": t,
         "hidden": h,
@@ -69,12 +56,10 @@ def main() -> None:
             "apart": median_ms(gradient(gru.unroll), params, apart),
         },
     }
-    if args.json:
-        print(json.dumps(result))
-    else:
-        for part in ("forward_ms", "gradient_ms"):
-            a, b = result[part]["sliced"], result[part]["apart"]
-            print(f"{part:12} sliced {a:7.2f}   apart {b:7.2f}   ratio {a / b:.2f}")
+    for part in ("forward_ms", "gradient_ms"):
+        a, b = result[part]["sliced"], result[part]["apart"]
+        print(f"{part:12} sliced {a:7.2f}   apart {b:7.2f}   ratio {a / b:.2f}")
+    write(args.json, result)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ Both go through the same contract, so the arguments differ in nothing but the en
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -15,35 +14,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from measure import write
 
 from jqmix.envs.registry import SMAX_MAPS, make_env
-from jqmix.learning.exploration import random_available
+from jqmix.runs.bench import random_play
 
 
 def program(name: str, size: int, steps: int) -> tuple[Callable[[], float], float]:
     """A call that returns environment steps per second, and the seconds that compiling took."""
-    env = make_env(name, batch=size)
-
-    def play(key: jax.Array) -> Any:
-        key_reset, key_act, key_env = jax.random.split(key, 3)
-        u = jax.random.uniform(key_act, (steps, size, env.spec.n_agents))
-
-        def step(carry: Any, xs: Any) -> Any:
-            state, seen = carry
-            state, now = env.step(xs[1], state, random_available(xs[0], seen.avail))
-            # Everything that a learner would read is read, so that nothing is left out by the compiler.
-            return (state, now), (jnp.sum(now.reward), jnp.sum(now.obs), jnp.sum(now.state))
-
-        return jax.lax.scan(step, env.reset(key_reset), (u, jax.random.split(key_env, steps)))[1]
-
     begin = time.perf_counter()
-    compiled = jax.jit(play).lower(jax.random.key(0)).compile()
+    compiled = jax.jit(random_play(make_env(name, batch=size), steps)).lower(jnp.int32(0)).compile()
     compile_s = time.perf_counter() - begin
-    jax.block_until_ready(compiled(jax.random.key(0)))
+    jax.block_until_ready(compiled(jnp.int32(0)))
 
     def run() -> float:
         begin = time.perf_counter()
-        jax.block_until_ready(compiled(jax.random.key(1)))
+        jax.block_until_ready(compiled(jnp.int32(1)))
         return size * steps / (time.perf_counter() - begin)
 
     return run, compile_s
@@ -74,15 +60,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the results here, too")
     args = parser.parse_args()
-    results = {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "maps": []}
+    rows = []
     for name in args.maps:
         row = compare(name, args.batches, args.steps, args.repeats)
-        results["maps"].append(row)
+        rows.append(row)
         best = {who: max(row[who].items(), key=lambda x: x[1]) for who in ("jqmix", "jaxmarl")}
         text = "   ".join(f"{who} {speed:>11,.0f} steps/s (batch {size})" for who, (size, speed) in best.items())
         print(f"{name:14} {text}   ratio {row['ratio_of_best']:.1f}", flush=True)
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=1) + "\n")
+    write(args.json, {"maps": rows})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ the times at which it logs.
 
 import argparse
 import importlib.util
-import json
 import statistics
 import sys
 import time
@@ -22,10 +21,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from measure import write
 
 from jqmix.config import load_config
 from jqmix.runs.devices import use_cpu_cores
-from jqmix.runs.population import compile_population, memory_plan
+from jqmix.runs.memory import tree_bytes
+from jqmix.runs.population import compile_population
 
 # JaxMARL's settings for the environment (its config/alg/ql_rnn_*.yaml), and where it keeps the environment.
 CASES: dict[str, dict[str, Any]] = {
@@ -164,11 +165,10 @@ def our_program(name: str, case: dict[str, Any], learning: int, seeds: int) -> t
     )
     population = compile_population(cfg)
     state = [population.members, population.shared]
-    plan = memory_plan(population.members)
     costs = {
         "trace_s": population.trace_s,
         "compile_s": population.compile_s,
-        "replay_bytes_per_seed": plan["replay"] // seeds,
+        "replay_bytes_per_seed": tree_bytes(population.members.replay) // seeds,
     }
     state[:] = population.step(*state)[:2]  # fills replay to a batch; learning from here on
 
@@ -196,8 +196,6 @@ def compare(args: argparse.Namespace, name: str, hidden: int | None) -> dict[str
         "environment": name,
         "seeds": args.seeds,
         "work": case["work"],
-        "device": jax.devices()[0].device_kind,
-        "jax": jax.__version__,
         "steps_per_s": {"jaxmarl": a, "jqmix": b, "ratio": b / a, "all": speeds},
         "trace_and_compile_s": {"jaxmarl": compiling[0], "jqmix": compiling[1], "ratio": compiling[1] / compiling[0]},
         "replay_bytes_per_seed": {
@@ -223,8 +221,7 @@ def main() -> None:
     for what in ("steps_per_s", "trace_and_compile_s", "replay_bytes_per_seed"):
         row = result[what]
         print(f"{what:22} jaxmarl {row['jaxmarl']:>14,.1f}   jqmix {row['jqmix']:>14,.1f}   ratio {row['ratio']:.3f}")
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+    write(args.json, result)
 
 
 if __name__ == "__main__":

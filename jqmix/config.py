@@ -116,6 +116,7 @@ class Config:
     total_steps: int = _f(1_000_000, "environment steps per member, summed over its rollouts", low=1)
     seed: int = _f(0, "first seed", low=0, high=2**31 - 1)
     seeds: int = _f(1, "members: seeds seed … seed + seeds − 1, trained in one program", low=1)
+    group: int | None = _f(None, "members trained at once, group after group (as many as fit unless set)", low=1)
     run_dir: str | None = _f(None, "where the run is written (runs/<env>_<mixer>_<time> unless set)")
 
 
@@ -258,6 +259,8 @@ def check(cfg: Config) -> None:
         raise ConfigError(f"explore.eps_end: {cfg.explore.eps_end} must be ≤ explore.eps_start {cfg.explore.eps_start}")
     if cfg.seed + cfg.seeds > 2**31:
         raise ConfigError(f"seeds: seed + seeds must be ≤ {2**31}")
+    if cfg.group is not None and cfg.seeds % cfg.group:
+        raise ConfigError(f"group: {cfg.group} must divide seeds ({cfg.seeds})")
     limit = cfg.env.episode_limit or _registered_limit(cfg)
     if limit is not None:
         check_window(cfg, limit)

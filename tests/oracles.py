@@ -32,6 +32,14 @@ def torch_gru_cell(x, h, w_ih, w_hh, b_ih, b_hh):
     return (1 - z) * n + z * h
 
 
+def layer_norm(params, x, eps=1e-6):
+    """Over one vector; the identity where there are no parameters."""
+    if params is None:
+        return x
+    scaled = (x - x.mean()) / np.sqrt(x.var() + eps)
+    return scaled * np.asarray(params["scale"]) + np.asarray(params["bias"])
+
+
 def agent_unroll(params, obs, action, first):
     """fc–ReLU–GRU–fc over the concatenated input, step by step: obs [T, B, N, O] → q [T, B, N, A]."""
     T, B, N, _ = obs.shape
@@ -51,8 +59,9 @@ def agent_unroll(params, obs, action, first):
                 elif t > 0:
                     last_action[action[t - 1, b, i]] = 1
                 x = np.concatenate([obs[t, b, i], last_action, np.eye(N)[i]])
-                h = torch_gru_cell(np.maximum(x @ kernel + bias, 0), h, w_ih, w_hh, b_ih, b_hh)
-                q[t, b, i] = h @ head_w + head_b
+                x = layer_norm(params["encoder"].get("norm"), x @ kernel + bias)
+                h = torch_gru_cell(np.maximum(x, 0), h, w_ih, w_hh, b_ih, b_hh)
+                q[t, b, i] = layer_norm(params.get("norm"), h) @ head_w + head_b
     return q
 
 

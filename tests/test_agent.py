@@ -24,23 +24,33 @@ def unroll(agent, params, *data):
     return agent.unroll(params, *(jnp.asarray(x) for x in data))
 
 
-def test_unroll_matches_pytorch_conventions(rng, key):
-    params = AGENT.init(key)
+def shaken(rng, params):
+    """Parameters away from where they begin (a norm's scale of one and offset of zero would hide mistakes)."""
+    return jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32), params)
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_unroll_matches_pytorch_conventions(rng, key, layer_norm):
+    agent = AGENT._replace(layer_norm=layer_norm)
+    params = shaken(rng, agent.init(key))
+    assert ("norm" in params, "norm" in params["encoder"]) == (layer_norm, layer_norm)
     data = window(rng)
-    np.testing.assert_allclose(unroll(AGENT, params, *data), oracles.agent_unroll(params, *data), rtol=2e-4, atol=2e-5)
+    np.testing.assert_allclose(unroll(agent, params, *data), oracles.agent_unroll(params, *data), rtol=2e-4, atol=2e-5)
 
 
-def test_step_by_step_is_the_unroll(rng, key):
-    params = AGENT.init(key)
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_step_by_step_is_the_unroll(rng, key, layer_norm):
+    agent = AGENT._replace(layer_norm=layer_norm)
+    params = shaken(rng, agent.init(key))
     obs, action, first = window(rng)
-    h = AGENT.initial_state(4)
+    h = agent.initial_state(4)
     last_action = jnp.zeros((4, 3), jnp.int32)
     steps = []
     for t in range(len(obs)):
-        q, h = AGENT.step(params, h, jnp.asarray(obs[t]), last_action, jnp.asarray(first[t]))
+        q, h = agent.step(params, h, jnp.asarray(obs[t]), last_action, jnp.asarray(first[t]))
         steps.append(q)
         last_action = jnp.asarray(action[t])
-    np.testing.assert_allclose(jnp.stack(steps), unroll(AGENT, params, obs, action, first), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(jnp.stack(steps), unroll(agent, params, obs, action, first), rtol=1e-5, atol=1e-6)
 
 
 def test_nothing_crosses_an_episode_start(rng, key):
@@ -108,9 +118,9 @@ def test_gru_gradients_are_those_of_the_plain_loop(rng):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("recurrent", [True, False])
-def test_every_parameter_receives_a_gradient(rng, key, recurrent):
-    agent = AGENT._replace(recurrent=recurrent)
+@pytest.mark.parametrize(("recurrent", "layer_norm"), [(True, False), (False, False), (True, True)])
+def test_every_parameter_receives_a_gradient(rng, key, recurrent, layer_norm):
+    agent = AGENT._replace(recurrent=recurrent, layer_norm=layer_norm)
     params = agent.init(key)
     data = window(rng)
     grads = jax.grad(lambda p: jnp.sum(unroll(agent, p, *data) ** 2))(params)

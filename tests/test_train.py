@@ -8,7 +8,8 @@ import pytest
 from jqmix.config import load_config
 from jqmix.learning.train import make_program, make_train
 from jqmix.runs.experiment import train
-from jqmix.runs.population import compile_population, memory_plan
+from jqmix.runs.memory import tree_bytes
+from jqmix.runs.population import compile_population
 
 SMALL = {
     "env.name": "two_step_game",
@@ -52,6 +53,19 @@ def test_a_seed_is_the_same_alone_and_among_others(tmp_path):
         for name in a:
             assert a[name] == pytest.approx(b[name], rel=1e-3, abs=1e-4), name
     assert curves(among)[0] != curves(among)[1]
+
+
+def test_members_in_groups_learn_what_they_learn_at_once(tmp_path):
+    """One program serves both groups; every member is logged under its own number, and all are saved."""
+    whole = train(config(seeds=4, run_dir=str(tmp_path / "whole")), quiet=True)
+    parts = train(config(seeds=4, group=2, run_dir=str(tmp_path / "parts")), quiet=True)
+    for seed, lines in curves(whole).items():
+        for a, b in zip(lines, curves(parts)[seed], strict=True):
+            assert a == pytest.approx(b, rel=1e-3, abs=1e-4)
+    assert {(line["member"], line["seed"]) for line in parts.metrics} == {(k, k) for k in range(4)}
+    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(parts.params), strict=True):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-3)
 
 
 def compilations(tmp_path, steps):
@@ -141,7 +155,7 @@ def test_the_replay_is_updated_in_place():
     """A replay that dwarfs everything else: the compiled chunk's temporaries must not hold a copy of it."""
     cfg = config(**{"replay.capacity": 40_000, "seeds": 2})
     population = compile_population(cfg)
-    replay = memory_plan(population.members)["replay"]
+    replay = tree_bytes(population.members.replay)
     memory = population.step.memory_analysis()
     assert memory.temp_size_in_bytes < 0.25 * replay
     assert memory.alias_size_in_bytes >= replay
@@ -170,7 +184,9 @@ def test_learning_rate_and_epsilon_follow_environment_steps():
         assert float(program.epsilon(now)) == pytest.approx(eps, rel=1e-5)
 
 
-def test_an_interruption_saves_what_was_learned(tmp_path, monkeypatch):
+@pytest.mark.parametrize("group", [2, 1])
+def test_an_interruption_saves_what_was_learned(tmp_path, monkeypatch, group):
+    """In groups, the members that were not begun are saved as they were initialised."""
     from jqmix.runs import loggers, policy
 
     seen = []
@@ -182,6 +198,6 @@ def test_an_interruption_saves_what_was_learned(tmp_path, monkeypatch):
 
     monkeypatch.setattr(loggers.Terminal, "chunk", chunk)
     with pytest.raises(KeyboardInterrupt):
-        train(config(total_steps=10_000, run_dir=str(tmp_path / "run")), quiet=True)
-    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
-    assert policy.load_policy(tmp_path / "run").agent.n_actions == 2
+        train(config(total_steps=10_000, seeds=2, group=group, run_dir=str(tmp_path / "run")), quiet=True)
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2 * group
+    assert [policy.load_policy(tmp_path / "run", member).agent.n_actions for member in (0, 1)] == [2, 2]

@@ -1,5 +1,7 @@
 """Throughput: environment steps per second of the environment alone and of whole training, compile time apart."""
 
+import resource
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -8,9 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from jqmix.config import Config
+from jqmix.envs.base import BatchedDecPOMDP
 from jqmix.learning.exploration import random_available
 from jqmix.learning.train import build_env
-from jqmix.runs.population import compile_population, memory_plan, seeds_of
+from jqmix.runs.devices import EACH, over_devices
+from jqmix.runs.memory import tree_bytes
+from jqmix.runs.population import compile_population, seeds_of
 
 
 def _timed(call: Callable[[], Any], repeats: int) -> float:
@@ -24,23 +29,31 @@ def _timed(call: Callable[[], Any], repeats: int) -> float:
     return sorted(times)[len(times) // 2]
 
 
-def bench_env(cfg: Config, steps: int = 100, repeats: int = 5) -> dict[str, float]:
-    """The environment alone, under random available actions, members × rollouts of it; resets left out."""
-    env = build_env(cfg, cfg.rollouts)
+def random_play(env: BatchedDecPOMDP, steps: int) -> Callable[[jax.Array], Any]:
+    """A function of a seed that plays so many steps with random available actions, resets left out.
 
-    def run(seed: jax.Array) -> jax.Array:
+    It sums everything that a learner would read, so that the compiler can leave nothing out.
+    """
+
+    def play(seed: jax.Array) -> Any:
         key_reset, key_act, key_env = jax.random.split(jax.random.key(seed), 3)
         u = jax.random.uniform(key_act, (steps, env.size, env.spec.n_agents))
 
-        def step(carry: Any, xs: Any) -> tuple[Any, jax.Array]:
+        def step(carry: Any, xs: Any) -> tuple[Any, Any]:
             state, timestep = env.step(xs[1], carry[0], random_available(xs[0], carry[1].avail))
-            return (state, timestep), jnp.sum(timestep.reward)
+            return (state, timestep), (jnp.sum(timestep.reward), jnp.sum(timestep.obs), jnp.sum(timestep.state))
 
         return jax.lax.scan(step, env.reset(key_reset), (u, jax.random.split(key_env, steps)))[1]
 
-    seeds = seeds_of(cfg)
+    return play
+
+
+def bench_env(cfg: Config, steps: int = 100, repeats: int = 5) -> dict[str, float]:
+    """The environment alone under random play, members × rollouts of it."""
+    env, seeds = build_env(cfg, cfg.rollouts), seeds_of(cfg)
+    play = over_devices(jax.vmap(random_play(env, steps)), cfg.seeds, (EACH,), EACH)
     begin = time.perf_counter()
-    compiled = jax.jit(jax.vmap(run)).lower(seeds).compile()
+    compiled = jax.jit(play).lower(seeds).compile()
     compile_s = time.perf_counter() - begin
     seconds = _timed(lambda: compiled(seeds), repeats)
     return {"steps_per_s": cfg.seeds * env.size * steps / seconds, "trace_and_compile_s": compile_s}
@@ -50,7 +63,7 @@ def bench_train(cfg: Config, repeats: int = 3) -> dict[str, float]:
     """Whole chunks, with learning: chunks are run until replay holds a batch before any is timed."""
     population = compile_population(cfg)
     members, shared = population.members, population.shared
-    plan = memory_plan(members)
+    state_bytes = tree_bytes(members)
     while int(shared.updates) == 0:
         members, shared, _ = population.step(members, shared)
     speeds = []
@@ -63,9 +76,19 @@ def bench_train(cfg: Config, repeats: int = 3) -> dict[str, float]:
         "steps_per_s": sorted(speeds)[len(speeds) // 2],
         "trace_s": population.trace_s,
         "compile_s": population.compile_s,
-        "state_bytes": plan["total"],
+        "state_bytes": state_bytes,
         "temporary_bytes": int(memory.temp_size_in_bytes),
+        "peak_bytes": _peak_bytes(),
     }
+
+
+def _peak_bytes() -> int:
+    """The most memory held so far: by the device, or by the process where the device is the CPU."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats is not None and "peak_bytes_in_use" in stats:
+        return int(stats["peak_bytes_in_use"])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def bench(cfg: Config) -> dict[str, Any]:

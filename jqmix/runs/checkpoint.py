@@ -11,16 +11,16 @@ from jqmix.config import Config, ConfigError
 from jqmix.learning.train import Member, Shared
 
 
-def _tree(members: Member, shared: Shared) -> dict[str, Any]:
-    """What a checkpoint holds. Replay is left out: it is large, and only resuming would need it."""
-    return {"member": {k: v for k, v in members._asdict().items() if k != "replay"}, "shared": shared}
+def without_replay(members: Member) -> dict[str, Any]:
+    """What a checkpoint holds of the members, on the host. Replay is large, and only resuming would need it."""
+    return jax.device_get({k: v for k, v in members._asdict().items() if k != "replay"})
 
 
-def save(run_dir: Path, members: Member, shared: Shared) -> Path:
+def save(run_dir: Path, members: dict[str, Any], shared: Shared) -> Path:
     """Writes ``checkpoints/<iteration>``; never over an existing one."""
     path = (run_dir / "checkpoints" / str(int(shared.iteration))).resolve()
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(path, _tree(members, shared))
+        checkpointer.save(path, {"member": members, "shared": jax.device_get(shared)})
     return path
 
 

@@ -3,12 +3,14 @@
 import contextlib
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 AXIS = "members"
+EACH, SAME = PartitionSpec(AXIS), PartitionSpec()  # what has an axis of members, and what they share
 
 
 def shares(members: int, devices: int) -> int:
@@ -20,6 +22,12 @@ def members_mesh(members: int) -> Mesh:
     """This host's devices, as many as can share the members equally."""
     devices = jax.local_devices()
     return Mesh(np.array(devices[: shares(members, len(devices))]), (AXIS,))
+
+
+def over_devices(f: Any, members: int, ins: Any, outs: Any) -> Any:
+    """``f``, a function over the axis of members, with the members shared out; ``ins`` and ``outs`` say which of its
+    arguments and results have that axis."""
+    return jax.shard_map(f, mesh=members_mesh(members), in_specs=ins, out_specs=outs, check_vma=False)
 
 
 def use_cpu_cores(members: int) -> None:

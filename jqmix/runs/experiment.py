@@ -11,20 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from jqmix.config import Config, ConfigError, dump
 from jqmix.learning.train import Member, Shared
 from jqmix.runs import checkpoint
 from jqmix.runs.devices import members_mesh
 from jqmix.runs.loggers import Line, MetricsFile, Terminal, to_lines
-from jqmix.runs.population import (
-    Population,
-    abstract_members,
-    compile_population,
-    memory_plan,
-    parameter_count,
-    replay_ratio,
-)
+from jqmix.runs.memory import MemoryPlan, make_plan
+from jqmix.runs.population import Population, abstract_member, compile_population, parameter_count, replay_ratio
 from jqmix.types import EnvSpec
 
 
@@ -78,20 +74,26 @@ def _commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def metadata(cfg: Config, spec: EnvSpec, members: Member) -> dict[str, Any]:
+def provenance(members: int = 1) -> dict[str, Any]:
+    """What a result of so many members was made with: versions, device and commit."""
     device = jax.devices()[0]
     return {
         "versions": {
             "python": platform.python_version(),
             **{p: _version(p) for p in ("jqmix", "jax", "jaxlib", "flax", "optax", "jaxmarl")},
         },
-        "device": {"platform": device.platform, "kind": device.device_kind, "count": members_mesh(cfg.seeds).size},
+        "device": {"platform": device.platform, "kind": device.device_kind, "count": members_mesh(members).size},
         "commit": _commit(),
+    }
+
+
+def metadata(cfg: Config, spec: EnvSpec, member: Member, plan: MemoryPlan) -> dict[str, Any]:
+    return provenance(plan.group) | {
         "seeds": list(range(cfg.seed, cfg.seed + cfg.seeds)),
         "environment": spec._asdict() | {"reward_range": [str(x) for x in spec.reward_range]},
         "replay_ratio": replay_ratio(cfg, spec),
-        "parameter_count": parameter_count(members),
-        "memory_plan": memory_plan(members),
+        "parameter_count": parameter_count(member),
+        "memory_plan": plan._asdict(),
     }
 
 
@@ -103,75 +105,113 @@ def train(cfg: Config, quiet: bool = False) -> Result:
     """
     terminal = Terminal(cfg.total_steps, quiet)
     with terminal.waiting("building the environment …"):
-        spec, shapes, _ = abstract_members(cfg)
-    info = metadata(cfg, spec, shapes)
+        spec, member = abstract_member(cfg)
+    plan = make_plan(cfg, spec, member)
+    info = metadata(cfg, spec, member, plan)
     run_dir = _new_run_dir(cfg, spec)
     terminal.say(f"run directory: {run_dir}")
     (run_dir / "config.yaml").write_text(dump(cfg), encoding="utf-8")
     (run_dir / "metadata.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
     terminal.say(_headline(cfg, spec, info))
+    terminal.say(str(plan))
 
     with terminal.waiting("tracing and compiling …"):
-        population = compile_population(cfg)
+        population = compile_population(cfg, plan.group)
     terminal.say(f"traced in {population.trace_s:.1f} s, compiled in {population.compile_s:.1f} s")
-    begin = time.perf_counter()
-    members, shared, lines, interrupted = _loop(population, run_dir, terminal)
-    train_s = time.perf_counter() - begin
+    log = _Log(run_dir, terminal)
+    members, shared, interrupted = _train_groups(population, plan.group, log)
+    train_s = log.elapsed()
+    log.close()
     saved = checkpoint.save(run_dir, members, shared)
     if interrupted:
         terminal.say(f"interrupted after {int(shared.iteration)} iterations; saved {saved}")
         raise KeyboardInterrupt
-    newest = lines[-cfg.seeds :]
+    newest = log.newest()
     terminal.summary(newest)
     steps = sum(line["env_steps"] for line in newest)
     terminal.say(f"{steps:,} environment steps in {train_s:.1f} s ({steps / train_s:,.0f} steps/s); saved {saved}")
     times = (population.trace_s, population.compile_s, train_s)
-    return Result(cfg, lines, members.learner.params, run_dir, *times)
+    return Result(cfg, log.lines, members["learner"].params, run_dir, *times)
 
 
 def _headline(cfg: Config, spec: EnvSpec, info: dict[str, Any]) -> str:
-    ratio, plan, device = info["replay_ratio"], info["memory_plan"], info["device"]
+    ratio, device = info["replay_ratio"], info["device"]
     return (
         f"{cfg.algo.mixer} on {spec.name}: {spec.n_agents} agents, {spec.n_actions} actions, {cfg.seeds} member(s) × "
         f"{cfg.rollouts} rollouts on {device['count']} × {device['kind']}; {info['parameter_count']:,} parameters; "
         f"replay ratio {ratio['windows_drawn_per_window']:g} windows drawn per window collected, "
-        f"{ratio['updates_per_1000_steps']:.3g} updates per 1000 steps; {plan['total'] / 1e6:,.0f} MB of state"
+        f"{ratio['updates_per_1000_steps']:.3g} updates per 1000 steps"
     )
 
 
-def _loop(population: Population, run_dir: Path, terminal: Terminal) -> tuple[Member, Shared, list[Line], bool]:
-    """Chunks until all members made their steps, or an interruption. While one runs, the host logs the one before."""
-    cfg = population.cfg
-    seeds = list(range(cfg.seed, cfg.seed + cfg.seeds))
-    members, shared = population.members, population.shared
-    log = MetricsFile(run_dir / "metrics.jsonl")
-    lines: list[Line] = []
-    begin = time.perf_counter()
-    pending: tuple[Any, Any] | None = None
+class _Log:
+    """Where chunks are logged: the run's file, the terminal, and the list that ``train`` returns."""
 
-    def drain(metrics: Any, updates: Any) -> int:
-        """Waits for a chunk and logs it; the fewest steps that a member has made."""
+    def __init__(self, run_dir: Path, terminal: Terminal):
+        self.lines: list[Line] = []
+        self.terminal = terminal
+        self._file = MetricsFile(run_dir / "metrics.jsonl")
+        self._begin = time.perf_counter()
+
+    def chunk(self, first: int, seeds: list[int], metrics: Any, updates: Any) -> int:
+        """Waits for a chunk of the members from ``first`` on and logs it; the fewest steps one of them has made."""
         host = jax.device_get(metrics)
-        new = to_lines(host, seeds, int(updates), time.perf_counter() - begin)
-        log.write(new)
-        lines.extend(new)
-        terminal.chunk(new)
+        new = to_lines(host, first, seeds, int(updates), self.elapsed())
+        self._file.write(new)
+        self.lines.extend(new)
+        self.terminal.chunk(new)
         return min(line["env_steps"] for line in new)
 
-    terminal.start()
+    def newest(self) -> list[Line]:
+        """Every member's last line."""
+        return list({line["member"]: line for line in self.lines}.values())
+
+    def elapsed(self) -> float:
+        return time.perf_counter() - self._begin
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _train_groups(population: Population, group: int, log: _Log) -> tuple[dict[str, Any], Shared, bool]:
+    """Group after group, in the same program; all members without their replays, and whether it was interrupted.
+
+    Members that an interruption leaves no time for come back as they were initialised.
+    """
+    cfg, interrupted = population.cfg, False
+    finished = []
+    shared = population.shared
+    for first in range(0, cfg.seeds, group):
+        seeds = list(range(cfg.seed + first, cfg.seed + first + group))
+        members, counters = (
+            (population.members, population.shared) if first == 0 else population.init(jnp.asarray(seeds, jnp.int32))
+        )
+        if not interrupted:
+            log.terminal.start("training" if group == cfg.seeds else f"seeds {seeds[0]}–{seeds[-1]}")
+            members, shared, interrupted = _loop(population, first, seeds, members, counters, log)
+        finished.append(checkpoint.without_replay(members))
+        del members  # before the next group's take their place
+    return jax.tree.map(lambda *x: np.concatenate(x), *finished), shared, interrupted
+
+
+def _loop(
+    population: Population, first: int, seeds: list[int], members: Member, shared: Shared, log: _Log
+) -> tuple[Member, Shared, bool]:
+    """Chunks until these members made their steps, or an interruption. While one runs, the host logs the one before."""
+    total = population.cfg.total_steps
+    pending: tuple[Any, Any] | None = None
     try:
         done = 0
-        while done < cfg.total_steps:
+        while done < total:
             members, shared, metrics = population.step(members, shared)
             if pending is not None:
-                done = drain(*pending)
+                done = log.chunk(first, seeds, *pending)
             pending = (metrics, shared.updates)
             # The chunk in flight may be the last: find out before starting another.
-            if done + population.steps_per_chunk >= cfg.total_steps:
-                done, pending = drain(*pending), None
+            if done + population.steps_per_chunk >= total:
+                done, pending = log.chunk(first, seeds, *pending), None
     except KeyboardInterrupt:
-        return members, shared, lines, True
+        return members, shared, True
     finally:
-        terminal.stop()
-        log.close()
-    return members, shared, lines, False
+        log.terminal.stop()
+    return members, shared, False

@@ -15,19 +15,19 @@ from rich.table import Table
 Line = dict[str, Any]
 
 
-def to_lines(metrics: dict[str, np.ndarray], seeds: list[int], updates: int, wall_s: float) -> list[Line]:
-    """One JSON object per member; what is NaN (nothing to tell) is left out."""
+def to_lines(metrics: dict[str, np.ndarray], first: int, seeds: list[int], updates: int, wall_s: float) -> list[Line]:
+    """One JSON object per member, ``first`` and those after it; what is NaN (nothing to tell) is left out."""
     lines = []
-    for member, seed in enumerate(seeds):
+    for row, seed in enumerate(seeds):
         line: Line = {
-            "env_steps": int(metrics["env_steps"][member]),
+            "env_steps": int(metrics["env_steps"][row]),
             "updates": updates,
-            "member": member,
+            "member": first + row,
             "seed": seed,
             "wall_s": round(wall_s, 3),
         }
         for name, values in sorted(metrics.items()):
-            value = float(values[member])
+            value = float(values[row])
             if name != "env_steps" and math.isfinite(value):
                 line[name] = value
         lines.append(line)
@@ -77,7 +77,7 @@ class Terminal:
         self._live = self.console.is_terminal and not quiet
         self._begin = time.perf_counter()
         self._progress = Progress(
-            TextColumn("training"),
+            TextColumn("{task.description}"),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TextColumn("steps  {task.fields[speed]} steps/s"),
@@ -95,8 +95,10 @@ class Terminal:
         """A sign of life, on a terminal, while something long says nothing."""
         return self.console.status(what) if self._live else nullcontext()
 
-    def start(self) -> None:
+    def start(self, what: str) -> None:
+        """Begins the bar anew for the members that ``what`` names."""
         self._begin = time.perf_counter()
+        self._progress.reset(self._task, description=what, speed="–", note="first chunk …")
         self._progress.start()
 
     def chunk(self, lines: list[Line]) -> None:

@@ -1,16 +1,15 @@
-"""A population: the training program vmapped over members, initialised, compiled once, and what it takes in memory."""
+"""A population: the training program vmapped over members, initialised and compiled once."""
 
 import time
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
 from jqmix.config import Config
 from jqmix.learning.train import Member, Shared, iterations_per_chunk, make_program, window_length
-from jqmix.runs.devices import AXIS, members_mesh
+from jqmix.runs.devices import EACH, SAME, over_devices
 from jqmix.types import EnvSpec
 
 
@@ -19,6 +18,7 @@ class Population(NamedTuple):
 
     cfg: Config
     spec: EnvSpec
+    init: Any  # seeds [P] -> (members, shared)
     step: Any  # (members, shared) -> (members, shared, metrics [P])
     members: Member
     shared: Shared
@@ -36,58 +36,42 @@ def seeds_of(cfg: Config) -> Array:
     return cfg.seed + jnp.arange(cfg.seeds, dtype=jnp.int32)
 
 
-def abstract_members(cfg: Config) -> tuple[EnvSpec, Member, Shared]:
-    """The shapes of a population's state, without making it; builds the environment, so it also checks sizes."""
+def abstract_member(cfg: Config) -> tuple[EnvSpec, Member]:
+    """The shapes of a member's state, without making it; builds the environment, so it also checks sizes."""
     program = make_program(cfg)
-    member, shared = jax.eval_shape(program.init, jax.ShapeDtypeStruct((), jnp.int32))
-    members = jax.tree.map(lambda x: jax.ShapeDtypeStruct((cfg.seeds, *x.shape), x.dtype), member)
-    return program.env.spec, members, shared
+    member, _ = jax.eval_shape(program.init, jax.ShapeDtypeStruct((), jnp.int32))
+    return program.env.spec, member
 
 
-def compile_population(cfg: Config) -> Population:
-    """Initialises the members and compiles their chunk; members are shared out over this host's devices."""
+def compile_population(cfg: Config, group: int | None = None) -> Population:
+    """Initialises the first ``group`` members (all of them unless told) and compiles their chunk.
+
+    Members are shared out over this host's devices. One program serves every group of the same size.
+    """
     program = make_program(cfg)
-    mesh = members_mesh(cfg.seeds)
-    each, same = PartitionSpec(AXIS), PartitionSpec()
+    seeds = seeds_of(cfg)[:group]
 
-    def init(seeds: Array) -> tuple[Member, Shared]:
+    def init_all(seeds: Array) -> tuple[Member, Shared]:
         # One after another: under vmap, an initialiser with a QR factorisation (orthogonal) can hang on a CPU with
         # few cores.
         members, shared = jax.lax.map(program.init, seeds)
         return members, jax.tree.map(lambda x: x[0], shared)
 
-    def shard(f: Any, ins: Any, outs: Any) -> Any:
-        return jax.shard_map(f, mesh=mesh, in_specs=ins, out_specs=outs, check_vma=False)
-
-    members, shared = jax.jit(shard(init, (each,), (each, same)))(seeds_of(cfg))
+    init = jax.jit(over_devices(init_all, len(seeds), (EACH,), (EACH, SAME)))
+    members, shared = init(seeds)
     begin = time.perf_counter()
     chunk = jax.vmap(program.chunk, in_axes=(0, None), out_axes=(0, None, 0))
-    lowered = jax.jit(shard(chunk, (each, same), (each, same, each)), donate_argnums=0).lower(members, shared)
+    chunk = over_devices(chunk, len(seeds), (EACH, SAME), (EACH, SAME, EACH))
+    lowered = jax.jit(chunk, donate_argnums=0).lower(members, shared)
     traced = time.perf_counter()
     step = lowered.compile()
     compiled = time.perf_counter()
-    return Population(cfg, program.env.spec, step, members, shared, traced - begin, compiled - traced)
+    return Population(cfg, program.env.spec, init, step, members, shared, traced - begin, compiled - traced)
 
 
-def _bytes(tree: Any) -> int:
-    return sum(int(x.size) * x.dtype.itemsize for x in jax.tree.leaves(tree))
-
-
-def memory_plan(members: Member) -> dict[str, int]:
-    """Bytes that the members' state takes, by part."""
-    learner = members.learner
-    return {
-        "members": int(members.seed.shape[0]),
-        "replay": _bytes(members.replay),
-        "parameters": _bytes(learner.params) + _bytes(learner.target),
-        "optimiser": _bytes(learner.opt_state),
-        "total": _bytes(members),
-    }
-
-
-def parameter_count(members: Member) -> int:
-    """Trained parameters of one member, agent and mixer together."""
-    return sum(int(x.size) // int(x.shape[0]) for x in jax.tree.leaves(members.learner.params))
+def parameter_count(member: Member) -> int:
+    """Trained parameters, agent and mixer together."""
+    return sum(int(x.size) for x in jax.tree.leaves(member.learner.params))
 
 
 def replay_ratio(cfg: Config, spec: EnvSpec) -> dict[str, float]:

@@ -1,0 +1,97 @@
+"""The memory plan, made before anything is compiled: what one member takes, and how many are trained at once."""
+
+import os
+from typing import Any, NamedTuple
+
+import jax
+
+from jqmix.config import Config, ConfigError
+from jqmix.learning.train import Member, window_length
+from jqmix.runs.devices import shares
+from jqmix.types import EnvSpec
+
+# Of a device's memory, what a plan may use: programs, constants and other processes take some, too.
+USABLE = 0.85
+
+
+class MemoryPlan(NamedTuple):
+    """Bytes that one member takes, part by part, and that its device has; members in all and at once."""
+
+    replay: int
+    parameters: int  # online and target networks
+    optimiser: int
+    working: int  # while it collects and learns: an estimate
+    available: int  # for all members at once
+    members: int
+    group: int
+
+    @property
+    def state(self) -> int:
+        return self.replay + self.parameters + self.optimiser
+
+    def __str__(self) -> str:
+        each = f"memory per member: {_mega(self.replay)} of replay, {_mega(self.parameters + self.optimiser)} of "
+        each += f"parameters and optimiser, about {_mega(self.working)} of working space"
+        at_once = "all" if self.group == self.members else f"{self.group} of {self.members}"
+        need = self.group * (self.state + self.working)
+        return f"{each}; {at_once} at once: {_mega(need)} of {_mega(self.available)}"
+
+
+def _mega(count: int) -> str:
+    return f"{count / 1e6:,.0f} MB" if count < 1e10 else f"{count / 1e9:,.1f} GB"
+
+
+def tree_bytes(tree: Any) -> int:
+    return sum(int(x.size) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def working_bytes(cfg: Config, spec: EnvSpec) -> int:
+    """About what an update keeps for its backward pass; collecting takes less, its arrays being shorter-lived.
+
+    Counted in numbers per slot of a batch; the factors were fitted to compiled programs (``tests/test_memory.py``).
+    """
+    n, a, o, s = spec.n_agents, spec.n_actions, spec.obs_size, spec.state_size
+    seen = 3 * (n * (o + 2 * a) + s)
+    agent = 20 * n * cfg.agent.hidden
+    width = {"qmix": 5 * (cfg.algo.hypernet_hidden + cfg.algo.embed * (n + 2))}.get(cfg.algo.mixer, n)
+    return 4 * (window_length(cfg, spec) + 1) * cfg.replay.batch * (seen + agent + width)
+
+
+def available_bytes() -> tuple[int, int]:
+    """Usable memory, in all, and the number of devices that it is divided over."""
+    devices = jax.local_devices()
+    stats = [d.memory_stats() for d in devices]
+    if all(s is not None and "bytes_limit" in s for s in stats):
+        return int(USABLE * sum(s["bytes_limit"] for s in stats)), len(devices)
+    return int(USABLE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")), 1
+
+
+def make_plan(cfg: Config, spec: EnvSpec, member: Member) -> MemoryPlan:
+    """The plan for a population of such members (their shapes are enough).
+
+    Trains as many at once as fit, by the estimate, unless ``group`` says how many. Raises ``ConfigError`` where the
+    state of one alone does not fit, which no grouping helps.
+    """
+    learner = member.learner
+    available, devices = available_bytes()
+    plan = MemoryPlan(
+        replay=tree_bytes(member.replay),
+        parameters=tree_bytes((learner.params, learner.target)),
+        optimiser=tree_bytes(learner.opt_state),
+        working=working_bytes(cfg, spec),
+        available=available,
+        members=cfg.seeds,
+        group=1,
+    )
+    if plan.state > available // devices:
+        raise ConfigError(
+            f"replay.capacity: {cfg.replay.capacity} windows take {_mega(plan.replay)} per member; "
+            f"a device has {_mega(available // devices)}"
+        )
+
+    def fits(group: int) -> bool:
+        used = shares(group, devices)
+        return group // used * (plan.state + plan.working) <= available // devices
+
+    groups = [g for g in range(1, cfg.seeds + 1) if cfg.seeds % g == 0 and (g == 1 or fits(g))]
+    return plan._replace(group=cfg.group or max(groups))
