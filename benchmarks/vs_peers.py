@@ -216,7 +216,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="turns")
     parser.add_argument("--json", type=Path, help="write the result here, too")
     args = parser.parse_args()
-    use_cpu_cores(args.seeds)
+    use_cpu_cores()
     result = compare(args, args.case, args.hidden)
     for what in ("steps_per_s", "trace_and_compile_s", "replay_bytes_per_seed"):
         row = result[what]

@@ -95,18 +95,18 @@ def _stdout_for_results() -> Iterator[None]:
         yield
 
 
-def _prepare(cfg: Config, cache: bool = True) -> None:
+def _prepare(cache: bool = True) -> None:
     """What has to be settled before JAX starts. Benchmarks report compile times, so they do without the cache."""
     from jqmix.runs.devices import use_compilation_cache, use_cpu_cores
 
-    use_cpu_cores(cfg.seeds)
+    use_cpu_cores()
     if cache:
         use_compilation_cache()
 
 
 def _train(args: argparse.Namespace) -> None:
     cfg = _config(args)
-    _prepare(cfg)
+    _prepare()
     from jqmix.runs.experiment import train
 
     result = train(cfg, quiet=args.quiet)
@@ -130,7 +130,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 def _bench(args: argparse.Namespace) -> None:
     cfg = _config(args)
-    _prepare(cfg, cache=False)
+    _prepare(cache=False)
     from jqmix.runs.bench import bench
 
     with _stdout_for_results():

@@ -1,6 +1,14 @@
+import os
+
+# Tests compile far more than they run. What XLA makes of a program stays the same, LLVM only polishes it less.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 import jax
 import numpy as np
 import pytest
+
+# As the command line has it on a machine of two cores: members are shared out, and batches where no member is left.
+jax.config.update("jax_num_cpu_devices", 2)
 
 
 @pytest.fixture

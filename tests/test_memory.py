@@ -36,7 +36,7 @@ def test_as_many_members_at_once_as_fit(monkeypatch):
     plan = plan_of(cfg)
     each = plan.state + plan.working
     assert plan.group == 12
-    for devices, memory_of_each, group in [(1, 5 * each, 4), (1, 4 * each, 4), (2, 3 * each, 6), (1, each // 2, 1)]:
+    for devices, memory_of_each, group in [(1, 5 * each, 4), (1, 4 * each, 4), (2, 3 * each, 6), (1, each - 1, 1)]:
         monkeypatch.setattr(memory, "available_bytes", lambda d=devices, m=memory_of_each: (d * m, d))
         assert plan_of(cfg).group == group
         assert f"{group} of 12 at once" in str(plan_of(cfg))

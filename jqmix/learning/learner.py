@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from jqmix.config import AlgoConfig, Config
 from jqmix.learning import normalise
 from jqmix.learning.exploration import greedy
 from jqmix.learning.returns import lambda_returns
+from jqmix.learning.split import WHOLE, Split
 from jqmix.networks.agent import Agent
 from jqmix.networks.mixers import Mixer, make_mixer
 from jqmix.types import EnvSpec, Window
@@ -71,10 +72,6 @@ def taken(q: Float[Array, "*batch A"], action: Int[Array, "*batch"]) -> Float[Ar
     return jnp.sum(q * jax.nn.one_hot(action, q.shape[-1], dtype=q.dtype), axis=-1)
 
 
-def masked_mean(x: Float[Array, "*batch"], mask: Bool[Array, "*batch"]) -> Float[Array, ""]:
-    return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
-
-
 class Learner(NamedTuple):
     """Static parts of learning; every method is a pure function of its arguments."""
 
@@ -82,6 +79,7 @@ class Learner(NamedTuple):
     mixer: Mixer
     algo: AlgoConfig
     optimizer: optax.GradientTransformation
+    split: Split = WHOLE
 
     def init(self, key: Array) -> LearnerState:
         key_agent, key_mixer = jax.random.split(key)
@@ -108,7 +106,10 @@ class Learner(NamedTuple):
     def loss(
         self, params: Params, target: Params, window: Window, state: Array, hyper: Hyper
     ) -> tuple[Float[Array, ""], UpdateStats]:
-        """Σ m ½ (Q_tot − G)² / Σ m, with m = 1 exactly on the slots that a transition leaves."""
+        """Σ m ½ (Q_tot − G)² / Σ m, with m = 1 exactly on the slots that a transition leaves.
+
+        Where devices split the batch, this device's share of it: Σ m counts the slots of all.
+        """
         q = self.agent.unroll(params["agent"], window.obs, window.action, window.first)
         q_tot = self.mixer.apply(params["mixer"], taken(q, window.action), state)
         returns = jax.lax.stop_gradient(self.targets(jax.lax.stop_gradient(q), target, window, state, hyper))
@@ -116,18 +117,21 @@ class Learner(NamedTuple):
         if self.mixer.per_agent:
             mask = jnp.broadcast_to(mask[..., None], q_tot.shape)
         error = q_tot - returns
-        loss = masked_mean(0.5 * jnp.square(error), mask)
-        stats = UpdateStats(
-            loss, masked_mean(jnp.abs(error), mask), masked_mean(q_tot, mask), masked_mean(returns, mask), loss
-        )
-        return loss, stats
+        count = jnp.maximum(self.split.total(jnp.sum(mask)), 1)
+
+        def mean(x: Array) -> Array:
+            return jnp.sum(jnp.where(mask, x, 0.0)) / count
+
+        loss = mean(0.5 * jnp.square(error))
+        return loss, UpdateStats(loss, mean(jnp.abs(error)), mean(q_tot), mean(returns), jnp.zeros(()))
 
     def update(
         self, learner: LearnerState, window: Window, moments: normalise.Moments, hyper: Hyper, lr: Float[Array, ""]
     ) -> tuple[LearnerState, UpdateStats]:
         """One gradient step on a batch, its global norm clipped; a soft target follows at once."""
         state = self.mixer_state(moments, window.state)
-        grads, stats = jax.grad(self.loss, has_aux=True)(learner.params, learner.target, window, state, hyper)
+        shares = jax.grad(self.loss, has_aux=True)(learner.params, learner.target, window, state, hyper)
+        grads, stats = self.split.total(shares)
         norm = optax.tree.norm(grads)
         scale = jnp.minimum(1.0, hyper.grad_clip / (norm + 1e-6))
         steps, opt_state = self.optimizer.update(jax.tree.map(lambda g: g * scale, grads), learner.opt_state)
@@ -145,7 +149,7 @@ def make_optimizer(name: str) -> optax.GradientTransformation:
     return optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
 
 
-def make_learner(cfg: Config, spec: EnvSpec) -> Learner:
+def make_learner(cfg: Config, spec: EnvSpec, split: Split = WHOLE) -> Learner:
     algo = cfg.algo
     agent = Agent(spec.n_agents, spec.n_actions, spec.obs_size, **asdict(cfg.agent))
     mixer = make_mixer(
@@ -156,4 +160,4 @@ def make_learner(cfg: Config, spec: EnvSpec) -> Learner:
         hypernet_hidden=algo.hypernet_hidden,
         positivity=algo.positivity,
     )
-    return Learner(agent, mixer, algo, make_optimizer(cfg.optim.name))
+    return Learner(agent, mixer, algo, make_optimizer(cfg.optim.name), split)

@@ -24,6 +24,7 @@ from jqmix.learning import normalise, replay
 from jqmix.learning.exploration import linear_schedule
 from jqmix.learning.learner import Hyper, Learner, LearnerState, UpdateStats, hyper_of, make_learner
 from jqmix.learning.rollout import Episodes, collect, evaluate
+from jqmix.learning.split import WHOLE, Split
 from jqmix.types import EnvSpec, Packed
 
 
@@ -140,7 +141,7 @@ class _Program(NamedTuple):
 
     def _learn(self, member: Member, key: Array, lr: Array, added: Array) -> tuple[LearnerState, UpdateStats]:
         def one(learner: LearnerState, key: Array) -> tuple[LearnerState, UpdateStats]:
-            batch = replay.sample(key, member.replay, added, self.cfg.replay.batch)
+            batch = replay.sample(key, member.replay, added, self.cfg.replay.batch, self.learner.split)
             return self.learner.update(learner, replay.unpack(self.env, batch), member.moments, member.hyper, lr)
 
         learner, stats = jax.lax.scan(one, member.learner, jax.random.split(key, self.cfg.updates))
@@ -177,10 +178,10 @@ def build_env(cfg: Config, batch: int) -> BatchedDecPOMDP:
     )
 
 
-def make_program(cfg: Config) -> _Program:
+def make_program(cfg: Config, split: Split = WHOLE) -> _Program:
     env = build_env(cfg, cfg.rollouts)
     slots = window_length(cfg, env.spec) + 1
-    return _Program(cfg, env, build_env(cfg, cfg.eval.episodes), make_learner(cfg, env.spec), slots)
+    return _Program(cfg, env, build_env(cfg, cfg.eval.episodes), make_learner(cfg, env.spec, split), slots)
 
 
 def make_train(cfg: Config) -> Train:

@@ -13,7 +13,7 @@ from jqmix.config import Config
 from jqmix.envs.base import BatchedDecPOMDP
 from jqmix.learning.exploration import random_available
 from jqmix.learning.train import build_env
-from jqmix.runs.devices import EACH, over_devices
+from jqmix.runs.devices import EACH, make_mesh, over_devices
 from jqmix.runs.memory import tree_bytes
 from jqmix.runs.population import compile_population, seeds_of
 
@@ -51,7 +51,7 @@ def random_play(env: BatchedDecPOMDP, steps: int) -> Callable[[jax.Array], Any]:
 def bench_env(cfg: Config, steps: int = 100, repeats: int = 5) -> dict[str, float]:
     """The environment alone under random play, members × rollouts of it."""
     env, seeds = build_env(cfg, cfg.rollouts), seeds_of(cfg)
-    play = over_devices(jax.vmap(random_play(env, steps)), cfg.seeds, (EACH,), EACH)
+    play = over_devices(jax.vmap(random_play(env, steps)), make_mesh(cfg.seeds), (EACH,), EACH)
     begin = time.perf_counter()
     compiled = jax.jit(play).lower(seeds).compile()
     compile_s = time.perf_counter() - begin

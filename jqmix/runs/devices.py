@@ -9,8 +9,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from jqmix.learning import split
+
 AXIS = "members"
 EACH, SAME = PartitionSpec(AXIS), PartitionSpec()  # what has an axis of members, and what they share
+
+# Devices that share a batch repeat everything else, so more than a few gain nothing; nor do they on too few windows.
+MOST_PARTS = 4
+FEWEST_WINDOWS = 4
 
 
 def shares(members: int, devices: int) -> int:
@@ -18,27 +24,36 @@ def shares(members: int, devices: int) -> int:
     return max(d for d in range(1, devices + 1) if members % d == 0)
 
 
-def members_mesh(members: int) -> Mesh:
-    """This host's devices, as many as can share the members equally."""
+def parts(batch: int, devices: int) -> int:
+    """Among how many of the devices that are left to a member its batches are worth dividing."""
+    most = min(devices, MOST_PARTS, max(batch // FEWEST_WINDOWS, 1))
+    return max(p for p in range(1, most + 1) if batch % p == 0)
+
+
+def make_mesh(members: int, batch: int = 1) -> Mesh:
+    """This host's devices: as many as can share the members equally, and where CPU cores are left, those that share
+    each member's batches."""
     devices = jax.local_devices()
-    return Mesh(np.array(devices[: shares(members, len(devices))]), (AXIS,))
+    rows = shares(members, len(devices))
+    columns = parts(batch, len(devices) // rows) if devices[0].platform == "cpu" else 1
+    return Mesh(np.array(devices[: rows * columns]).reshape(rows, columns), (AXIS, split.AXIS))
 
 
-def over_devices(f: Any, members: int, ins: Any, outs: Any) -> Any:
+def over_devices(f: Any, mesh: Mesh, ins: Any, outs: Any) -> Any:
     """``f``, a function over the axis of members, with the members shared out; ``ins`` and ``outs`` say which of its
     arguments and results have that axis."""
-    return jax.shard_map(f, mesh=members_mesh(members), in_specs=ins, out_specs=outs, check_vma=False)
+    return jax.shard_map(f, mesh=mesh, in_specs=ins, out_specs=outs, check_vma=False)
 
 
-def use_cpu_cores(members: int) -> None:
-    """Makes every CPU core that can have members of its own a device: one program on two cores gains little, two
-    members on a core each nearly double the speed (``benchmarks/README.md``).
+def use_cpu_cores() -> None:
+    """Makes every CPU core a device: one program on two cores gains little, two members on a core each nearly double
+    the speed, and so do two halves of a batch (``benchmarks/README.md``).
 
     Does nothing for accelerators, and nothing once JAX has started: a process that embeds jqmix keeps its devices.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(RuntimeError):  # JAX has started
-        jax.config.update("jax_num_cpu_devices", shares(members, cores))
+        jax.config.update("jax_num_cpu_devices", cores)
 
 
 def use_compilation_cache() -> None:

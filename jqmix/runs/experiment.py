@@ -17,7 +17,7 @@ import numpy as np
 from jqmix.config import Config, ConfigError, dump
 from jqmix.learning.train import Member, Shared
 from jqmix.runs import checkpoint
-from jqmix.runs.devices import members_mesh
+from jqmix.runs.devices import make_mesh
 from jqmix.runs.loggers import Line, MetricsFile, Terminal, to_lines
 from jqmix.runs.memory import MemoryPlan, make_plan
 from jqmix.runs.population import Population, abstract_member, compile_population, parameter_count, replay_ratio
@@ -74,21 +74,21 @@ def _commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def provenance(members: int = 1) -> dict[str, Any]:
-    """What a result of so many members was made with: versions, device and commit."""
+def provenance(devices: int = 1) -> dict[str, Any]:
+    """What a result was made with: versions, devices (so many of them) and commit."""
     device = jax.devices()[0]
     return {
         "versions": {
             "python": platform.python_version(),
             **{p: _version(p) for p in ("jqmix", "jax", "jaxlib", "flax", "optax", "jaxmarl")},
         },
-        "device": {"platform": device.platform, "kind": device.device_kind, "count": members_mesh(members).size},
+        "device": {"platform": device.platform, "kind": device.device_kind, "count": devices},
         "commit": _commit(),
     }
 
 
 def metadata(cfg: Config, spec: EnvSpec, member: Member, plan: MemoryPlan) -> dict[str, Any]:
-    return provenance(plan.group) | {
+    return provenance(make_mesh(plan.group, cfg.replay.batch).size) | {
         "seeds": list(range(cfg.seed, cfg.seed + cfg.seeds)),
         "environment": spec._asdict() | {"reward_range": [str(x) for x in spec.reward_range]},
         "replay_ratio": replay_ratio(cfg, spec),

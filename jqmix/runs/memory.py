@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import jax
 
 from jqmix.config import Config, ConfigError
+from jqmix.learning import split
 from jqmix.learning.train import Member, window_length
-from jqmix.runs.devices import shares
+from jqmix.runs.devices import make_mesh, shares
 from jqmix.types import EnvSpec
 
 # Of a device's memory, what a plan may use: programs, constants and other processes take some, too.
@@ -24,17 +25,22 @@ class MemoryPlan(NamedTuple):
     available: int  # for all members at once
     members: int
     group: int
+    copies: int  # of a member's state: CPU cores that split its batches hold one each
 
     @property
     def state(self) -> int:
         return self.replay + self.parameters + self.optimiser
 
+    @property
+    def need(self) -> int:
+        """Of a group."""
+        return self.group * (self.copies * self.state + self.working)
+
     def __str__(self) -> str:
         each = f"memory per member: {_mega(self.replay)} of replay, {_mega(self.parameters + self.optimiser)} of "
         each += f"parameters and optimiser, about {_mega(self.working)} of working space"
         at_once = "all" if self.group == self.members else f"{self.group} of {self.members}"
-        need = self.group * (self.state + self.working)
-        return f"{each}; {at_once} at once: {_mega(need)} of {_mega(self.available)}"
+        return f"{each}; {at_once} at once: {_mega(self.need)} of {_mega(self.available)}"
 
 
 def _mega(count: int) -> str:
@@ -58,7 +64,7 @@ def working_bytes(cfg: Config, spec: EnvSpec) -> int:
 
 
 def available_bytes() -> tuple[int, int]:
-    """Usable memory, in all, and the number of devices that it is divided over."""
+    """Usable memory, in all, and the number of devices that it is divided over. CPU cores have it in common."""
     devices = jax.local_devices()
     stats = [d.memory_stats() for d in devices]
     if all(s is not None and "bytes_limit" in s for s in stats):
@@ -82,6 +88,7 @@ def make_plan(cfg: Config, spec: EnvSpec, member: Member) -> MemoryPlan:
         available=available,
         members=cfg.seeds,
         group=1,
+        copies=1,
     )
     if plan.state > available // devices:
         raise ConfigError(
@@ -89,9 +96,11 @@ def make_plan(cfg: Config, spec: EnvSpec, member: Member) -> MemoryPlan:
             f"a device has {_mega(available // devices)}"
         )
 
+    def of(group: int) -> MemoryPlan:
+        return plan._replace(group=group, copies=make_mesh(group, cfg.replay.batch).shape[split.AXIS])
+
     def fits(group: int) -> bool:
-        used = shares(group, devices)
-        return group // used * (plan.state + plan.working) <= available // devices
+        return of(group).need // shares(group, devices) <= available // devices
 
     groups = [g for g in range(1, cfg.seeds + 1) if cfg.seeds % g == 0 and (g == 1 or fits(g))]
-    return plan._replace(group=cfg.group or max(groups))
+    return of(cfg.group or max(groups))

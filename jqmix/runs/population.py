@@ -8,8 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jqmix.config import Config
+from jqmix.learning import split
+from jqmix.learning.split import Split
 from jqmix.learning.train import Member, Shared, iterations_per_chunk, make_program, window_length
-from jqmix.runs.devices import EACH, SAME, over_devices
+from jqmix.runs.devices import EACH, SAME, make_mesh, over_devices
 from jqmix.types import EnvSpec
 
 
@@ -46,10 +48,12 @@ def abstract_member(cfg: Config) -> tuple[EnvSpec, Member]:
 def compile_population(cfg: Config, group: int | None = None) -> Population:
     """Initialises the first ``group`` members (all of them unless told) and compiles their chunk.
 
-    Members are shared out over this host's devices. One program serves every group of the same size.
+    Members are shared out over this host's devices, and so are their batches where CPU cores are left. One program
+    serves every group of the same size.
     """
-    program = make_program(cfg)
     seeds = seeds_of(cfg)[:group]
+    mesh = make_mesh(len(seeds), cfg.replay.batch)
+    program = make_program(cfg, Split(mesh.shape[split.AXIS]))
 
     def init_all(seeds: Array) -> tuple[Member, Shared]:
         # One after another: under vmap, an initialiser with a QR factorisation (orthogonal) can hang on a CPU with
@@ -57,11 +61,11 @@ def compile_population(cfg: Config, group: int | None = None) -> Population:
         members, shared = jax.lax.map(program.init, seeds)
         return members, jax.tree.map(lambda x: x[0], shared)
 
-    init = jax.jit(over_devices(init_all, len(seeds), (EACH,), (EACH, SAME)))
+    init = jax.jit(over_devices(init_all, mesh, (EACH,), (EACH, SAME)))
     members, shared = init(seeds)
     begin = time.perf_counter()
     chunk = jax.vmap(program.chunk, in_axes=(0, None), out_axes=(0, None, 0))
-    chunk = over_devices(chunk, len(seeds), (EACH, SAME), (EACH, SAME, EACH))
+    chunk = over_devices(chunk, mesh, (EACH, SAME), (EACH, SAME, EACH))
     lowered = jax.jit(chunk, donate_argnums=0).lower(members, shared)
     traced = time.perf_counter()
     step = lowered.compile()

@@ -1,0 +1,31 @@
+"""A batch divided among the devices along a mesh axis, each computing its share of the gradient."""
+
+from typing import Any, NamedTuple
+
+import jax
+from jaxtyping import Array, Int
+
+AXIS = "batch"
+
+
+class Split(NamedTuple):
+    """How many devices share a batch. With one, nothing is divided, and no mesh is needed.
+
+    All of them hold the same member and make the same random draws; only the windows that they learn from differ.
+    """
+
+    parts: int = 1
+
+    def mine(self, index: Int[Array, " B"]) -> Int[Array, " share"]:
+        """This device's share of what was drawn."""
+        if self.parts == 1:
+            return index
+        size = index.shape[0] // self.parts
+        return jax.lax.dynamic_slice_in_dim(index, jax.lax.axis_index(AXIS) * size, size)
+
+    def total(self, shares: Any) -> Any:
+        """The sum of all devices' shares, leaf by leaf."""
+        return shares if self.parts == 1 else jax.lax.psum(shares, AXIS)
+
+
+WHOLE = Split()

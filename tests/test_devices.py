@@ -1,0 +1,61 @@
+"""How members and batches are laid out over devices, and that it changes nothing but the speed."""
+
+import jax
+import numpy as np
+import pytest
+
+from jqmix.config import load_config
+from jqmix.runs import devices
+from jqmix.runs.population import compile_population
+
+
+@pytest.mark.parametrize(
+    ("members", "batch", "layout"),
+    [
+        (1, 16, (1, 2)),
+        (2, 16, (2, 1)),
+        (3, 16, (1, 2)),
+        (4, 16, (2, 1)),
+        (1, 15, (1, 1)),
+        (1, 6, (1, 1)),
+        (1, 8, (1, 2)),
+    ],
+)
+def test_layout_over_two_cores(members, batch, layout):
+    assert jax.local_device_count() == 2  # tests/conftest.py
+    assert tuple(devices.make_mesh(members, batch).shape.values()) == layout
+
+
+def test_parts_of_a_batch():
+    """They divide it, and leave each device enough."""
+    assert [devices.parts(batch, 64) for batch in (1, 8, 12, 32, 34, 128)] == [1, 2, 3, 4, 2, 4]
+    assert devices.parts(128, 3) == 2
+
+
+@pytest.mark.parametrize("mixer", ["qmix", "iql"])
+def test_a_split_batch_teaches_the_same(monkeypatch, mixer):
+    """Windows differ in how many of their slots count (the chain ends anywhere): the mean is over those of all."""
+    cfg = load_config(
+        None,
+        **{
+            "env.name": "chain_probe",
+            "algo.mixer": mixer,
+            "agent.hidden": 8,
+            "replay.capacity": 64,
+            "replay.batch": 16,
+            "eval.every": 160,
+            "eval.episodes": 2,
+        },
+    )
+    runs = []
+    for most in (4, 1):
+        monkeypatch.setattr(devices, "MOST_PARTS", most)
+        population = compile_population(cfg)
+        assert ("all-reduce" in population.step.as_text()) == (most > 1)
+        runs.append(population.step(population.members, population.shared))
+    (split, _, split_metrics), (whole, shared, whole_metrics) = runs
+    assert int(shared.updates) > 1
+    for a, b in zip(jax.tree.leaves(split.learner.params), jax.tree.leaves(whole.learner.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    for name, value in whole_metrics.items():
+        np.testing.assert_allclose(split_metrics[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
