@@ -19,8 +19,8 @@ def agent_for(env, **sizes):
     return Agent(env.spec.n_agents, env.spec.n_actions, env.spec.obs_size, hidden=8, **sizes)
 
 
-def gather(env, slots, epsilon=1.0, seed=0):
-    env = Batched(env, E)
+def gather(one, limit, mode, slots, epsilon=1.0, seed=0):
+    env = TimeLimit(Batched(one, E), limit, mode)
     agent = agent_for(env)
     params = agent.init(jax.random.key(9))
     packed, episodes = collect(agent, params, env, jax.random.key(seed), jnp.float32(epsilon), slots)
@@ -29,7 +29,7 @@ def gather(env, slots, epsilon=1.0, seed=0):
 
 def test_slots_of_terminating_episodes():
     """Two whole episodes of 3 steps and the start of a third: every field of every slot."""
-    _, _, w, _ = gather(TimeLimit(Counting(3), 5, "bootstrap"), slots=10)
+    _, _, w, _ = gather(Counting(3), 5, "bootstrap", slots=10)
     column = lambda x: np.asarray(x)[:, 0].tolist()  # noqa: E731
     assert column(w.obs[..., 0, 0]) == [1, 2, 3, 4, 1, 2, 3, 4, 1, 2]
     assert column(w.state[..., 0]) == [1, 2, 3, 4, 1, 2, 3, 4, 1, 2]
@@ -43,7 +43,7 @@ def test_slots_of_terminating_episodes():
 @pytest.mark.parametrize(("mode", "discount"), [("bootstrap", 1.0), ("terminate", 0.0)])
 def test_a_time_limit_keeps_its_final_observation(mode, discount):
     """Rule 2: at the limit the value goes on (or not), from the observation that was really reached."""
-    _, _, w, _ = gather(TimeLimit(Counting(99), 2, mode), slots=5)
+    _, _, w, _ = gather(Counting(99), 2, mode, slots=5)
     assert np.asarray(w.obs[:, 0, 0, 0]).tolist() == [1, 2, 3, 1, 2]
     assert np.asarray(w.last[:, 0]).tolist() == [False, False, True, False, True]
     assert float(w.discount[0, 0]) == 1.0
@@ -51,13 +51,13 @@ def test_a_time_limit_keeps_its_final_observation(mode, discount):
 
 
 def test_a_termination_at_the_limit_is_a_termination():
-    _, _, w, _ = gather(TimeLimit(Counting(2), 2, "bootstrap"), slots=3)
+    _, _, w, _ = gather(Counting(2), 2, "bootstrap", slots=3)
     assert float(w.discount[1, 0]) == 0.0
 
 
 def test_a_replayed_unroll_gives_the_values_seen_while_acting():
     """Greedy actions recomputed from the stored window are the ones taken, across episode boundaries inside it."""
-    agent, params, w, _ = gather(TimeLimit(MemoryProbe(2), 3, "bootstrap"), slots=12, epsilon=0.0)
+    agent, params, w, _ = gather(MemoryProbe(2), 3, "bootstrap", slots=12, epsilon=0.0)
     assert np.asarray(w.first).sum(0).min() >= 3
     q = agent.unroll(params, w.obs, w.action, w.first)
     chosen = np.argmax(np.where(w.avail, q, -np.inf), axis=-1)
@@ -72,14 +72,14 @@ def test_a_replayed_unroll_gives_the_values_seen_while_acting():
 
 
 def test_random_actions_are_available_ones():
-    _, _, w, _ = gather(TimeLimit(Counting(3), 5, "bootstrap"), slots=40)
+    _, _, w, _ = gather(Counting(3), 5, "bootstrap", slots=40)
     taken = jnp.take_along_axis(w.avail, w.action[..., None], axis=-1)
     assert bool(jnp.all(taken))
     assert len(np.unique(w.action)) == 3
 
 
 def test_episode_statistics_count_whole_episodes_only():
-    _, _, w, episodes = gather(TimeLimit(Counting(3), 5, "bootstrap"), slots=10)
+    _, _, w, episodes = gather(Counting(3), 5, "bootstrap", slots=10)
     means = {k: float(v) for k, v in episodes.means().items()}
     assert means == {"return_mean": 3.0, "length_mean": 3.0, "episodes": 2.0 * E, "win_rate": 1.0}
     assert int(jnp.sum(~w.last)) == 7 * E
@@ -88,7 +88,7 @@ def test_episode_statistics_count_whole_episodes_only():
 @pytest.mark.parametrize("length", [1, 2, 4])
 def test_evaluation_plays_exactly_n_whole_episodes(length, key):
     """Rule 7: each counted once, however short."""
-    env = Batched(TimeLimit(Counting(length), 4, "bootstrap"), 6)
+    env = TimeLimit(Batched(Counting(length), 6), 4, "bootstrap")
     agent = agent_for(env)
     episodes = evaluate(agent, agent.init(key), env, key)
     np.testing.assert_array_equal(episodes.ended, np.ones(6))
@@ -97,7 +97,7 @@ def test_evaluation_plays_exactly_n_whole_episodes(length, key):
 
 
 def test_a_short_episode_is_not_played_again_while_others_go_on(key):
-    env = Batched(TimeLimit(Ragged(), 9, "bootstrap"), 64)
+    env = TimeLimit(Batched(Ragged(), 64), 9, "bootstrap")
     agent = agent_for(env)
     episodes = evaluate(agent, agent.init(key), env, key)
     lengths = np.asarray(env.reset(jax.random.split(key)[0])[0].inner[1])
@@ -109,7 +109,7 @@ def test_a_short_episode_is_not_played_again_while_others_go_on(key):
 
 def test_evaluation_is_greedy(key):
     """Two evaluations of a deterministic world agree whatever the key."""
-    env = Batched(TimeLimit(MemoryProbe(1), 2, "bootstrap"), 64)
+    env = TimeLimit(Batched(MemoryProbe(1), 64), 2, "bootstrap")
     agent = agent_for(env)
     params = agent.init(key)
     wins = [evaluate(agent, params, env, jax.random.key(k)).score for k in (1, 2)]

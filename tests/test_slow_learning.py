@@ -21,10 +21,18 @@ def test_the_default_run_shows_learning(tmp_path):
 
 
 def test_smax_3m(tmp_path):
-    wins = final("smax_3m", tmp_path, "win_rate", seeds=4, total_steps=2_000_000, **{"eval.episodes": 512})
-    assert min(wins) > 0.9
+    wins = final(
+        "smax_3m",
+        tmp_path,
+        "win_rate",
+        seeds=4,
+        total_steps=3_000_000,
+        **{"eval.every": 100_000, "eval.episodes": 512},
+    )
+    assert sum(wins) / 4 >= 0.95
+    assert min(wins) > 0.93
 
 
 def test_mpe_simple_spread(tmp_path):
-    """Random play earns −83 (`benchmarks/random_play.py mpe_simple_spread_v3`)."""
-    assert min(final("mpe_simple_spread", tmp_path, "return_mean", seeds=4)) > -62
+    """Random play earns −83 (`benchmarks/random_play.py mpe_simple_spread_v3`), JaxMARL's QMIX −52 at 800k steps."""
+    assert min(final("mpe_simple_spread", tmp_path, "return_mean", seeds=4)) > -52

@@ -16,6 +16,8 @@ class DecPOMDP(Protocol):
     """One environment: pure functions of a key, a state and the joint action ``[N]``.
 
     ``step`` never resets by itself. What it returns after an episode's end is unspecified, but finite.
+    An environment whose observations follow from less than they take may say so with ``pack(state, timestep)`` and
+    ``unpack(packed) -> Seen``, for one environment: replay then keeps that.
     """
 
     @property
@@ -107,9 +109,16 @@ class Batched:
     def step(self, key: Array, state: EnvState, actions: Int[Array, "E N"]) -> tuple[EnvState, TimeStep]:
         return jax.vmap(self._env.step)(jax.random.split(key, self.size), state, actions)
 
-    def pack(self, state: EnvState, timestep: TimeStep) -> Seen:
-        del state
+    def pack(self, state: EnvState, timestep: TimeStep) -> Any:
+        if hasattr(self._env, "pack"):
+            return jax.vmap(self._env.pack)(state, timestep)  # type: ignore[attr-defined]
         return Seen(timestep.obs, timestep.state, timestep.avail)
 
-    def unpack(self, packed: Seen) -> Seen:
-        return packed
+    def unpack(self, packed: Any) -> Seen:
+        if not hasattr(self._env, "pack"):
+            return packed
+        unpack = self._env.unpack  # type: ignore[attr-defined]
+        one = jax.eval_shape(lambda key: self._env.pack(*self._env.reset(key)), jax.random.key(0))  # type: ignore[attr-defined]
+        for _ in range(jax.tree.leaves(packed)[0].ndim - jax.tree.leaves(one)[0].ndim):
+            unpack = jax.vmap(unpack)
+        return unpack(packed)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from jqmix.types import EnvSpec, TimeStep
+from jqmix.types import EnvSpec, Seen, TimeStep
 
 NO_LIMIT = 2**30
 
@@ -124,17 +124,18 @@ class JaxMARLEnv:
     def _timestep(
         self, obs: dict[str, Array], state: Any, score: Array, ended: Array, infos: dict[str, Any]
     ) -> TimeStep:
-        rows = [self._padded(obs[a]) for a in self.agents]
         info = self.info(state, score, infos)
         return TimeStep(
-            obs=jnp.stack(rows),
-            state=self.global_state(obs, state).astype(jnp.float32),
-            avail=self.available(state),
+            **self.seen(obs, state)._asdict(),
             reward=score + self.shaped(infos),
             discount=1.0 - ended.astype(jnp.float32),
             last=ended,
             info={**info, "score": score},
         )
+
+    def seen(self, obs: dict[str, Array], state: Any) -> Seen:
+        rows = [self._padded(obs[a]) for a in self.agents]
+        return Seen(jnp.stack(rows), self.global_state(obs, state).astype(jnp.float32), self.available(state))
 
     def _padded(self, x: Array) -> Array:
         flat = x.reshape(-1).astype(jnp.float32)
@@ -146,6 +147,22 @@ class _SharedReward(JaxMARLEnv):
 
     def reward(self, rewards: dict[str, Array]) -> Array:
         return rewards[self.agents[0]]
+
+
+class MPEEnv(JaxMARLEnv):
+    """MPE: everything that is seen follows from positions, velocities, messages and the goal."""
+
+    PHYSICAL = ("p_pos", "p_vel", "c", "goal")
+
+    def pack(self, state: Any, timestep: TimeStep) -> dict[str, Array]:
+        del timestep
+        return {name: getattr(state, name) for name in self.PHYSICAL if getattr(state, name) is not None}
+
+    def unpack(self, packed: dict[str, Array]) -> Seen:
+        with _quiet():
+            from jaxmarl.environments.mpe.simple import State
+        state = State(done=jnp.zeros((len(self.agents),), bool), step=jnp.int32(0), **packed)
+        return self.seen(self.env.get_obs(state), state)
 
 
 class SMAXEnv(_SharedReward):
@@ -209,10 +226,10 @@ def smax(map_name: str, **kwargs: Any) -> SMAXEnv:
     return SMAXEnv(env, f"jaxmarl/smax_{map_name}", limit)
 
 
-def mpe(scenario: str, **kwargs: Any) -> JaxMARLEnv:
+def mpe(scenario: str, **kwargs: Any) -> MPEEnv:
     """A cooperative MPE scenario; rewards are summed over agents, as JaxMARL reports them."""
     limit = kwargs.pop("max_steps", 25) + 1
-    return JaxMARLEnv(_jaxmarl_make(f"MPE_{scenario}", max_steps=NO_LIMIT, **kwargs), f"mpe_{scenario}", limit)
+    return MPEEnv(_jaxmarl_make(f"MPE_{scenario}", max_steps=NO_LIMIT, **kwargs), f"mpe_{scenario}", limit)
 
 
 def overcooked(layout: str, shaping: float = 0.0, **kwargs: Any) -> OvercookedEnv:

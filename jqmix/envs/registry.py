@@ -111,9 +111,7 @@ def make_env(
     limit = episode_limit or env.spec.episode_limit
     if batch is None:
         return TimeLimit(env, limit, mode)
-    if hasattr(env, "batched"):
-        return TimeLimit(env.batched(batch), limit, mode)
-    return Batched(TimeLimit(env, limit, mode), batch)
+    return TimeLimit(env.batched(batch) if hasattr(env, "batched") else Batched(env, batch), limit, mode)
 
 
 def _add(name: str, factory: str, sizes: tuple[int, int, int, int, int], **kwargs: Any) -> None:
