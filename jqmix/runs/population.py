@@ -11,7 +11,7 @@ from jqmix.config import Config
 from jqmix.learning import split
 from jqmix.learning.split import Split
 from jqmix.learning.train import Member, Shared, iterations_per_chunk, make_program, window_length
-from jqmix.runs.devices import EACH, SAME, make_mesh, over_devices
+from jqmix.runs.devices import EACH, SAME, compiler_options, make_mesh, over_devices
 from jqmix.types import EnvSpec
 
 
@@ -68,7 +68,7 @@ def compile_population(cfg: Config, group: int | None = None) -> Population:
     chunk = over_devices(chunk, mesh, (EACH, SAME), (EACH, SAME, EACH))
     lowered = jax.jit(chunk, donate_argnums=0).lower(members, shared)
     traced = time.perf_counter()
-    step = lowered.compile()
+    step = lowered.compile(compiler_options())
     compiled = time.perf_counter()
     return Population(cfg, program.env.spec, init, step, members, shared, traced - begin, compiled - traced)
 
