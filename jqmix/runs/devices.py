@@ -56,10 +56,10 @@ def use_cpu_cores() -> None:
         jax.config.update("jax_num_cpu_devices", cores)
 
 
-def compiler_options() -> dict[str, int]:
+def compiler_options() -> dict[str, str | bool]:
     """For programs that train. On a CPU, vectors as wide as the machine has them: LLVM prefers half of AVX-512, which
     made small programs a sixth slower (``benchmarks/README.md``)."""
-    return {"xla_cpu_prefer_vector_width": 512} if jax.default_backend() == "cpu" else {}
+    return {"xla_cpu_prefer_vector_width": "512"} if jax.default_backend() == "cpu" else {}
 
 
 def use_compilation_cache() -> None:
