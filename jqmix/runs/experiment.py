@@ -187,7 +187,8 @@ def _train_groups(population: Population, group: int, log: _Log) -> tuple[dict[s
             (population.members, population.shared) if first == 0 else population.init(jnp.asarray(seeds, jnp.int32))
         )
         if not interrupted:
-            log.terminal.start("training" if group == cfg.seeds else f"seeds {seeds[0]}–{seeds[-1]}")
+            which = f"seed {seeds[0]}" if group == 1 else f"seeds {seeds[0]}–{seeds[-1]}"
+            log.terminal.start("training" if group == cfg.seeds else which)
             members, shared, interrupted = _loop(population, first, seeds, members, counters, log)
         finished.append(checkpoint.without_replay(members))
         del members  # before the next group's take their place
