@@ -10,7 +10,7 @@ from scipy.stats import ks_2samp
 
 from jqmix.envs.jaxmarl import smax as jaxmarl_smax
 from jqmix.envs.registry import SMAX_MAPS, make_env
-from jqmix.envs.smax import MOVES, SMAX, STOP, WORLD_STEPS, Noise, SMAXState
+from jqmix.envs.smax import MOVES, SIZE, SMAX, STOP, WORLD_STEPS, Noise, SMAXState
 from jqmix.learning.exploration import random_available
 
 QUICK = ["3m", "2s3z", "5m_vs_6m", "smacv2_5_units"]
@@ -87,10 +87,13 @@ def both_episodes(map_name: str, free: bool, size: int = 16, **kwargs: Any) -> A
 
 
 def assert_same(theirs: Any, ours: Any, where: np.ndarray) -> None:
-    # To 1e-5, of the map's 32 units where the raw state holds positions: pushing a crowd apart amplifies rounding.
-    for name, scale in (("obs", 1), ("state", 32), ("reward", 1)):
+    n = theirs.state.shape[-1] // 12
+    scale = np.ones(theirs.state.shape[-1])
+    # Raw positions run to 32, and pushing a crowd apart amplifies rounding: they agree to 1e-5 of the map's size.
+    scale[: 10 * n].reshape(n, 10)[:, 1:3] = SIZE
+    for name, unit in (("obs", 1.0), ("state", scale), ("reward", 1.0)):
         a, b = getattr(ours, name)[where], getattr(theirs, name)[where]
-        np.testing.assert_allclose(a / scale, b / scale, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(a / unit, b / unit, atol=1e-5, err_msg=name)
     for name in ("avail", "discount", "last"):
         np.testing.assert_array_equal(getattr(ours, name)[where], getattr(theirs, name)[where], err_msg=name)
     np.testing.assert_array_equal(ours.info["won"][where], theirs.info["won"][where])
