@@ -46,8 +46,8 @@ def over_devices(f: Any, mesh: Mesh, ins: Any, outs: Any) -> Any:
 
 
 def use_cpu_cores() -> None:
-    """Makes every CPU core a device: one program on two cores gains little, two members on a core each nearly double
-    the speed, and so do two halves of a batch (``benchmarks/README.md``).
+    """Makes every CPU core a device: one program on two cores gains little, two members on a core each much more; two
+    halves of a small batch gain something, of a large one nothing (``benchmarks/README.md``).
 
     Does nothing for accelerators, and nothing once JAX has started: a process that embeds jqmix keeps its devices.
     """
@@ -57,8 +57,8 @@ def use_cpu_cores() -> None:
 
 
 def compiler_options() -> dict[str, str | bool]:
-    """For programs that train. On a CPU, vectors as wide as the machine has them: LLVM prefers half of AVX-512, which
-    made small programs a sixth slower (``benchmarks/README.md``)."""
+    """For programs that train. On a CPU, vectors as wide as the machine has them: LLVM prefers half of AVX-512
+    (``benchmarks/README.md``)."""
     return {"xla_cpu_prefer_vector_width": "512"} if jax.default_backend() == "cpu" else {}
 
 
