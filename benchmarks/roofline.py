@@ -40,14 +40,20 @@ def work_of(cfg: Config) -> dict[str, Work]:
     e, k = cfg.algo.embed, cfg.algo.hypernet_hidden
     params = jax.eval_shape(program.learner.init, jax.random.key(0)).params
     rows = slots * cfg.replay.batch  # slots of a batch
-    agent = 2.0 * n * ((o + a) * h + 6 * h * h + h * a)  # of one slot, forward
-    mixer = 2.0 * (s * 2 * k + k * n * e + k * e + 2 * s * e + n * e + 2 * e)
+    # Of one slot, forward, what reads the inputs apart: nothing is propagated back to them.
+    agent_in, mixer_in = 2.0 * n * (o + a) * h, 2.0 * s * (2 * k + 2 * e)
+    agent = agent_in + 2.0 * n * (6 * h * h + h * a)
+    mixer = mixer_in + 2.0 * (k * n * e + k * e + n * e + 2 * e)
     seen = 4.0 * (n * o + s) + n * a + n
     kept = 4.0 * n * h * (3 + 5)  # the gates' inputs; h, r, z, n and the candidate's recurrent part
     hyper = 4.0 * (2 * k + n * e + 3 * e)
     window = tree_bytes(jax.eval_shape(program.init, jnp.int32(0))[0].replay) / cfg.replay.capacity
-    forward, backward = Work(rows * agent, rows * (seen + kept)), Work(rows * 3 * agent, rows * (seen + 3 * kept))
-    mixing = Work(rows * mixer, rows * (4.0 * s + hyper)), Work(rows * 3 * mixer, rows * (4.0 * s + 3 * hyper))
+    forward = Work(rows * agent, rows * (seen + kept))
+    backward = Work(rows * (3 * agent - agent_in), rows * (seen + 3 * kept))
+    mixing = (
+        Work(rows * mixer, rows * (4.0 * s + hyper)),
+        Work(rows * (3 * mixer - mixer_in), rows * (4.0 * s + 3 * hyper)),
+    )
     optimiser = Work(0, 7.0 * tree_bytes(params))
     update = [forward, backward, *mixing, optimiser]
     return {

@@ -6,7 +6,10 @@ Needs a clone of JaxMARL and its baselines' ``flashbax``. The same environment, 
 iteration, widths and replay; both in float32, neither evaluates while it is timed. Nothing in the peer is corrected:
 its targets bootstrap over a terminal step (its flag is one step late), and its steps include the slot of a final
 observation, which jqmix does not count. jqmix is timed with learning; the peer's learning iterations are picked from
-the times at which it logs.
+the times at which it logs. Compiling is compared with evaluation on both sides, as it is the peer's default, too.
+
+``products`` says what can be won: the peer's whole time over the time of the work's matrix products alone, at the rate
+that this device reaches in a large one. A float32 program that does the same work stays below that ``ceiling``.
 """
 
 import argparse
@@ -22,8 +25,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from measure import write
+from roofline import measured_peak, work_of
 
-from jqmix.config import load_config
+from jqmix.config import Config, load_config
 from jqmix.runs.devices import use_cpu_cores
 from jqmix.runs.memory import tree_bytes
 from jqmix.runs.population import compile_population
@@ -116,14 +120,25 @@ def peer_program(path: Path, case: dict[str, Any], learning: int, seeds: int) ->
         "WANDB_MODE": "logged",
     }
     env, _ = module.env_from_config(dict(config))
-    begin = time.perf_counter()
     keys = jax.random.split(jax.random.PRNGKey(0), seeds)
-    train = module.make_train(config, env)
-    # One seed is run without vmap, as it hangs on initialising several at once on a CPU with few cores.
-    lowered = jax.jit(jax.vmap(train)).lower(keys) if seeds > 1 else jax.jit(train).lower(keys[0])
-    traced = time.perf_counter()
-    compiled = lowered.compile()
-    costs = {"trace_s": traced - begin, "compile_s": time.perf_counter() - traced}
+
+    def build(config: dict[str, Any]) -> tuple[Any, Any, dict]:
+        begin = time.perf_counter()
+        train = module.make_train(config, env)
+        # One seed is run without vmap, as it hangs on initialising several at once on a CPU with few cores.
+        lowered = jax.jit(jax.vmap(train)).lower(keys) if seeds > 1 else jax.jit(train).lower(keys[0])
+        traced = time.perf_counter()
+        compiled = lowered.compile()
+        return lowered, compiled, {"trace_s": traced - begin, "compile_s": time.perf_counter() - traced}
+
+    testing = {
+        "TEST_DURING_TRAINING": True,
+        "TEST_INTERVAL": 0.05,
+        "TEST_NUM_STEPS": work["steps"],
+        "TEST_NUM_ENVS": 512,
+    }
+    costs = build(config | testing)[2]
+    lowered, compiled, _ = build(config)
     buffer = jax.tree.leaves(lowered.out_info["runner_state"][1].experience)
     costs["replay_bytes_per_seed"] = sum(x.size * x.dtype.itemsize for x in buffer) // seeds
 
@@ -137,12 +152,12 @@ def peer_program(path: Path, case: dict[str, Any], learning: int, seeds: int) ->
     return run, costs
 
 
-def our_program(name: str, case: dict[str, Any], learning: int, seeds: int) -> tuple[Callable[[], float], dict]:
-    """The same of jqmix."""
+def our_config(name: str, case: dict[str, Any], learning: int, seeds: int) -> Config:
+    """The peer's work in jqmix's words."""
     work = case["work"]
     capacity = BUFFER // work["rollouts"] * work["rollouts"]
     per_iteration = work["rollouts"] * work["steps"]
-    cfg = load_config(
+    return load_config(
         None,
         **{
             "env.name": name,
@@ -163,12 +178,16 @@ def our_program(name: str, case: dict[str, Any], learning: int, seeds: int) -> t
             "total_steps": 10**9,
         },
     )
+
+
+def our_program(cfg: Config) -> tuple[Callable[[], float], dict]:
+    """A call that trains with jqmix and returns its steps per second; and what compiling took."""
     population = compile_population(cfg)
     state = [population.members, population.shared]
     costs = {
         "trace_s": population.trace_s,
         "compile_s": population.compile_s,
-        "replay_bytes_per_seed": tree_bytes(population.members.replay) // seeds,
+        "replay_bytes_per_seed": tree_bytes(population.members.replay) // cfg.seeds,
     }
     state[:] = population.step(*state)[:2]  # fills replay to a batch; learning from here on
 
@@ -180,12 +199,22 @@ def our_program(name: str, case: dict[str, Any], learning: int, seeds: int) -> t
     return run, costs
 
 
+def products(cfg: Config, work: dict[str, int], peers_steps_per_s: float) -> dict[str, float]:
+    """The floor of an iteration (all members), from its matrix products alone; and how far below the peer that lies."""
+    parts, peak = work_of(cfg), measured_peak()["flops"]
+    flops = cfg.seeds * (cfg.updates * parts["update"].flops + parts["acting, environment included"].flops)
+    peers_s = cfg.seeds * work["rollouts"] * work["steps"] / peers_steps_per_s
+    floor_s = flops / peak
+    return {"gflop": flops / 1e9, "peak_gflops": peak / 1e9, "floor_ms": 1e3 * floor_s, "ceiling": peers_s / floor_s}
+
+
 def compare(args: argparse.Namespace, name: str, hidden: int | None) -> dict[str, Any]:
     case = {**CASES[name], "work": dict(CASES[name]["work"])}
     if hidden is not None:
         case["work"]["hidden"] = hidden
     theirs, their_costs = peer_program(args.jaxmarl, case, args.iterations, args.seeds)
-    ours, our_costs = our_program(name, case, args.iterations, args.seeds)
+    cfg = our_config(name, case, args.iterations, args.seeds)
+    ours, our_costs = our_program(cfg)
     speeds = {"jaxmarl": [], "jqmix": []}
     for _ in range(args.repeats):
         speeds["jaxmarl"].append(theirs())
@@ -197,6 +226,7 @@ def compare(args: argparse.Namespace, name: str, hidden: int | None) -> dict[str
         "seeds": args.seeds,
         "work": case["work"],
         "steps_per_s": {"jaxmarl": a, "jqmix": b, "ratio": b / a, "all": speeds},
+        "products": products(cfg, case["work"], a),
         "trace_and_compile_s": {"jaxmarl": compiling[0], "jqmix": compiling[1], "ratio": compiling[1] / compiling[0]},
         "replay_bytes_per_seed": {
             "jaxmarl": their_costs["replay_bytes_per_seed"],
@@ -221,6 +251,7 @@ def main() -> None:
     for what in ("steps_per_s", "trace_and_compile_s", "replay_bytes_per_seed"):
         row = result[what]
         print(f"{what:22} jaxmarl {row['jaxmarl']:>14,.1f}   jqmix {row['jqmix']:>14,.1f}   ratio {row['ratio']:.3f}")
+    print("products               " + "   ".join(f"{k} {v:,.1f}" for k, v in result["products"].items()))
     write(args.json, result)
 
 
