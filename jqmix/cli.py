@@ -65,8 +65,14 @@ def _parser() -> _Parser:
     evaluate.add_argument("--episodes", type=_whole(1), default=128, help="whole episodes per member (128)")
     evaluate.add_argument("--seed", type=_whole(0), default=0, help="of the environments (0)")
 
+    report = command("report", _report, "Learning curves of runs (IQM with bootstrap intervals) as PNG, Markdown, CSV.")
+    report.add_argument("run_dirs", nargs="+", metavar="RUN_DIR", help="run directories, or folders of them")
+    report.add_argument("--out", metavar="DIR", help="where it is written (RUN_DIR/report, or ./report for several)")
+    report.add_argument("--threshold", type=float, metavar="VALUE", help="also say when the IQM first was there")
+    report.add_argument("--overwrite", action="store_true", help="even if the folder holds something already")
+
     envs = command("envs", _envs, "Every environment with its sizes.")
-    for sub in (bench, evaluate, envs):
+    for sub in (bench, evaluate, report, envs):
         sub.add_argument("--json", action="store_true", help="machine-readable output")
     return parser
 
@@ -148,6 +154,17 @@ def _bench(args: argparse.Namespace) -> None:
     )
 
 
+def _report(args: argparse.Namespace) -> None:
+    from jqmix.runs.report import report
+
+    rows, folder = report(args.run_dirs, args.out, args.overwrite, args.threshold)
+    if args.json:
+        print(json.dumps(rows))
+        return
+    _print_table(rows)
+    print(f"report: {folder / 'report.md'}")
+
+
 def _envs(args: argparse.Namespace) -> None:
     rows = [{"name": n, **e.sizes._asdict()} for n, e in entries().items() if e.sizes is not None]
     if args.json:
@@ -159,7 +176,7 @@ def _envs(args: argparse.Namespace) -> None:
 def _print_table(rows: list[dict[str, Any]]) -> None:
     """Columns of text, numbers to the right."""
     cells = [[str(k) for k in rows[0]]] + [
-        [f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows
+        ["–" if v is None else f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows
     ]
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     for line in cells:

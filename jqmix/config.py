@@ -329,6 +329,14 @@ def load_config(source: str | Path | None = None, **overrides: Any) -> Config:
     return build({**values, **overrides})
 
 
+def read_fields(path: Path) -> dict[str, Any]:
+    """Every field by its dotted path as a YAML file has it, defaults for the rest, and nothing validated.
+
+    So a run stays readable where its environment is not registered. Raises :class:`ConfigError` if it is not YAML.
+    """
+    return {**flatten(to_dict(Config())), **_read(path)}
+
+
 def to_dict(cfg: Config) -> dict[str, Any]:
     return dataclasses.asdict(cfg)
 
