@@ -86,6 +86,16 @@ def test_evaluate(run_dir, capsys):
     assert "return_mean" in capsys.readouterr().out
 
 
+def test_report(run_dir, tmp_path, capsys):
+    assert main(["report", str(run_dir), "--out", str(tmp_path / "report"), "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    lines = [json.loads(x) for x in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    finals = [line["eval/return_mean"] for line in lines if line["env_steps"] == 128]
+    assert (row["group"], row["metric"], row["seeds"]) == ("two_step_game, qmix", "eval/return_mean", 2)
+    assert (row["env_steps"], row["min"], row["max"]) == (128, min(finals), max(finals))
+    assert row["iqm"] == pytest.approx(sum(finals) / 2)
+
+
 def test_a_loaded_policy_plays_what_the_evaluation_played(run_dir, capsys):
     main(["evaluate", str(run_dir), "--episodes", "1", "--json"])
     rows = json.loads(capsys.readouterr().out)

@@ -169,6 +169,22 @@ def test_every_environment_on_its_own_and_win_rates_together(tmp_path):
     assert len(read_csv(folder / "raw.csv")) == 36  # no evaluation twice
 
 
+def test_only_groups_of_every_environment_are_taken_together(tmp_path):
+    for i, (env, mixer) in enumerate(
+        [("smax_3m", "qmix"), ("smax_3m", "vdn"), ("smax_8m", "qmix"), ("smax_8m", "iql")]
+    ):
+        write_run(tmp_path / "runs" / str(i), [0.1, 0.2], **{"env.name": env, "algo.mixer": mixer})
+    rows, _ = report([tmp_path / "runs"])
+    assert [name for name in by_group(rows) if "together" in name] == ["2 environments together, algo.mixer=qmix"]
+
+
+def test_beside_a_factory_an_environments_name_says_nothing(tmp_path):
+    for i, name in enumerate(["smax_3m", "smax_8m"]):
+        write_run(tmp_path / "runs" / name, [0.1], first_seed=i, **{"env.factory": "my.worlds:make", "env.name": name})
+    rows, _ = report([tmp_path / "runs"])
+    assert [(row["group"], row["seeds"]) for row in rows] == [("my.worlds:make, qmix", 2)]
+
+
 def test_one_seed_has_no_interval_and_that_is_said(tmp_path, capsys):
     run = write_run(tmp_path / "run", [0.5])
     (row,), folder = report([run])
@@ -386,7 +402,7 @@ def test_curves_show_estimates_and_intervals(tmp_path, drawn):
     assert [text.get_text() for text in legend.get_texts()] == ["a", "b"]
     assert one.lines[0].get_color() == two.lines[1].get_color() == legend.get_lines()[0].get_color()
     assert one.lines[0].get_color() != one.lines[1].get_color()
-    assert not any(legend.get_window_extent().overlaps(ax.get_window_extent()) for ax in figure.axes)
+    assert not any(legend.get_window_extent().overlaps(ax.get_tightbbox()) for ax in figure.axes)
 
 
 def test_many_groups_are_told_apart_and_leave_the_axes_their_room(tmp_path, drawn):
