@@ -57,6 +57,18 @@ def _parser() -> _Parser:
         sub.add_argument("config", nargs="?", metavar="CONFIG", help=about)
         _add_config_flags(sub)
         sub.usage = f"{sub.prog} [CONFIG] [--field VALUE …]"
+    sweep = command("sweep", _sweep, "Every combination of a grid of values, as few programs as shapes.")
+    ablate = command("ablate", _ablate, "The implementation tricks, each varied around a configuration; one report.")
+    for sub in (sweep, ablate):
+        sub.add_argument("config", nargs="?", metavar="CONFIG", help=about)
+        sub.add_argument("--out", metavar="DIR", help="the study's folder (a new one in runs/)")
+        _add_config_flags(sub)
+        sub.usage = f"{sub.prog} [CONFIG] [--grid FIELD=V1,V2 …] [--field VALUE …]"
+    sweep.add_argument("--grid", nargs="+", action="extend", required=True, metavar="FIELD=V1,V2", help="values to try")
+    ablate.add_argument(
+        "--grid", nargs="+", action="extend", default=[], metavar="FIELD=V1,V2", help="values of a trick"
+    )
+    ablate.add_argument("--only", nargs="+", default=[], metavar="TRICK", help="study these tricks alone")
     train.add_argument("--quiet", action="store_true", help="print the run directory alone")
     train.epilog = "presets: " + ", ".join(preset_names())
 
@@ -118,6 +130,29 @@ def _train(args: argparse.Namespace) -> None:
     result = train(cfg, quiet=args.quiet)
     if args.quiet:
         print(result.run_dir)
+
+
+def _sweep(args: argparse.Namespace) -> None:
+    from jqmix.runs.study import parse_grid, sweep
+
+    _run_study(sweep(_config(args), parse_grid(args.grid)), args.out, "sweep")
+
+
+def _ablate(args: argparse.Namespace) -> None:
+    from jqmix.runs.study import ablation, parse_grid
+
+    _run_study(ablation(_config(args), parse_grid(args.grid), args.only), args.out, "ablate")
+
+
+def _run_study(study: Any, out: str | None, kind: str) -> None:
+    _prepare()
+    from jqmix.runs.ablate import run_study
+    from jqmix.runs.report import report
+
+    folder = run_study(study, out, kind)
+    rows, written = report([folder])
+    _print_table(rows)
+    print(f"report: {written / 'report.md'}")
 
 
 def _evaluate(args: argparse.Namespace) -> None:

@@ -190,6 +190,20 @@ def _coerce(path: str, hint: Any, value: Any) -> Any:
     return int(number) if hint is int else number
 
 
+def coerce_text(path: str, text: str) -> Any:
+    """What a flag's text means for the field ``path``. Raises :class:`ConfigError` for an unknown field or value."""
+    known = {p: hint for p, hint, _ in fields_of()}
+    if path not in known:
+        raise _unknown(path, known)
+    return _coerce(path, known[path], text)
+
+
+def _unknown(path: str, known: Mapping[str, Any]) -> ConfigError:
+    near = difflib.get_close_matches(path, known, n=3, cutoff=0.5)
+    hint = f"; did you mean {', '.join(near)}?" if near else f"; fields are {', '.join(known)}"
+    return ConfigError(f"{path}: no such field{hint}")
+
+
 def _in_range(path: str, f: dataclasses.Field, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return
@@ -220,9 +234,7 @@ def build(values: Mapping[str, Any]) -> Config:
     nested: dict[str, dict[str, Any]] = {}
     for path, value in values.items():
         if path not in known:
-            near = difflib.get_close_matches(path, known, n=3, cutoff=0.5)
-            hint = f"; did you mean {', '.join(near)}?" if near else f"; fields are {', '.join(known)}"
-            raise ConfigError(f"{path}: no such field{hint}")
+            raise _unknown(path, known)
         hint, f = known[path]
         value = _coerce(path, hint, value)
         _in_range(path, f, value)

@@ -9,7 +9,7 @@ from jqmix.config import load_config
 from jqmix.learning.train import make_program, make_train
 from jqmix.runs.experiment import train
 from jqmix.runs.memory import tree_bytes
-from jqmix.runs.population import compile_population
+from jqmix.runs.population import compile_population, starts_of
 
 SMALL = {
     "env.name": "two_step_game",
@@ -165,7 +165,7 @@ def test_many_members_start():
     """Initialisation of a large population, several times over, comes to an end."""
     population = compile_population(config(seeds=16))
     for k in range(5):
-        members, _ = population.init(jnp.arange(k, k + 16))
+        members, _ = population.init(starts_of(config(seed=k, seeds=16)))
         assert members.seed.tolist() == list(range(k, k + 16))
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from jqmix.config import AlgoConfig, Config
+from jqmix.config import AlgoConfig, Config, flatten, to_dict
 from jqmix.learning import normalise
 from jqmix.learning.exploration import greedy
 from jqmix.learning.returns import lambda_returns
@@ -35,20 +35,24 @@ class Hyper(NamedTuple):
     eps_steps: Float[Array, ""]
 
 
+# Where the configuration has them.
+TRACED: dict[str, str] = {
+    "lr": "optim.lr",
+    "lr_end": "optim.lr_end",
+    "grad_clip": "optim.grad_clip",
+    "gamma": "algo.gamma",
+    "td_lambda": "algo.td_lambda",
+    "target_tau": "algo.target_tau",
+    "reward_scale": "algo.reward_scale",
+    "eps_start": "explore.eps_start",
+    "eps_end": "explore.eps_end",
+    "eps_steps": "explore.eps_steps",
+}
+
+
 def hyper_of(cfg: Config) -> Hyper:
-    values = (
-        cfg.optim.lr,
-        cfg.optim.lr_end,
-        cfg.optim.grad_clip,
-        cfg.algo.gamma,
-        cfg.algo.td_lambda,
-        cfg.algo.target_tau,
-        cfg.algo.reward_scale,
-        cfg.explore.eps_start,
-        cfg.explore.eps_end,
-        cfg.explore.eps_steps,
-    )
-    return Hyper(*(jnp.float32(v) for v in values))
+    values = flatten(to_dict(cfg))
+    return Hyper(**{name: jnp.float32(values[path]) for name, path in TRACED.items()})
 
 
 class LearnerState(NamedTuple):

@@ -15,7 +15,7 @@ from jqmix.learning.exploration import random_available
 from jqmix.learning.train import build_env
 from jqmix.runs.devices import EACH, make_mesh, over_devices
 from jqmix.runs.memory import tree_bytes
-from jqmix.runs.population import compile_population, seeds_of
+from jqmix.runs.population import compile_population, starts_of
 
 
 def _timed(call: Callable[[], Any], repeats: int) -> float:
@@ -50,7 +50,7 @@ def random_play(env: BatchedDecPOMDP, steps: int) -> Callable[[jax.Array], Any]:
 
 def bench_env(cfg: Config, steps: int = 100, repeats: int = 5) -> dict[str, float]:
     """The environment alone under random play, members × rollouts of it."""
-    env, seeds = build_env(cfg, cfg.rollouts), seeds_of(cfg)
+    env, seeds = build_env(cfg, cfg.rollouts), starts_of(cfg).seed
     play = over_devices(jax.vmap(random_play(env, steps)), make_mesh(cfg.seeds), (EACH,), EACH)
     begin = time.perf_counter()
     compiled = jax.jit(play).lower(seeds).compile()

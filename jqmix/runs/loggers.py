@@ -15,14 +15,14 @@ from rich.table import Table
 Line = dict[str, Any]
 
 
-def to_lines(metrics: dict[str, np.ndarray], first: int, seeds: list[int], updates: int, wall_s: float) -> list[Line]:
-    """One JSON object per member, ``first`` and those after it; what is NaN (nothing to tell) is left out."""
+def to_lines(metrics: dict[str, np.ndarray], members: list[tuple[int, int]], updates: int, wall_s: float) -> list[Line]:
+    """One JSON object for each of ``members`` (number and seed); what is NaN (nothing to tell) is left out."""
     lines = []
-    for row, seed in enumerate(seeds):
+    for row, (member, seed) in enumerate(members):
         line: Line = {
             "env_steps": int(metrics["env_steps"][row]),
             "updates": updates,
-            "member": first + row,
+            "member": member,
             "seed": seed,
             "wall_s": round(wall_s, 3),
         }

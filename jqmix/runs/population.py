@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
 from jqmix.config import Config
 from jqmix.learning import split
+from jqmix.learning.learner import Hyper, hyper_of
 from jqmix.learning.split import Split
 from jqmix.learning.train import Member, Shared, iterations_per_chunk, make_program, window_length
 from jqmix.runs.devices import EACH, SAME, compiler_options, make_mesh, over_devices
@@ -20,7 +21,7 @@ class Population(NamedTuple):
 
     cfg: Config
     spec: EnvSpec
-    init: Any  # seeds [P] -> (members, shared)
+    init: Any  # starts [P] -> (members, shared)
     step: Any  # (members, shared) -> (members, shared, metrics [P])
     members: Member
     shared: Shared
@@ -34,8 +35,20 @@ class Population(NamedTuple):
         return iterations_per_chunk(cfg, self.spec) * cfg.rollouts * window_length(cfg, self.spec)
 
 
-def seeds_of(cfg: Config) -> Array:
-    return cfg.seed + jnp.arange(cfg.seeds, dtype=jnp.int32)
+class Starts(NamedTuple):
+    """What members begin from."""
+
+    seed: Int[Array, " P"]
+    hyper: Hyper  # leaves [P]
+
+    def slice(self, first: int, count: int) -> "Starts":
+        return jax.tree.map(lambda x: x[first : first + count], self)
+
+
+def starts_of(*cfgs: Config) -> Starts:
+    """The members of configurations that differ in seeds and traced hyperparameters alone, one after another."""
+    each = [Starts(jnp.int32(cfg.seed + i), hyper_of(cfg)) for cfg in cfgs for i in range(cfg.seeds)]
+    return jax.tree.map(lambda *x: jnp.stack(x), *each)
 
 
 def abstract_member(cfg: Config) -> tuple[EnvSpec, Member]:
@@ -45,24 +58,26 @@ def abstract_member(cfg: Config) -> tuple[EnvSpec, Member]:
     return program.env.spec, member
 
 
-def compile_population(cfg: Config, group: int | None = None) -> Population:
+def compile_population(cfg: Config, group: int | None = None, starts: Starts | None = None) -> Population:
     """Initialises the first ``group`` members (all of them unless told) and compiles their chunk.
 
-    Members are shared out over this host's devices, and so are their batches where CPU cores are left. One program
-    serves every group of the same size.
+    Members are those of ``cfg``, or those that ``starts`` says, with hyperparameters of their own. They are shared out
+    over this host's devices, and so are their batches where CPU cores are left. One program serves every group of the
+    same size.
     """
-    seeds = seeds_of(cfg)[:group]
-    mesh = make_mesh(len(seeds), cfg.replay.batch)
+    starts = starts_of(cfg) if starts is None else starts
+    size = group or len(starts.seed)
+    mesh = make_mesh(size, cfg.replay.batch)
     program = make_program(cfg, Split(mesh.shape[split.AXIS]))
 
-    def init_all(seeds: Array) -> tuple[Member, Shared]:
+    def init_all(starts: Starts) -> tuple[Member, Shared]:
         # One after another: under vmap, an initialiser with a QR factorisation (orthogonal) can hang on a CPU with
         # few cores.
-        members, shared = jax.lax.map(program.init, seeds)
+        members, shared = jax.lax.map(lambda start: program.init(*start), starts)
         return members, jax.tree.map(lambda x: x[0], shared)
 
     init = jax.jit(over_devices(init_all, mesh, (EACH,), (EACH, SAME)))
-    members, shared = init(seeds)
+    members, shared = init(starts.slice(0, size))
     begin = time.perf_counter()
     chunk = jax.vmap(program.chunk, in_axes=(0, None), out_axes=(0, None, 0))
     chunk = over_devices(chunk, mesh, (EACH, SAME), (EACH, SAME, EACH))

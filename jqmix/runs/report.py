@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jqmix.config import ConfigError
-from jqmix.runs.figures import Line, Panel, draw_curves
+from jqmix.runs.figures import Line, Panel, Point, draw_curves, draw_points
 from jqmix.runs.results import (
     RETURN,
     WIN_RATE,
@@ -24,6 +24,7 @@ from jqmix.runs.results import (
     summarise,
 )
 from jqmix.runs.statistics import LEVEL, RESAMPLES, first_reach
+from jqmix.runs.study import Trick, load_tricks
 
 METRICS = {WIN_RATE: "greedy win rate", RETURN: "greedy return"}
 CI = f"{100 * LEVEL:g} % CI"
@@ -49,10 +50,16 @@ def report(
     folder = Path(out) if out is not None else (paths[0] if len(paths) == 1 else Path()) / "report"
     groups = make_groups([member for run_dir in find_runs(paths) for member in read_members(run_dir)])
     summaries = [summarise(group) for group in [*groups, *over_tasks(groups)]]
+    tricks = load_tricks(paths[0]) if len(paths) == 1 else []
+    compared = {trick: _compared(trick, paths[0], summaries) for trick in tricks}
     rows = [result_row(summary, threshold) for summary in summaries]
-    text = _markdown(groups, summaries, results_table(rows))
+    text = _markdown(groups, summaries, results_table(rows), compared)
     _make_folder(folder, overwrite)
-    draw_curves(curve_panels(summaries), folder / "report.png")
+    if compared:
+        draw_points(point_panels(compared), folder / "report.png")
+        draw_curves(trick_panels(compared), folder / "curves.png")
+    else:
+        draw_curves(curve_panels(summaries), folder / "report.png")
     _write_csv(folder / "curves.csv", _curve_rows(summaries))
     _write_csv(folder / "raw.csv", _raw_rows(groups))
     (folder / "report.md").write_text(text, encoding="utf-8")
@@ -139,6 +146,71 @@ def _raw_rows(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
         yield who | {key: line.get(key) for key in ["env_steps", "updates", "wall_s", *metrics]}
 
 
+# Tricks
+
+Compared = dict[str, Summary]  # by a variant's label
+
+
+def _compared(trick: Trick, folder: Path, summaries: Sequence[Summary]) -> Compared:
+    """A trick's variants; those of equal settings share their summary."""
+    found = {m.run_dir: s for s in summaries if len(s.group.strata) == 1 for m in s.group.members}
+    missing = [v.run for v in trick.variants if folder / v.run not in found]
+    if missing:
+        raise ConfigError(f"run_dir: {folder / missing[0]} is named in study.json but holds no results")
+    return {v.label: found[folder / v.run] for v in trick.variants}
+
+
+def trick_rows(compared: dict[Trick, Compared]) -> Iterator[list[str]]:
+    """Of every trick: what was published, and what was found here, best first."""
+    for trick, summaries in compared.items():
+        ranked = sorted(summaries.items(), key=lambda item: -float(item[1].final.iqm))
+        found = ", ".join(f"{label}: {_estimate(s)}" for label, s in ranked)
+        yield [trick.name, trick.published, found, _verdict([s for _, s in ranked])]
+
+
+def _estimate(summary: Summary) -> str:
+    iqm, low, high = (float(x) for x in summary.final)
+    return f"{iqm:.3f}" if np.isnan(low) else f"{iqm:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _verdict(ranked: Sequence[Summary]) -> str:
+    """Whether the best and the worst are told apart by their intervals."""
+    best, worst = ranked[0].final, ranked[-1].final
+    if np.isnan(best.low) or np.isnan(worst.high):
+        return "one seed: unknown"
+    return "best and worst differ" if best.low > worst.high else "intervals overlap"
+
+
+def point_panels(compared: dict[Trick, Compared]) -> list[Panel[Point]]:
+    """A panel per trick, with final results."""
+    return [
+        Panel(
+            title=trick.name,
+            metric=f"{METRICS[_any(summaries).group.metric]} (IQM, {CI})",
+            marks=[Point(label, s.final, s.scores) for label, s in summaries.items()],
+            limits=(0.0, 1.0) if _any(summaries).group.metric == WIN_RATE else None,
+        )
+        for trick, summaries in compared.items()
+    ]
+
+
+def trick_panels(compared: dict[Trick, Compared]) -> list[Panel[Line]]:
+    """A panel per trick, with learning curves."""
+    return [
+        Panel(
+            title=trick.name,
+            metric=f"{METRICS[_any(summaries).group.metric]} (IQM, {CI})",
+            marks=[Line(label, s.steps, s.curve) for label, s in summaries.items()],
+            limits=(0.0, 1.0) if _any(summaries).group.metric == WIN_RATE else None,
+        )
+        for trick, summaries in compared.items()
+    ]
+
+
+def _any(summaries: Compared) -> Summary:
+    return next(iter(summaries.values()))
+
+
 # Figure
 
 
@@ -165,7 +237,9 @@ def _count_seeds(summaries: Sequence[Summary]) -> str:
 # Text
 
 
-def _markdown(groups: Sequence[Group], summaries: Sequence[Summary], table: str) -> str:
+def _markdown(
+    groups: Sequence[Group], summaries: Sequence[Summary], table: str, compared: dict[Trick, Compared]
+) -> str:
     members = [member for group in groups for member in group.members]
     notes = [
         f"IQM: interquartile mean over seeds. CI: its {100 * LEVEL:g} % confidence interval, a percentile bootstrap of "
@@ -176,8 +250,7 @@ def _markdown(groups: Sequence[Group], summaries: Sequence[Summary], table: str)
     ]
     return "\n".join(
         [
-            "# Greedy results\n",
-            "![Learning curves](report.png)\n",
+            *_head(compared),
             table,
             "",
             *[f"- {note}" for note in notes],
@@ -186,6 +259,20 @@ def _markdown(groups: Sequence[Group], summaries: Sequence[Summary], table: str)
             "\nCurves and intervals: [curves.csv](curves.csv). Every evaluation of every seed: [raw.csv](raw.csv).\n",
         ]
     )
+
+
+def _head(compared: dict[Trick, Compared]) -> list[str]:
+    """What comes first: the curves, or of an ablation the tricks."""
+    if not compared:
+        return ["# Greedy results\n", "![Learning curves](report.png)\n"]
+    header = ["trick", "published (2102.03479, SMAC win %)", "here, best first", "intervals"]
+    return [
+        "# Implementation tricks, one varied at a time\n",
+        "![Final results](report.png)\n",
+        markdown_table(header, list(trick_rows(compared))),
+        "\n![Learning curves](curves.png)\n",
+        "## Every configuration\n",
+    ]
 
 
 def _warnings(summaries: Sequence[Summary], members: Sequence[Member]) -> Iterator[str]:
