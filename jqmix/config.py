@@ -52,6 +52,9 @@ class AgentConfig:
     hidden: int = _f(64, "width of the agent's layers and GRU", low=1)
     recurrent: bool = _f(True, "a GRU; false: a feed-forward layer in its place")
     layer_norm: bool = _f(False, "layer normalisation before the encoder's ReLU and before the Q head (as PQN has)")
+    share_parameters: bool = _f(True, "one network for all agents; false: each has its own, and needs no id")
+    agent_id: bool = _f(True, "a shared network reads which agent it acts for")
+    last_action: bool = _f(True, "the network reads the agent's last action")
 
 
 @dataclass(frozen=True)
@@ -66,12 +69,18 @@ class AlgoConfig:
         "running", "what the mixer reads: the state normalised by running statistics, or raw"
     )
     gamma: float = _f(0.99, "discount", low=0, high=1)
-    td_lambda: float = _f(0.6, "λ of Peng's Q(λ) targets; 0 is one-step", low=0, high=1)
+    target: Literal["peng", "qstar", "watkins", "nstep"] = _f(
+        "peng", "what is learned towards: Peng's Q(λ), Q*(λ), Watkins' Q(λ), or the n-step return"
+    )
+    td_lambda: float = _f(0.6, "λ of the Q(λ) targets; 0 is one-step", low=0, high=1)
+    n_step: int = _f(1, "nstep: transitions before the target bootstraps; 1 is one-step", low=1)
     double_q: bool = _f(True, "choose the target's action with the online network")
     target_update: Literal["hard", "soft"] = _f("hard", "copy the target network every target_period, or track by τ")
     target_period: int = _f(200, "hard: windows collected between copies (a window holds an episode or more)", low=1)
     target_tau: float = _f(0.005, "soft: share of the online network taken at each update", above=0, high=1)
     reward_scale: float = _f(1.0, "factor on the rewards that are learned from (reports are unscaled)", above=0)
+    init: Literal["default", "orthogonal"] = _f("default", "the agent's dense layers begin as PyTorch's, or orthogonal")
+    init_gain: float = _f(0.01, "orthogonal: gain of the Q head (the other layers' is 1)", above=0)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Slow, independent NumPy versions of what jqmix computes, in PyTorch's conventions where those are the standard."""
 
+import jax
 import numpy as np
 
 
@@ -18,6 +19,66 @@ def lambda_returns(reward, discount, value, last, lam):
             else:
                 mixed = (1 - lam) * value[t + 1, b] + lam * out[t + 1, b]
                 out[t, b] = reward[t, b] + discount[t, b] * mixed
+    return out
+
+
+def episodes_of(last):
+    """(start, end) of every stretch of transitions in one sequence: they leave the slots start … end − 1."""
+    start = 0
+    for t in range(len(last)):
+        if last[t] or t == len(last) - 1:
+            yield start, t
+            start = t + 1
+
+
+def per_episode(target, arrays, *args):
+    """``target(reward, discount, value, …) -> G`` of one episode, its final observation included, over a batch of
+    windows [T1, B]; ``arrays`` = reward, discount, value, last and whatever else leads with these axes."""
+    last = arrays[3]
+    out = np.zeros(last.shape)
+    for b in range(last.shape[1]):
+        for start, end in episodes_of(last[:, b]):
+            rows = [x[start : end + 1, b].astype(np.float64) for k, x in enumerate(arrays) if k != 3]
+            out[start : end + 1, b] = target(*rows, *args)
+    return out
+
+
+def q_star_lambda(reward, discount, value, taken, lam):
+    """Harutyunyan et al.'s sum over TD errors: Q_t + Σ_k (Π_{t < j ≤ k} λ d_{j−1}) (r_k + d_k V_{k+1} − Q_k)."""
+    end = len(reward) - 1
+    out = np.zeros(end + 1)
+    for t in range(end):
+        out[t], weight = taken[t], 1.0
+        for k in range(t, end):
+            out[t] += weight * (reward[k] + discount[k] * value[k + 1] - taken[k])
+            weight *= discount[k] * lam
+    out[end] = value[end]
+    return out
+
+
+def watkins(reward, discount, value, was_greedy, lam):
+    """The mixture of n-step returns: with 1 − λ the value after each transition, with 1 before an exploring action."""
+    end = len(reward) - 1
+    out = np.zeros(end + 1)
+    for t in range(end):
+        weight, share = 1.0, 1.0  # the product of discounts, and of the λ so far
+        for k in range(t, end):
+            out[t] += share * weight * reward[k]
+            weight *= discount[k]
+            keep = 0.0 if k + 1 == end else lam * was_greedy[k + 1]
+            out[t] += share * (1 - keep) * weight * value[k + 1]
+            share *= keep
+    out[end] = value[end]
+    return out
+
+
+def n_step(reward, discount, value, n):
+    end = len(reward) - 1
+    out = np.zeros(end + 1)
+    for t in range(end + 1):
+        until = min(t + n, end)
+        out[t] = sum(np.prod(discount[t:k]) * reward[k] for k in range(t, until))
+        out[t] += np.prod(discount[t:until]) * value[until]
     return out
 
 
@@ -40,28 +101,33 @@ def layer_norm(params, x, eps=1e-6):
     return scaled * np.asarray(params["scale"]) + np.asarray(params["bias"])
 
 
-def agent_unroll(params, obs, action, first):
-    """fc–ReLU–GRU–fc over the concatenated input, step by step: obs [T, B, N, O] → q [T, B, N, A]."""
+def agent_unroll(params, obs, action, first, *, shared=True, agent_id=True, last_action=True):
+    """fc–ReLU–GRU–fc over the concatenated input, step by step: obs [T, B, N, O] → q [T, B, N, A].
+
+    ``shared`` false: agent i's parameters are the i-th of every leaf.
+    """
     T, B, N, _ = obs.shape
-    kernel, bias = np.asarray(params["encoder"]["kernel"]), np.asarray(params["encoder"]["bias"])
-    head_w, head_b = np.asarray(params["head"]["kernel"]), np.asarray(params["head"]["bias"])
-    w_ih, w_hh = (np.concatenate([np.asarray(w).T for w in params[k]]) for k in ("gru_w_i", "gru_w_h"))
-    b_ih, b_hh = (np.asarray(params[k]).reshape(-1) for k in ("gru_b_i", "gru_b_h"))
-    A, H = head_w.shape[1], head_w.shape[0]
+    A = np.asarray(params["head"]["bias"]).shape[-1]
     q = np.zeros((T, B, N, A))
-    for b in range(B):
-        for i in range(N):
-            h = np.zeros(H)
+    for i in range(N):
+        own = jax.tree.map(lambda x, i=i: np.asarray(x if shared else x[i]), params)
+        kernel, bias = own["encoder"]["kernel"], own["encoder"]["bias"]
+        w_ih, w_hh = (np.concatenate([w.T for w in own[k]]) for k in ("gru_w_i", "gru_w_h"))
+        b_ih, b_hh = (own[k].reshape(-1) for k in ("gru_b_i", "gru_b_h"))
+        for b in range(B):
+            h = np.zeros(w_hh.shape[1])
             for t in range(T):
-                last_action = np.zeros(A)
+                previous = np.zeros(A)
                 if first[t, b]:
-                    h = np.zeros(H)
+                    h = np.zeros_like(h)
                 elif t > 0:
-                    last_action[action[t - 1, b, i]] = 1
-                x = np.concatenate([obs[t, b, i], last_action, np.eye(N)[i]])
-                x = layer_norm(params["encoder"].get("norm"), x @ kernel + bias)
+                    previous[action[t - 1, b, i]] = 1
+                x = np.concatenate(
+                    [obs[t, b, i], previous[: A * last_action], np.eye(N)[i][: N * (agent_id and shared)]]
+                )
+                x = layer_norm(own["encoder"].get("norm"), x @ kernel + bias)
                 h = torch_gru_cell(np.maximum(x, 0), h, w_ih, w_hh, b_ih, b_hh)
-                q[t, b, i] = layer_norm(params.get("norm"), h) @ head_w + head_b
+                q[t, b, i] = layer_norm(own.get("norm"), h) @ own["head"]["kernel"] + own["head"]["bias"]
     return q
 
 

@@ -12,6 +12,16 @@ from jqmix.networks.agent import Agent
 AGENT = Agent(n_agents=3, n_actions=5, obs_size=7, hidden=8)
 
 
+OPTIONS = [
+    {},
+    {"layer_norm": True},
+    {"agent_id": False},
+    {"last_action": False},
+    {"share_parameters": False},
+    {"share_parameters": False, "last_action": False, "layer_norm": True},
+]
+
+
 def window(rng, T=11, B=4):
     obs = rng.normal(size=(T, B, 3, 7)).astype(np.float32)
     action = rng.integers(0, 5, (T, B, 3)).astype(np.int32)
@@ -29,18 +39,20 @@ def shaken(rng, params):
     return jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32), params)
 
 
-@pytest.mark.parametrize("layer_norm", [False, True])
-def test_unroll_matches_pytorch_conventions(rng, key, layer_norm):
-    agent = AGENT._replace(layer_norm=layer_norm)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_unroll_matches_pytorch_conventions(rng, key, options):
+    agent = AGENT._replace(**options)
     params = shaken(rng, agent.init(key))
-    assert ("norm" in params, "norm" in params["encoder"]) == (layer_norm, layer_norm)
+    assert ("norm" in params, "norm" in params["encoder"]) == (agent.layer_norm, agent.layer_norm)
     data = window(rng)
-    np.testing.assert_allclose(unroll(agent, params, *data), oracles.agent_unroll(params, *data), rtol=2e-4, atol=2e-5)
+    reads = {"shared": agent.share_parameters, "agent_id": agent.agent_id, "last_action": agent.last_action}
+    expected = oracles.agent_unroll(params, *data, **reads)
+    np.testing.assert_allclose(unroll(agent, params, *data), expected, rtol=2e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("layer_norm", [False, True])
-def test_step_by_step_is_the_unroll(rng, key, layer_norm):
-    agent = AGENT._replace(layer_norm=layer_norm)
+@pytest.mark.parametrize("options", [*OPTIONS, {"recurrent": False, "share_parameters": False}], ids=str)
+def test_step_by_step_is_the_unroll(rng, key, options):
+    agent = AGENT._replace(**options)
     params = shaken(rng, agent.init(key))
     obs, action, first = window(rng)
     h = agent.initial_state(4)
@@ -73,6 +85,46 @@ def test_parameter_count(n, o, a, h, key):
     fan_in = o + a + n
     expected = fan_in * h + h + 6 * h * h + 6 * h + h * a + a
     assert sum(x.size for x in jax.tree.leaves(params)) == expected
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("last_action", [True, False])
+@pytest.mark.parametrize("agent_id", [True, False])
+def test_parameter_count_of_every_input(share, last_action, agent_id, key):
+    """Agents with parameters of their own have N networks, none of which reads an id."""
+    n, o, a, h = 3, 7, 5, 8
+    agent = AGENT._replace(share_parameters=share, last_action=last_action, agent_id=agent_id)
+    fan_in = o + a * last_action + n * (agent_id and share)
+    expected = fan_in * h + h + 6 * h * h + 6 * h + h * a + a
+    assert sum(x.size for x in jax.tree.leaves(agent.init(key))) == expected * (1 if share else n)
+
+
+def test_agents_of_their_own_begin_differently_and_learn_apart(rng, key):
+    """Agent 0's Q-values depend on its parameters alone."""
+    agent = AGENT._replace(share_parameters=False)
+    params = agent.init(key)
+    for x in jax.tree.leaves(params):
+        assert not np.allclose(x[0], x[1])
+    grads = jax.grad(lambda p: jnp.sum(unroll(agent, p, *window(rng))[:, :, 0] ** 2))(params)
+    for g in jax.tree.leaves(grads):
+        assert np.abs(g[0]).max() > 0
+        np.testing.assert_array_equal(g[1:], 0)
+
+
+@pytest.mark.parametrize("options", [{}, {"share_parameters": False}, {"recurrent": False}], ids=str)
+def test_orthogonal_initialisation(options, key):
+    """Dense layers have orthonormal rows or columns, the Q head's times its gain, and no bias; the GRU is as ever."""
+    agent = AGENT._replace(orthogonal=True, head_gain=0.3, **options)
+    params, plain = agent.init(key), agent._replace(orthogonal=False).init(key)
+    layers = [("encoder", 1.0), ("head", 0.3)] + [("core", 1.0)] * (not agent.recurrent)
+    for name, gain in layers:
+        kernels = np.asarray(params[name]["kernel"]).reshape(-1, *params[name]["kernel"].shape[-2:])
+        for w in kernels:
+            small = w @ w.T if w.shape[0] < w.shape[1] else w.T @ w
+            np.testing.assert_allclose(small, gain**2 * np.eye(len(small)), atol=1e-5)
+        np.testing.assert_array_equal(params[name]["bias"], 0)
+    for name in params.keys() - {name for name, _ in layers}:
+        np.testing.assert_array_equal(params[name], plain[name])
 
 
 def test_initialisation_bounds(key):
@@ -118,9 +170,9 @@ def test_gru_gradients_are_those_of_the_plain_loop(rng):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("recurrent", "layer_norm"), [(True, False), (False, False), (True, True)])
-def test_every_parameter_receives_a_gradient(rng, key, recurrent, layer_norm):
-    agent = AGENT._replace(recurrent=recurrent, layer_norm=layer_norm)
+@pytest.mark.parametrize("options", [*OPTIONS, {"recurrent": False}], ids=str)
+def test_every_parameter_receives_a_gradient(rng, key, options):
+    agent = AGENT._replace(**options)
     params = agent.init(key)
     data = window(rng)
     grads = jax.grad(lambda p: jnp.sum(unroll(agent, p, *data) ** 2))(params)

@@ -8,7 +8,7 @@ import pytest
 
 from jqmix.config import load_config
 from jqmix.learning import normalise
-from jqmix.learning.learner import hyper_of, make_learner, make_optimizer
+from jqmix.learning.learner import hyper_of, make_learner, make_optimizer, was_greedy
 from jqmix.types import EnvSpec, Window
 
 SPEC = EnvSpec("test", 2, 3, 4, 5, 6)
@@ -30,7 +30,7 @@ def random_window(rng, T1=9, B=3) -> Window:
         obs=draw(T1, B, 2, 4),
         state=draw(T1, B, 5),
         avail=avail,
-        action=rng.integers(0, 3, (T1, B, 2)).astype(np.int32),
+        action=np.where(avail, rng.random(avail.shape), -1).argmax(-1).astype(np.int32),
         reward=draw(T1, B),
         discount=(rng.random((T1, B)) < 0.8).astype(np.float32),
         first=first,
@@ -56,15 +56,20 @@ def numpy_loss(cfg, params, target, w: Window):
         return flat.reshape(T1, B, 1)
 
     value, q_tot = mix(target, pick(q_target, best)), mix(params, pick(q, w.action))
+    was_greedy = best == w.action
+    if cfg.algo.mixer != "iql":
+        was_greedy = was_greedy.all(-1, keepdims=True)
+    reward, discount = w.reward * cfg.algo.reward_scale, w.discount * cfg.algo.gamma
     errors = []
     for k in range(value.shape[-1]):
-        g = oracles.lambda_returns(
-            w.reward * cfg.algo.reward_scale,
-            w.discount * cfg.algo.gamma,
-            value[..., k],
-            w.last,
-            cfg.algo.td_lambda,
-        )
+        transitions, lam = (reward, discount, value[..., k], w.last), cfg.algo.td_lambda
+        taken = mix(target, pick(q_target, w.action))[..., k]
+        g = {
+            "peng": lambda: oracles.lambda_returns(*transitions, lam),  # noqa: B023
+            "qstar": lambda: oracles.per_episode(oracles.q_star_lambda, (*transitions, taken), lam),  # noqa: B023
+            "watkins": lambda: oracles.per_episode(oracles.watkins, (*transitions, was_greedy[..., k]), lam),  # noqa: B023
+            "nstep": lambda: oracles.per_episode(oracles.n_step, transitions, cfg.algo.n_step),  # noqa: B023
+        }[cfg.algo.target]()
         errors.append((q_tot[..., k] - g)[~w.last])
     return np.mean(0.5 * np.square(np.concatenate(errors)))
 
@@ -85,6 +90,30 @@ def test_loss_matches_numpy(rng, key, mixer, double_q):
     loss, stats = learner.loss(state.params, state.target, window, window.state, hyper_of(cfg))
     np.testing.assert_allclose(loss, numpy_loss(cfg, state.params, state.target, w), rtol=1e-4)
     assert float(stats.loss) == float(loss)
+
+
+@pytest.mark.parametrize("mixer", ["iql", "vdn", "qmix"])
+@pytest.mark.parametrize("double_q", [True, False])
+@pytest.mark.parametrize("target", ["qstar", "watkins", "nstep"])
+def test_loss_of_every_target_matches_numpy(rng, key, mixer, double_q, target):
+    cfg = config(
+        **{
+            "algo.mixer": mixer,
+            "algo.double_q": double_q,
+            "algo.target": target,
+            "algo.td_lambda": 0.7,
+            "algo.n_step": 2,
+        }
+    )
+    learner, state, w = make(cfg, rng, key)
+    window = jax.tree.map(jnp.asarray, w)
+    loss, _ = learner.loss(state.params, state.target, window, window.state, hyper_of(cfg))
+    np.testing.assert_allclose(loss, numpy_loss(cfg, state.params, state.target, w), rtol=1e-4)
+
+
+def test_any_of_equally_good_actions_is_greedy():
+    q, avail = jnp.array([[1.0, 2.0, 2.0, 3.0]] * 3), jnp.array([[True, True, True, False]] * 3)
+    np.testing.assert_array_equal(was_greedy(q, avail, jnp.arange(3)), [False, True, True])
 
 
 @pytest.mark.parametrize("mixer", ["iql", "vdn", "qmix"])

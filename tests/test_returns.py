@@ -1,5 +1,6 @@
-"""λ-returns against a NumPy recursion, with episodes, terminations and cuts anywhere; and their identities."""
+"""All targets against NumPy, with episodes, terminations and cuts anywhere; and their identities."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import oracles
@@ -71,4 +72,95 @@ def test_takes_any_number_of_batch_axes():
     split = [x.reshape(6, 2, 2) for x in args]
     np.testing.assert_allclose(
         np.asarray(lambda_returns(*split, 0.7)).reshape(6, 4), lambda_returns(*args, 0.7), rtol=1e-6
+    )
+
+
+@jax.jit
+def compiled_targets(transitions, taken, was_greedy, lam, n):
+    value = transitions[2]
+    return {
+        "qstar": returns.corrected_returns(*transitions, taken, jnp.broadcast_to(lam, value.shape)),
+        "watkins": returns.corrected_returns(*transitions, value, lam * was_greedy),
+        "nstep": returns.n_step_returns(*transitions, n),
+    }
+
+
+def other_targets(transitions, taken, was_greedy, lam, n):
+    """Q*(λ), Watkins' Q(λ) and the n-step return, as the learner calls them: λ and n traced."""
+    arrays = [jnp.asarray(x) for x in transitions]
+    return compiled_targets(arrays, jnp.asarray(taken), jnp.asarray(was_greedy), jnp.float32(lam), jnp.float32(n))
+
+
+def behaviour(seed, shape):
+    """Target values of the actions taken, and whether these were greedy."""
+    rng = np.random.default_rng(seed + 1)
+    return rng.normal(size=shape).astype(np.float32), rng.random(shape) < 0.6
+
+
+def assert_close(got, expected):
+    np.testing.assert_allclose(got, expected, rtol=5e-5, atol=5e-5)
+
+
+SHAPES = st.sampled_from([(1, 1), (2, 3), (5, 2), (9, 4)])  # few, so that few programs are compiled
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), SHAPES, st.floats(0, 1, width=32), st.integers(1, 12))
+def test_other_targets_match_their_definitions(seed, shape, lam, n):
+    transitions = sequences(seed, *shape)
+    taken, was_greedy = behaviour(seed, shape)
+    got = other_targets(transitions, taken, was_greedy, lam, n)
+    assert_close(got["qstar"], oracles.per_episode(oracles.q_star_lambda, (*transitions, taken), lam))
+    assert_close(got["watkins"], oracles.per_episode(oracles.watkins, (*transitions, was_greedy), lam))
+    assert_close(got["nstep"], oracles.per_episode(oracles.n_step, transitions, n))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), SHAPES)
+def test_without_a_trace_all_targets_are_one_step(seed, shape):
+    transitions = sequences(seed, *shape)
+    for got in other_targets(transitions, *behaviour(seed, shape), 0.0, 1).values():
+        assert_close(got, lambda_returns(*transitions, 0.0))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), SHAPES, st.floats(0, 1, width=32))
+def test_after_greedy_actions_alone_all_traces_are_pengs(seed, shape, lam):
+    """A greedy action's value is the slot's value, so Q*(λ) corrects nothing, and Watkins cuts nothing."""
+    transitions = sequences(seed, *shape)
+    got = other_targets(transitions, transitions[2], np.ones(shape, bool), lam, 1)
+    expected = lambda_returns(*transitions, lam)
+    assert_close(got["watkins"], expected)
+    assert_close(got["qstar"], expected)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), SHAPES, st.integers(0, 5))
+def test_enough_steps_are_monte_carlo(seed, shape, more):
+    """n of the window's length or any more."""
+    transitions = sequences(seed, *shape)
+    got = other_targets(transitions, *behaviour(seed, shape), 0.0, max(shape[0] - 1, 1) + more)
+    assert_close(got["nstep"], lambda_returns(*transitions, 1.0))
+
+
+def test_what_stands_where_no_action_is_taken_is_not_read():
+    """The final observation of an episode, and of the window: actions there are whatever the policy said."""
+    transitions = sequences(5, 9, 4)
+    taken, was_greedy = behaviour(5, (9, 4))
+    ends = transitions[3].copy()
+    ends[-1] = True
+    expected = other_targets(transitions, taken, was_greedy, 0.7, 3)
+    got = other_targets(transitions, np.where(ends, np.nan, taken), was_greedy ^ ends, 0.7, 3)
+    for name, x in expected.items():
+        np.testing.assert_array_equal(got[name], x)
+
+
+def test_an_exploring_action_cuts_watkins_trace():
+    """The action taken at slot 2 explores: slots 0 and 1 see no further than its value; slot 2 sees past itself."""
+    reward, value = np.float32([[1], [2], [4], [8], [0]]), np.float32([[0], [10], [20], [40], [80]])
+    discount, last = np.full((5, 1), 0.5, np.float32), np.arange(5)[:, None] == 4
+    was_greedy = np.arange(5)[:, None] != 2
+    got = other_targets((reward, discount, value, last), value, was_greedy, 1.0, 1)["watkins"][:, 0]
+    np.testing.assert_allclose(
+        got, [1 + 0.5 * (2 + 0.5 * 20), 2 + 0.5 * 20, 4 + 0.5 * (8 + 0.5 * 80), 8 + 0.5 * 80, 80]
     )

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jqmix.config import AlgoConfig, Config, flatten, to_dict
 from jqmix.learning import normalise
 from jqmix.learning.exploration import greedy
-from jqmix.learning.returns import lambda_returns
+from jqmix.learning.returns import corrected_returns, lambda_returns, n_step_returns
 from jqmix.learning.split import WHOLE, Split
 from jqmix.networks.agent import Agent
 from jqmix.networks.mixers import Mixer, make_mixer
@@ -28,6 +28,7 @@ class Hyper(NamedTuple):
     grad_clip: Float[Array, ""]
     gamma: Float[Array, ""]
     td_lambda: Float[Array, ""]
+    n_step: Float[Array, ""]
     target_tau: Float[Array, ""]
     reward_scale: Float[Array, ""]
     eps_start: Float[Array, ""]
@@ -42,6 +43,7 @@ TRACED: dict[str, str] = {
     "grad_clip": "optim.grad_clip",
     "gamma": "algo.gamma",
     "td_lambda": "algo.td_lambda",
+    "n_step": "algo.n_step",
     "target_tau": "algo.target_tau",
     "reward_scale": "algo.reward_scale",
     "eps_start": "explore.eps_start",
@@ -76,6 +78,13 @@ def taken(q: Float[Array, "*batch A"], action: Int[Array, "*batch"]) -> Float[Ar
     return jnp.sum(q * jax.nn.one_hot(action, q.shape[-1], dtype=q.dtype), axis=-1)
 
 
+def was_greedy(
+    q: Float[Array, "*batch A"], avail: Bool[Array, "*batch A"], action: Int[Array, "*batch"]
+) -> Bool[Array, "*batch"]:
+    """Whether ``action`` is a best available one; among equals each is."""
+    return taken(q, action) >= jnp.max(jnp.where(avail, q, -jnp.inf), axis=-1)
+
+
 class Learner(NamedTuple):
     """Static parts of learning; every method is a pure function of its arguments."""
 
@@ -97,7 +106,7 @@ class Learner(NamedTuple):
     def targets(
         self, q: Float[Array, "T1 B N A"], target: Params, window: Window, state: Array, hyper: Hyper
     ) -> Float[Array, "T1 B *agents"]:
-        """λ-returns from the target networks, at the online network's greedy actions (double Q-learning)."""
+        """Returns from the target networks' values of the online network's greedy actions (double Q-learning)."""
         q_target = self.agent.unroll(target["agent"], window.obs, window.action, window.first)
         chooser = q if self.algo.double_q else q_target
         best = taken(q_target, greedy(chooser, window.avail))
@@ -105,7 +114,17 @@ class Learner(NamedTuple):
         reward, discount, last = window.reward * hyper.reward_scale, window.discount * hyper.gamma, window.last
         if self.mixer.per_agent:
             reward, discount, last = (jnp.broadcast_to(x[..., None], value.shape) for x in (reward, discount, last))
-        return lambda_returns(reward, discount, value, last, hyper.td_lambda)
+        transitions = reward, discount, value, last
+        if self.algo.target == "nstep":
+            return n_step_returns(*transitions, hyper.n_step)
+        if self.algo.target == "qstar":
+            baseline = self.mixer.apply(target["mixer"], taken(q_target, window.action), state)
+            return corrected_returns(*transitions, baseline, jnp.broadcast_to(hyper.td_lambda, value.shape))
+        if self.algo.target == "watkins":
+            kept = was_greedy(chooser, window.avail, window.action)
+            kept = kept if self.mixer.per_agent else jnp.all(kept, axis=-1)
+            return corrected_returns(*transitions, value, hyper.td_lambda * kept)
+        return lambda_returns(*transitions, hyper.td_lambda)
 
     def loss(
         self, params: Params, target: Params, window: Window, state: Array, hyper: Hyper
@@ -155,7 +174,8 @@ def make_optimizer(name: str) -> optax.GradientTransformation:
 
 def make_learner(cfg: Config, spec: EnvSpec, split: Split = WHOLE) -> Learner:
     algo = cfg.algo
-    agent = Agent(spec.n_agents, spec.n_actions, spec.obs_size, **asdict(cfg.agent))
+    init = {"orthogonal": algo.init == "orthogonal", "head_gain": algo.init_gain}
+    agent = Agent(spec.n_agents, spec.n_actions, spec.obs_size, **asdict(cfg.agent), **init)
     mixer = make_mixer(
         algo.mixer,
         spec.n_agents,

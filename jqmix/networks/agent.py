@@ -1,4 +1,4 @@
-"""The recurrent Q-network that all agents share: fc – ReLU – GRU – fc, over [o_t, last action, agent id].
+"""The recurrent Q-network, shared by all agents unless told: fc – ReLU – GRU – fc, over [o_t, last action, agent id].
 
 Four pure functions, so that acting and learning are one definition: ``init``, ``initial_state``, ``step`` (one slot)
 and ``unroll`` (a window). Source: QMIX (1803.11485) and 2102.03479; parameter counts in PyTorch's conventions.
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jqmix.networks import gru
-from jqmix.networks.init import linear, uniform_fan
+from jqmix.networks.init import Init, linear, orthogonal, torch_default, uniform_fan
 
 Params = Any
 
@@ -23,36 +23,36 @@ class _Encoder(nn.Module):
     The id's rows are added as a bias per agent, and the last action's product is skipped at an episode's start.
     """
 
-    hidden: int
-    n_actions: int
-    layer_norm: bool
+    sizes: "Agent"
 
     @nn.compact
     def __call__(self, obs: Array, last_action: Array, first: Array) -> Array:
+        sizes = self.sizes
         n_agents, o = obs.shape[-2:]
-        a = self.n_actions
-        fan_in = o + a + n_agents
-        kernel = self.param("kernel", uniform_fan(fan_in), (fan_in, self.hidden))
-        bias = self.param("bias", uniform_fan(fan_in), (self.hidden,))
-        taken = jax.nn.one_hot(last_action, a) * ~first[..., None, None]
-        per_agent = kernel[o + a :] + bias
-        x = obs @ kernel[:o] + taken @ kernel[o : o + a]
-        x = x + jnp.broadcast_to(per_agent, x.shape)
-        return nn.relu(nn.LayerNorm(name="norm")(x) if self.layer_norm else x)
+        a = sizes.n_actions * sizes.last_action
+        fan_in = o + a + n_agents * sizes.agent_id
+        init = sizes.dense_init(fan_in)
+        kernel = self.param("kernel", init.kernel, (fan_in, sizes.hidden))
+        bias = self.param("bias", init.bias, (sizes.hidden,))
+        x = obs @ kernel[:o]
+        if sizes.last_action:
+            taken = jax.nn.one_hot(last_action, a) * ~first[..., None, None]
+            x = x + taken @ kernel[o : o + a]
+        if sizes.agent_id:
+            bias = kernel[o + a :] + bias
+        x = x + jnp.broadcast_to(bias, x.shape)
+        return nn.relu(nn.LayerNorm(name="norm")(x) if sizes.layer_norm else x)
 
 
 class _QNetwork(nn.Module):
-    hidden: int
-    n_actions: int
-    recurrent: bool
-    layer_norm: bool
+    sizes: "Agent"
 
     def setup(self) -> None:
-        h = self.hidden
-        self.encoder = _Encoder(h, self.n_actions, self.layer_norm)
-        self.norm = nn.LayerNorm() if self.layer_norm else lambda x: x
-        self.head = linear(h, self.n_actions)
-        if self.recurrent:
+        sizes, h = self.sizes, self.sizes.hidden
+        self.encoder = _Encoder(sizes)
+        self.norm = nn.LayerNorm() if sizes.layer_norm else lambda x: x
+        self.head = linear(h, sizes.n_actions, init=sizes.dense_init(h, sizes.head_gain))
+        if sizes.recurrent:
             init = uniform_fan(h)
             self.core = gru.GRUParams(
                 self.param("gru_w_i", init, (3, h, h)),
@@ -61,7 +61,7 @@ class _QNetwork(nn.Module):
                 self.param("gru_b_h", init, (3, h)),
             )
         else:
-            self.core = linear(h, h)
+            self.core = linear(h, h, init=sizes.dense_init(h))
 
     def unroll(self, h: Array, obs: Array, last_action: Array, first: Array) -> tuple[Array, Array]:
         x = self.encoder(obs, last_action, first)
@@ -83,7 +83,12 @@ class _QNetwork(nn.Module):
 
 
 class Agent(NamedTuple):
-    """The network's sizes; every method is a pure function of its arguments."""
+    """The network's sizes and options; every method is a pure function of its arguments.
+
+    ``share_parameters`` false gives every agent a network of its own, all parameters leading with N; none of them
+    reads an id. ``orthogonal`` initialises the dense layers as pymarl2 does: with gain 1, the Q head with ``head_gain``,
+    the GRU as ever. It brings QR factorisations: then ``init`` must not run under ``vmap``.
+    """
 
     n_agents: int
     n_actions: int
@@ -91,15 +96,43 @@ class Agent(NamedTuple):
     hidden: int = 64
     recurrent: bool = True
     layer_norm: bool = False
+    share_parameters: bool = True
+    agent_id: bool = True
+    last_action: bool = True
+    orthogonal: bool = False
+    head_gain: float = 0.01
+
+    def dense_init(self, n_in: int, gain: float = 1.0) -> Init:
+        return orthogonal(gain) if self.orthogonal else torch_default(n_in)
 
     @property
     def _net(self) -> _QNetwork:
-        return _QNetwork(self.hidden, self.n_actions, self.recurrent, self.layer_norm)
+        """The network that all agents share, or that of a team of one."""
+        return _QNetwork(self if self.share_parameters else self._replace(n_agents=1, agent_id=False))
+
+    def _init_net(self, key: Array) -> Params:
+        net = self._net
+        n, o = net.sizes.n_agents, self.obs_size
+        h, obs, action = jnp.zeros((n, self.hidden)), jnp.zeros((n, o)), jnp.zeros((n,), jnp.int32)
+        return net.init(key, h, obs, action, jnp.bool_(True), method="step")["params"]
 
     def init(self, key: Array) -> Params:
-        obs = jnp.zeros((self.n_agents, self.obs_size))
-        action = jnp.zeros((self.n_agents,), jnp.int32)
-        return self._net.init(key, self.initial_state(), obs, action, jnp.bool_(True), method="step")["params"]
+        if self.share_parameters:
+            return self._init_net(key)
+        return jax.lax.map(self._init_net, jax.random.split(key, self.n_agents))
+
+    def _apply(
+        self, method: str, params: Params, h: Array, obs: Array, last_action: Array, first: Array
+    ) -> tuple[Array, Array]:
+        if self.share_parameters:
+            return self._net.apply({"params": params}, h, obs, last_action, first, method=method)  # type: ignore[return-value]
+
+        def alone(params: Params, h: Array, obs: Array, last_action: Array) -> Any:
+            team = h[..., None, :], obs[..., None, :], last_action[..., None]
+            out = self._net.apply({"params": params}, *team, first, method=method)
+            return jax.tree.map(lambda x: x[..., 0, :], out)
+
+        return jax.vmap(alone, in_axes=(0, -2, -2, -1), out_axes=-2)(params, h, obs, last_action)
 
     def initial_state(self, *batch: int) -> Float[Array, "*batch N H"]:
         return jnp.zeros((*batch, self.n_agents, self.hidden))
@@ -113,7 +146,7 @@ class Agent(NamedTuple):
         first: Bool[Array, "*batch"],
     ) -> tuple[Float[Array, "*batch N A"], Float[Array, "*batch N H"]]:
         """Q-values of one slot, and the next hidden state. ``first``: ignore ``h`` and ``last_action``."""
-        return self._net.apply({"params": params}, h, obs, last_action, first, method="step")  # type: ignore[return-value]
+        return self._apply("step", params, h, obs, last_action, first)
 
     def unroll(
         self,
@@ -125,5 +158,4 @@ class Agent(NamedTuple):
         """Q-values of a window that begins with the hidden state at zero; the same as T calls of ``step``."""
         last_action = jnp.concatenate([jnp.zeros_like(action[:1]), action[:-1]])
         h = self.initial_state(obs.shape[1])
-        q, _ = self._net.apply({"params": params}, h, obs, last_action, first, method="unroll")
-        return q  # type: ignore[return-value]
+        return self._apply("unroll", params, h, obs, last_action, first)[0]

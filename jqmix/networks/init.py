@@ -1,11 +1,12 @@
-"""PyTorch's initialisation, which the published results use, and a linear layer that has it."""
+"""PyTorch's initialisation, which the published results use, the orthogonal one, and a linear layer."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.nn import initializers
 from jax.nn.initializers import Initializer
 from jaxtyping import Array
 
@@ -21,6 +22,27 @@ def uniform_fan(fan: int) -> Initializer:
     return init
 
 
-def linear(n_in: int, n_out: int, name: str | None = None) -> nn.Dense:
-    """A dense layer with PyTorch's initialisation."""
-    return nn.Dense(n_out, kernel_init=uniform_fan(n_in), bias_init=uniform_fan(n_in), name=name)
+class Init(NamedTuple):
+    """How a layer's weight and bias begin."""
+
+    kernel: Initializer
+    bias: Initializer
+
+
+def torch_default(fan: int) -> Init:
+    """PyTorch's, for a layer with ``fan`` inputs."""
+    return Init(uniform_fan(fan), uniform_fan(fan))
+
+
+def orthogonal(gain: float) -> Init:
+    """Orthonormal rows or columns (whichever are fewer) times ``gain``, no bias: Saxe et al. (1312.6120).
+
+    A QR factorisation: never vmap it (ARCHITECTURE, decisions).
+    """
+    return Init(initializers.orthogonal(gain), initializers.zeros)
+
+
+def linear(n_in: int, n_out: int, name: str | None = None, init: Init | None = None) -> nn.Dense:
+    """A dense layer, with PyTorch's initialisation unless told."""
+    kernel, bias = init or torch_default(n_in)
+    return nn.Dense(n_out, kernel_init=kernel, bias_init=bias, name=name)
