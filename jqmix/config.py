@@ -79,6 +79,10 @@ class AlgoConfig:
     target_period: int = _f(200, "hard: windows collected between copies (a window holds an episode or more)", low=1)
     target_tau: float = _f(0.005, "soft: share of the online network taken at each update", above=0, high=1)
     reward_scale: float = _f(1.0, "factor on the rewards that are learned from (reports are unscaled)", above=0)
+    reward_norm: Literal["none", "running"] = _f(
+        "none",
+        "rewards that are learned from: as they are, or (r − mean) / std by running statistics, before the factor",
+    )
     init: Literal["default", "orthogonal"] = _f("default", "the agent's dense layers begin as PyTorch's, or orthogonal")
     init_gain: float = _f(0.01, "orthogonal: gain of the Q head (the other layers' is 1)", above=0)
 
@@ -102,6 +106,11 @@ class ExploreConfig:
 class ReplayConfig:
     capacity: int = _f(5000, "windows kept", low=1)
     batch: int = _f(128, "windows per update", low=1)
+    prioritised: bool = _f(False, "sample windows by their TD errors, with importance weights; false: uniformly")
+    priority_alpha: float = _f(0.6, "prioritised: exponent of the priorities; 0 is uniform", low=0, high=1)
+    priority_beta: float = _f(
+        0.4, "prioritised: exponent of the importance weights at the start; it rises to 1 at total_steps", low=0, high=1
+    )
 
 
 @dataclass(frozen=True)

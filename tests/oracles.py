@@ -82,6 +82,15 @@ def n_step(reward, discount, value, n):
     return out
 
 
+def window_priority(error, last, eta=0.9, smallest=1e-6):
+    """R2D2's priority, one window at a time; error [T1, B] or [T1, B, N]."""
+    out = np.zeros(error.shape[1])
+    for b in range(error.shape[1]):
+        sizes = [np.mean(np.abs(error[t, b])) for t in range(len(error)) if not last[t, b]]
+        out[b] = eta * max(sizes) + (1 - eta) * np.mean(sizes) + smallest
+    return out
+
+
 def torch_gru_cell(x, h, w_ih, w_hh, b_ih, b_hh):
     """torch.nn.GRUCell: weights [3H, in], gates in the order r, z, n."""
     gi = x @ w_ih.T + b_ih

@@ -32,14 +32,18 @@ def test_parts_of_a_batch():
     assert devices.parts(128, 3) == 2
 
 
-@pytest.mark.parametrize("mixer", ["qmix", "iql"])
-def test_a_split_batch_teaches_the_same(monkeypatch, mixer):
-    """Windows differ in how many of their slots count (the chain ends anywhere): the mean is over those of all."""
+@pytest.mark.parametrize(("mixer", "prioritised"), [("qmix", False), ("iql", False), ("iql", True)])
+def test_a_split_batch_teaches_the_same(monkeypatch, mixer, prioritised):
+    """Windows differ in how many of their slots count (the chain ends anywhere): the mean is over those of all.
+
+    Prioritised, all devices that share a batch know the priorities of all of it.
+    """
     cfg = load_config(
         None,
         **{
             "env.name": "chain_probe",
             "algo.mixer": mixer,
+            "replay.prioritised": prioritised,
             "agent.hidden": 8,
             "replay.capacity": 64,
             "replay.batch": 16,
@@ -57,5 +61,9 @@ def test_a_split_batch_teaches_the_same(monkeypatch, mixer):
     assert int(shared.updates) > 1
     for a, b in zip(jax.tree.leaves(split.learner.params), jax.tree.leaves(whole.learner.params), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    if prioritised:
+        np.testing.assert_allclose(split.priority, whole.priority, rtol=1e-3, atol=1e-5)
+        here, there = (np.asarray(shard.data) for shard in split.priority.addressable_shards)
+        np.testing.assert_array_equal(here, there)
     for name, value in whole_metrics.items():
         np.testing.assert_allclose(split_metrics[name], value, rtol=1e-3, atol=1e-5, err_msg=name)

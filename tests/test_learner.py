@@ -40,6 +40,12 @@ def random_window(rng, T1=9, B=3) -> Window:
 
 def numpy_loss(cfg, params, target, w: Window):
     """The whole loss again, from the oracles alone."""
+    errors = np.stack(numpy_errors(cfg, params, target, w))
+    return np.mean(0.5 * np.square(errors[:, ~w.last]))
+
+
+def numpy_errors(cfg, params, target, w: Window):
+    """Q_tot − G [T1, B], one for each that is learned: the team's, or every agent's (IQL)."""
     q = oracles.agent_unroll(params["agent"], w.obs, w.action, w.first)
     q_target = oracles.agent_unroll(target["agent"], w.obs, w.action, w.first)
     T1, B = w.reward.shape
@@ -70,8 +76,8 @@ def numpy_loss(cfg, params, target, w: Window):
             "watkins": lambda: oracles.per_episode(oracles.watkins, (*transitions, was_greedy[..., k]), lam),  # noqa: B023
             "nstep": lambda: oracles.per_episode(oracles.n_step, transitions, cfg.algo.n_step),  # noqa: B023
         }[cfg.algo.target]()
-        errors.append((q_tot[..., k] - g)[~w.last])
-    return np.mean(0.5 * np.square(np.concatenate(errors)))
+        errors.append(q_tot[..., k] - g)
+    return errors
 
 
 def make(cfg, rng, key):
@@ -87,7 +93,7 @@ def test_loss_matches_numpy(rng, key, mixer, double_q):
     cfg = config(**{"algo.mixer": mixer, "algo.double_q": double_q, "algo.reward_scale": 2.0, "algo.td_lambda": 0.7})
     learner, state, w = make(cfg, rng, key)
     window = jax.tree.map(jnp.asarray, w)
-    loss, stats = learner.loss(state.params, state.target, window, window.state, hyper_of(cfg))
+    loss, (stats, _) = learner.loss(state.params, state.target, window, window.state, hyper_of(cfg))
     np.testing.assert_allclose(loss, numpy_loss(cfg, state.params, state.target, w), rtol=1e-4)
     assert float(stats.loss) == float(loss)
 
@@ -109,6 +115,22 @@ def test_loss_of_every_target_matches_numpy(rng, key, mixer, double_q, target):
     window = jax.tree.map(jnp.asarray, w)
     loss, _ = learner.loss(state.params, state.target, window, window.state, hyper_of(cfg))
     np.testing.assert_allclose(loss, numpy_loss(cfg, state.params, state.target, w), rtol=1e-4)
+
+
+@pytest.mark.parametrize("mixer", ["iql", "qmix"])
+def test_windows_count_by_their_weights_and_get_new_priorities(rng, key, mixer):
+    """Σ w m ½ δ² / Σ m; the priorities are those of the errors in this loss."""
+    cfg = config(**{"algo.mixer": mixer})
+    learner, state, w = make(cfg, rng, key)
+    window, weight = jax.tree.map(jnp.asarray, w), rng.uniform(0.1, 1, w.reward.shape[1]).astype(np.float32)
+    loss, (_, priority) = learner.loss(
+        state.params, state.target, window, window.state, hyper_of(cfg), jnp.asarray(weight)
+    )
+    errors = np.stack(numpy_errors(cfg, state.params, state.target, w))
+    expected = np.sum(weight * np.where(w.last, 0, 0.5 * np.square(errors))) / (len(errors) * (~w.last).sum())
+    np.testing.assert_allclose(loss, expected, rtol=1e-4)
+    per_agent = np.moveaxis(errors, 0, -1)
+    np.testing.assert_allclose(priority, oracles.window_priority(per_agent, w.last), rtol=1e-4)
 
 
 def test_any_of_equally_good_actions_is_greedy():
@@ -180,7 +202,7 @@ def one_update(cfg, rng, key):
     learner, state, w = make(cfg, rng, key)
     hyper = hyper_of(cfg)
     window = jax.tree.map(jnp.asarray, w)
-    after, stats = learner.update(state, window, normalise.init(5), hyper, hyper.lr)
+    after, stats, _ = learner.update(state, window, normalise.init(5), hyper, hyper.lr)
     return state, after, stats
 
 

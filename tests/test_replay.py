@@ -81,6 +81,21 @@ def test_running_moments_are_those_of_all_rows(rng):
     assert np.abs(z).max() <= 5
 
 
+def test_running_moments_of_some_rows(rng):
+    """The others are not read; without a clip, a constant reward is 0."""
+    x, rows = rng.normal(3, 2, size=(40, 5, 1)).astype(np.float32), rng.random((40, 5)) < 0.6
+    x[~rows] = 1e4
+    moments = normalise.init(1)
+    for part in np.split(np.arange(40), [1, 7, 30]):
+        moments = normalise.update(moments, jnp.asarray(x[part]), jnp.asarray(rows[part]))
+    counted = x[rows].astype(np.float64)
+    assert float(moments.rows) == rows.sum()
+    z = np.asarray(normalise.standardise(moments, jnp.asarray(x)))
+    np.testing.assert_allclose(z, (x - counted.mean()) / counted.std(), rtol=1e-3, atol=1e-4)
+    still = normalise.update(normalise.init(1), jnp.full((50, 1), -0.1))
+    np.testing.assert_allclose(normalise.standardise(still, jnp.full((3, 1), -0.1)), 0, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     "name",
     [

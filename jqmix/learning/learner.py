@@ -31,6 +31,8 @@ class Hyper(NamedTuple):
     n_step: Float[Array, ""]
     target_tau: Float[Array, ""]
     reward_scale: Float[Array, ""]
+    priority_alpha: Float[Array, ""]
+    priority_beta: Float[Array, ""]
     eps_start: Float[Array, ""]
     eps_end: Float[Array, ""]
     eps_steps: Float[Array, ""]
@@ -46,6 +48,8 @@ TRACED: dict[str, str] = {
     "n_step": "algo.n_step",
     "target_tau": "algo.target_tau",
     "reward_scale": "algo.reward_scale",
+    "priority_alpha": "replay.priority_alpha",
+    "priority_beta": "replay.priority_beta",
     "eps_start": "explore.eps_start",
     "eps_end": "explore.eps_end",
     "eps_steps": "explore.eps_steps",
@@ -127,11 +131,18 @@ class Learner(NamedTuple):
         return lambda_returns(*transitions, hyper.td_lambda)
 
     def loss(
-        self, params: Params, target: Params, window: Window, state: Array, hyper: Hyper
-    ) -> tuple[Float[Array, ""], UpdateStats]:
-        """Σ m ½ (Q_tot − G)² / Σ m, with m = 1 exactly on the slots that a transition leaves.
+        self,
+        params: Params,
+        target: Params,
+        window: Window,
+        state: Array,
+        hyper: Hyper,
+        weight: float | Float[Array, " B"] = 1.0,
+    ) -> tuple[Float[Array, ""], tuple[UpdateStats, Float[Array, " B"]]]:
+        """Σ w m ½ (Q_tot − G)² / Σ m, with m = 1 exactly on the slots that a transition leaves, w the windows' weights.
 
-        Where devices split the batch, this device's share of it: Σ m counts the slots of all.
+        Where devices split the batch, this device's share of it: Σ m counts the slots of all. Beside it what to log,
+        and the windows' new priorities.
         """
         q = self.agent.unroll(params["agent"], window.obs, window.action, window.first)
         q_tot = self.mixer.apply(params["mixer"], taken(q, window.action), state)
@@ -145,16 +156,28 @@ class Learner(NamedTuple):
         def mean(x: Array) -> Array:
             return jnp.sum(jnp.where(mask, x, 0.0)) / count
 
-        loss = mean(0.5 * jnp.square(error))
-        return loss, UpdateStats(loss, mean(jnp.abs(error)), mean(q_tot), mean(returns), jnp.zeros(()))
+        per_slot = jnp.reshape(weight, (-1, *(1,) * (error.ndim - 2)))  # over the axes that follow B
+        loss = mean(per_slot * 0.5 * jnp.square(error))
+        stats = UpdateStats(loss, mean(jnp.abs(error)), mean(q_tot), mean(returns), jnp.zeros(()))
+        return loss, (stats, priorities.of_errors(error, ~window.last))
 
     def update(
-        self, learner: LearnerState, window: Window, moments: normalise.Moments, hyper: Hyper, lr: Float[Array, ""]
-    ) -> tuple[LearnerState, UpdateStats]:
-        """One gradient step on a batch, its global norm clipped; a soft target follows at once."""
+        self,
+        learner: LearnerState,
+        window: Window,
+        moments: normalise.Moments,
+        hyper: Hyper,
+        lr: Float[Array, ""],
+        weight: float | Float[Array, " B"] = 1.0,
+    ) -> tuple[LearnerState, UpdateStats, Float[Array, " B"]]:
+        """One gradient step on a batch, its global norm clipped; a soft target follows at once.
+
+        Also the windows' new priorities: where devices split the batch, of this device's share.
+        """
         state = self.mixer_state(moments, window.state)
-        shares = jax.grad(self.loss, has_aux=True)(learner.params, learner.target, window, state, hyper)
-        grads, stats = self.split.total(shares)
+        gradient = jax.grad(self.loss, has_aux=True)
+        grads, (stats, priority) = gradient(learner.params, learner.target, window, state, hyper, weight)
+        grads, stats = self.split.total((grads, stats))
         norm = optax.tree.norm(grads)
         scale = jnp.minimum(1.0, hyper.grad_clip / (norm + 1e-6))
         steps, opt_state = self.optimizer.update(jax.tree.map(lambda g: g * scale, grads), learner.opt_state)
@@ -162,7 +185,7 @@ class Learner(NamedTuple):
         target = learner.target
         if self.algo.target_update == "soft":
             target = jax.tree.map(lambda t, p: t + hyper.target_tau * (p - t), target, params)
-        return LearnerState(params, target, opt_state), stats._replace(grad_norm=norm)
+        return LearnerState(params, target, opt_state), stats._replace(grad_norm=norm), priority
 
 
 def make_optimizer(name: str) -> optax.GradientTransformation:

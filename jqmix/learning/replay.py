@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from jqmix.envs.base import BatchedDecPOMDP
-from jqmix.learning.split import WHOLE, Split
 from jqmix.types import Packed, Window
 
 Replay = Packed  # with B = capacity
@@ -44,12 +43,20 @@ def add(replay: Replay, window: Packed, added: Int[Array, ""]) -> Replay:
     return jax.tree.map(write, replay, window)
 
 
-def sample(key: Array, replay: Replay, added: Int[Array, ""], batch: int, split: Split = WHOLE) -> Packed:
-    """``batch`` different windows, uniformly, or this device's share of them. At least so many must have been added."""
+def draw(key: Array, replay: Replay, added: Int[Array, ""], batch: int) -> Int[Array, " B"]:
+    """Where ``batch`` different windows are, uniformly drawn. At least so many must have been added."""
     capacity = replay.reward.shape[1]
     score = jnp.where(jnp.arange(capacity) < added, jax.random.uniform(key, (capacity,)), -1.0)
-    index = split.mine(jax.lax.top_k(score, batch)[1])
+    return jax.lax.top_k(score, batch)[1]
+
+
+def take(replay: Replay, index: Int[Array, " B"]) -> Packed:
     return jax.tree.map(lambda ring: jnp.take(ring, index, axis=1), replay)
+
+
+def sample(key: Array, replay: Replay, added: Int[Array, ""], batch: int) -> Packed:
+    """``batch`` different windows, uniformly drawn."""
+    return take(replay, draw(key, replay, added, batch))
 
 
 def unpack(env: BatchedDecPOMDP, packed: Packed) -> Window:

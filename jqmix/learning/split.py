@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Shaped
 
 AXIS = "batch"
 
@@ -16,12 +16,16 @@ class Split(NamedTuple):
 
     parts: int = 1
 
-    def mine(self, index: Int[Array, " B"]) -> Int[Array, " share"]:
+    def mine(self, drawn: Shaped[Array, " B"]) -> Shaped[Array, " share"]:
         """This device's share of what was drawn."""
         if self.parts == 1:
-            return index
-        size = index.shape[0] // self.parts
-        return jax.lax.dynamic_slice_in_dim(index, jax.lax.axis_index(AXIS) * size, size)
+            return drawn
+        size = drawn.shape[0] // self.parts
+        return jax.lax.dynamic_slice_in_dim(drawn, jax.lax.axis_index(AXIS) * size, size)
+
+    def gather(self, share: Shaped[Array, " share"]) -> Shaped[Array, " B"]:
+        """All devices' shares, in the order in which :meth:`mine` divides them."""
+        return share if self.parts == 1 else jax.lax.all_gather(share, AXIS, tiled=True)
 
     def total(self, shares: Any) -> Any:
         """The sum of all devices' shares, leaf by leaf."""

@@ -11,7 +11,7 @@ vmapped; ``Shared`` holds the counters, equal for all members and never batched,
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +20,12 @@ from jaxtyping import Array, Float, Int
 from jqmix.config import Config, check_window
 from jqmix.envs.base import BatchedDecPOMDP
 from jqmix.envs.registry import make_env
-from jqmix.learning import normalise, replay
+from jqmix.learning import normalise, priorities, replay
 from jqmix.learning.exploration import linear_schedule
 from jqmix.learning.learner import Hyper, Learner, LearnerState, UpdateStats, hyper_of, make_learner
 from jqmix.learning.rollout import Episodes, collect, evaluate
 from jqmix.learning.split import WHOLE, Split
-from jqmix.types import EnvSpec, Packed
+from jqmix.types import EnvSpec, Packed, Window
 
 
 class Member(NamedTuple):
@@ -34,8 +34,10 @@ class Member(NamedTuple):
     seed: Int[Array, ""]
     hyper: Hyper
     learner: LearnerState
-    moments: normalise.Moments
+    moments: normalise.Moments  # of the global state
+    reward_moments: normalise.Moments | None  # where rewards are standardised
     replay: Packed
+    priority: Float[Array, " capacity"] | None  # of the windows in replay, where it is prioritised
     env_steps: Int[Array, ""]  # transitions so far, over all rollouts
 
 
@@ -81,13 +83,15 @@ class _Program(NamedTuple):
 
     def init(self, seed: Int[Array, ""], hyper: Hyper | None = None) -> tuple[Member, Shared]:
         """A member at its beginning, and the counters at zero."""
-        spec = self.env.spec
+        cfg, spec = self.cfg, self.env.spec
         member = Member(
             seed=jnp.asarray(seed, jnp.int32),
-            hyper=hyper_of(self.cfg) if hyper is None else hyper,
+            hyper=hyper_of(cfg) if hyper is None else hyper,
             learner=self.learner.init(jax.random.fold_in(jax.random.key(seed), 0)),
             moments=normalise.init(spec.state_size),
-            replay=replay.init(self.env, self.slots, self.cfg.replay.capacity),
+            reward_moments=normalise.init(1) if cfg.algo.reward_norm == "running" else None,
+            replay=replay.init(self.env, self.slots, cfg.replay.capacity),
+            priority=priorities.init(cfg.replay.capacity) if cfg.replay.prioritised else None,
             env_steps=jnp.zeros((), jnp.int32),
         )
         return member, Shared(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
@@ -114,20 +118,31 @@ class _Program(NamedTuple):
         )
         before = shared.iteration * cfg.rollouts  # windows
         added = before + cfg.rollouts
-        member = member._replace(
-            env_steps=member.env_steps + jnp.sum(~window.last),
-            moments=normalise.update(member.moments, self.env.unpack(window.seen).state),
-            replay=replay.add(member.replay, window, before),
-        )
+        member = self._remember(member, window, before)
         ready = added >= cfg.replay.batch
-        learner, learning = jax.lax.cond(
+        learner, priority, learning = jax.lax.cond(
             ready, self._learn, self._wait, member, key_update, self.learning_rate(member, hyper), added
         )
         if cfg.algo.target_update == "hard":
             due = added // cfg.algo.target_period > before // cfg.algo.target_period
             learner = jax.lax.cond(due, lambda l: l._replace(target=l.params), lambda l: l, learner)  # noqa: E741
         shared = Shared(shared.iteration + 1, shared.updates + jnp.where(ready, cfg.updates, 0))
-        return member._replace(learner=learner), shared, IterationStats(episodes, learning, ready.astype(jnp.float32))
+        stats = IterationStats(episodes, learning, ready.astype(jnp.float32))
+        return member._replace(learner=learner, priority=priority), shared, stats
+
+    def _remember(self, member: Member, window: Packed, before: Array) -> Member:
+        """The new windows enter replay and the running statistics."""
+        member = member._replace(
+            env_steps=member.env_steps + jnp.sum(~window.last),
+            moments=normalise.update(member.moments, self.env.unpack(window.seen).state),
+            replay=replay.add(member.replay, window, before),
+        )
+        if member.reward_moments is not None:
+            moments = normalise.update(member.reward_moments, window.reward[..., None], ~window.last)
+            member = member._replace(reward_moments=moments)
+        if member.priority is not None:
+            member = member._replace(priority=priorities.add(member.priority, before, self.cfg.rollouts))
+        return member
 
     def _key(self, member: Member, shared: Shared) -> Array:
         return jax.random.fold_in(jax.random.key(member.seed), shared.iteration + 1)
@@ -139,18 +154,54 @@ class _Program(NamedTuple):
     def learning_rate(self, member: Member, hyper: Hyper) -> Float[Array, ""]:
         return linear_schedule(member.env_steps, hyper.lr, hyper.lr * hyper.lr_end, jnp.float32(self.cfg.total_steps))
 
-    def _learn(self, member: Member, key: Array, lr: Array, added: Array) -> tuple[LearnerState, UpdateStats]:
-        def one(learner: LearnerState, key: Array) -> tuple[LearnerState, UpdateStats]:
-            batch = replay.sample(key, member.replay, added, self.cfg.replay.batch, self.learner.split)
-            return self.learner.update(learner, replay.unpack(self.env, batch), member.moments, member.hyper, lr)
+    def priority_beta(self, member: Member) -> Float[Array, ""]:
+        return linear_schedule(
+            member.env_steps, member.hyper.priority_beta, jnp.ones(()), jnp.float32(self.cfg.total_steps)
+        )
 
-        learner, stats = jax.lax.scan(one, member.learner, jax.random.split(key, self.cfg.updates))
-        return learner, jax.tree.map(jnp.mean, stats)
+    def _draw(
+        self, key: Array, member: Member, added: Array
+    ) -> tuple[Int[Array, " B"], float | Float[Array, " share"]]:
+        """Where in replay the windows of a batch are, and how much each of this device's share counts."""
+        batch, priority, alpha = self.cfg.replay.batch, member.priority, member.hyper.priority_alpha
+        if priority is None:
+            return replay.draw(key, member.replay, added, batch), 1.0
+        index = priorities.draw(key, priority, alpha, batch)
+        weight = priorities.weights(priority, index, alpha, self.priority_beta(member))
+        return index, self.learner.split.mine(weight)
 
-    def _wait(self, member: Member, key: Array, lr: Array, added: Array) -> tuple[LearnerState, UpdateStats]:
+    def _window(self, member: Member, packed: Packed) -> Window:
+        """What an update learns from: windows as they were collected, or with standardised rewards."""
+        window = replay.unpack(self.env, packed)
+        if member.reward_moments is None:
+            return window
+        reward = normalise.standardise(member.reward_moments, window.reward[..., None])[..., 0]
+        return window._replace(reward=reward)
+
+    def _learn(
+        self, member: Member, key: Array, lr: Array, added: Array
+    ) -> tuple[LearnerState, Array | None, UpdateStats]:
+        split = self.learner.split
+
+        def one(carry: tuple[LearnerState, Array | None], key: Array) -> tuple[Any, UpdateStats]:
+            learner, priority = carry
+            index, weight = self._draw(key, member._replace(priority=priority), added)
+            window = self._window(member, replay.take(member.replay, split.mine(index)))
+            learner, stats, new = self.learner.update(learner, window, member.moments, member.hyper, lr, weight)
+            if priority is not None:
+                priority = priority.at[index].set(split.gather(new))
+            return (learner, priority), stats
+
+        carry = member.learner, member.priority
+        (learner, priority), stats = jax.lax.scan(one, carry, jax.random.split(key, self.cfg.updates))
+        return learner, priority, jax.tree.map(jnp.mean, stats)
+
+    def _wait(
+        self, member: Member, key: Array, lr: Array, added: Array
+    ) -> tuple[LearnerState, Array | None, UpdateStats]:
         """Replay does not hold a batch yet."""
         del key, lr, added
-        return member.learner, UpdateStats(*(jnp.zeros(()) for _ in UpdateStats._fields))
+        return member.learner, member.priority, UpdateStats(*(jnp.zeros(()) for _ in UpdateStats._fields))
 
     def _metrics(self, member: Member, stats: IterationStats, greedy: Episodes) -> dict[str, Array]:
         """One chunk's log line; NaN where there is nothing to tell."""

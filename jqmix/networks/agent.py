@@ -86,8 +86,8 @@ class Agent(NamedTuple):
     """The network's sizes and options; every method is a pure function of its arguments.
 
     ``share_parameters`` false gives every agent a network of its own, all parameters leading with N; none of them
-    reads an id. ``orthogonal`` initialises the dense layers as pymarl2 does: with gain 1, the Q head with ``head_gain``,
-    the GRU as ever. It brings QR factorisations: then ``init`` must not run under ``vmap``.
+    reads an id. ``orthogonal`` initialises the dense layers as pymarl2 does: with gain 1, the Q head with
+    ``head_gain``, the GRU as ever. It brings QR factorisations: then ``init`` must not run under ``vmap``.
     """
 
     n_agents: int

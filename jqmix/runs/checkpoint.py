@@ -12,8 +12,9 @@ from jqmix.learning.train import Member, Shared
 
 
 def without_replay(members: Member) -> dict[str, Any]:
-    """What a checkpoint holds of the members, on the host. Replay is large, and only resuming would need it."""
-    return jax.device_get({k: v for k, v in members._asdict().items() if k != "replay"})
+    """What a checkpoint holds of the members, on the host. Replay (with its priorities) is large, and only resuming
+    would need it."""
+    return jax.device_get({k: v for k, v in members._asdict().items() if k not in ("replay", "priority")})
 
 
 def save(run_dir: Path, members: dict[str, Any], shared: Shared) -> Path:
