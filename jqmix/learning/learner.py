@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from jqmix.config import AlgoConfig, Config, flatten, to_dict
-from jqmix.learning import normalise
+from jqmix.learning import normalise, priorities
 from jqmix.learning.exploration import greedy
 from jqmix.learning.returns import corrected_returns, lambda_returns, n_step_returns
 from jqmix.learning.split import WHOLE, Split

@@ -201,7 +201,8 @@ class _Log:
     def __init__(self, places: list[_Place], terminal: Terminal):
         self.terminal = terminal
         self.places = places
-        self._files = {place.run_dir: MetricsFile(place.run_dir / "metrics.jsonl") for place in places}
+        run_dirs = dict.fromkeys(place.run_dir for place in places)
+        self._files = {run_dir: MetricsFile(run_dir / "metrics.jsonl") for run_dir in run_dirs}
         self.lines: dict[Path, list[Line]] = {run_dir: [] for run_dir in self._files}
         self._begin = time.perf_counter()
 
