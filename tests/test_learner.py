@@ -127,7 +127,8 @@ def test_unavailable_actions_never_enter_a_target(rng, key):
 
     def targets(params):
         q = learner.agent.unroll(params["agent"], window.obs, window.action, window.first)
-        return learner.targets(q, state.target, window, window.state, hyper_of(cfg))
+        value = learner.bootstraps(q, state.target, window, window.state)
+        return learner.targets(value, window, hyper_of(cfg))
 
     raised = jax.tree.map(jnp.copy, state.params)
     raised["agent"]["head"]["bias"] = raised["agent"]["head"]["bias"].at[2].add(1e6)
