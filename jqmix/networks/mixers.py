@@ -293,7 +293,7 @@ def _qtran(sizes: MixerSizes) -> Mixer:
         return values(params, state, joint).taken
 
     def constraint(params: Params, q: Array, state: Array, joint: Joint) -> Array:
-        """½ (λ_opt L_opt + λ_nopt L_nopt) of every slot; halved as the TD error is, so that the weights are the published ones."""
+        """½ (λ_opt L_opt + λ_nopt L_nopt) of every slot: halved, as the TD error is."""
         taken, greedy, v = values(params, state, joint)
         opt = jnp.sum(joint.best, axis=-1) - jax.lax.stop_gradient(greedy) + v
         nopt = jnp.minimum(jnp.sum(q, axis=-1) - jax.lax.stop_gradient(taken) + v, 0.0)
