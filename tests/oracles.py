@@ -40,15 +40,15 @@ def layer_norm(params, x, eps=1e-6):
     return scaled * np.asarray(params["scale"]) + np.asarray(params["bias"])
 
 
-def agent_unroll(params, obs, action, first):
-    """fc–ReLU–GRU–fc over the concatenated input, step by step: obs [T, B, N, O] → q [T, B, N, A]."""
+def agent_unroll(params, obs, action, first, with_hidden=False):
+    """fc–ReLU–GRU–fc over the concatenated input, step by step: obs [T, B, N, O] → q [T, B, N, A] (and h)."""
     T, B, N, _ = obs.shape
     kernel, bias = np.asarray(params["encoder"]["kernel"]), np.asarray(params["encoder"]["bias"])
     head_w, head_b = np.asarray(params["head"]["kernel"]), np.asarray(params["head"]["bias"])
     w_ih, w_hh = (np.concatenate([np.asarray(w).T for w in params[k]]) for k in ("gru_w_i", "gru_w_h"))
     b_ih, b_hh = (np.asarray(params[k]).reshape(-1) for k in ("gru_b_i", "gru_b_h"))
     A, H = head_w.shape[1], head_w.shape[0]
-    q = np.zeros((T, B, N, A))
+    q, hidden = np.zeros((T, B, N, A)), np.zeros((T, B, N, H))
     for b in range(B):
         for i in range(N):
             h = np.zeros(H)
@@ -62,7 +62,8 @@ def agent_unroll(params, obs, action, first):
                 x = layer_norm(params["encoder"].get("norm"), x @ kernel + bias)
                 h = torch_gru_cell(np.maximum(x, 0), h, w_ih, w_hh, b_ih, b_hh)
                 q[t, b, i] = layer_norm(params.get("norm"), h) @ head_w + head_b
-    return q
+                hidden[t, b, i] = h
+    return (q, hidden) if with_hidden else q
 
 
 def qmix(params, q, state, positivity=np.abs):

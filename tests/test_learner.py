@@ -9,6 +9,7 @@ import pytest
 from jqmix.config import load_config
 from jqmix.learning import normalise
 from jqmix.learning.learner import hyper_of, make_learner, make_optimizer
+from jqmix.networks.mixers import MIXERS, Joint
 from jqmix.types import EnvSpec, Window
 
 SPEC = EnvSpec("test", 2, 3, 4, 5, 6)
@@ -16,6 +17,7 @@ SPEC = EnvSpec("test", 2, 3, 4, 5, 6)
 
 def config(**overrides):
     small = {"env.name": "two_step_game", "agent.hidden": 8, "algo.embed": 4, "algo.hypernet_hidden": 6}
+    small |= {"algo.critic_hidden": 7, "algo.wqmix_alpha": 0.3}
     return load_config(None, **{**small, **overrides})
 
 
@@ -38,35 +40,57 @@ def random_window(rng, T1=9, B=3) -> Window:
     )
 
 
+def numpy_joint(cfg, mixer, team, w: Window, action, n_actions=3):
+    """Q(s, u) of every slot from the oracles alone, and each agent's greedy actions: [T1, B, agents], [T1, B, N]."""
+    q, hidden = oracles.agent_unroll(team["agent"], w.obs, w.action, w.first, with_hidden=True)
+    greedy = np.where(w.avail, q, -np.inf).argmax(-1)
+    pick = lambda a: np.take_along_axis(q, a[..., None], -1)[..., 0]  # noqa: E731
+    flat = lambda x: np.asarray(x, np.float64).reshape(-1, *x.shape[2:])  # noqa: E731
+    chosen, best, state, u = flat(pick(action)), flat(pick(greedy)), flat(w.state), action.reshape(-1, 2)
+    p = team["mixer"]
+    if mixer == "iql":
+        value = chosen
+    elif mixer == "vdn":
+        value = chosen.sum(-1)
+    elif mixer == "qatten":
+        value = oracles.qatten(p, chosen, state, flat(w.obs))
+    elif mixer == "qplex":
+        value = oracles.qplex(p, chosen, state, u, best, n_actions)
+    elif mixer == "qtran":
+        value = oracles.qtran(p, state, flat(hidden), u, n_actions)[0]
+    elif mixer == "central":
+        value = oracles.central(p, chosen, state)
+    else:
+        value = oracles.qmix(p, chosen, state)
+    joint = Joint(u, greedy.reshape(-1, 2), best, flat(w.obs), flat(hidden))
+    return value.reshape(*w.reward.shape, -1), greedy, (p, chosen, state, joint, n_actions)
+
+
 def numpy_loss(cfg, params, target, w: Window):
     """The whole loss again, from the oracles alone."""
-    q = oracles.agent_unroll(params["agent"], w.obs, w.action, w.first)
-    q_target = oracles.agent_unroll(target["agent"], w.obs, w.action, w.first)
-    T1, B = w.reward.shape
-    pick = lambda q, a: np.take_along_axis(q, a[..., None], -1)[..., 0]  # noqa: E731
-    chooser = q if cfg.algo.double_q else q_target
-    best = np.where(w.avail, chooser, -np.inf).argmax(-1)
-
-    def mix(p, q):
-        if cfg.algo.mixer == "iql":
-            return q
-        if cfg.algo.mixer == "vdn":
-            return q.sum(-1, keepdims=True)
-        flat = oracles.qmix(p["mixer"], q.reshape(T1 * B, 2), w.state.reshape(T1 * B, 5))
-        return flat.reshape(T1, B, 1)
-
-    value, q_tot = mix(target, pick(q_target, best)), mix(params, pick(q, w.action))
-    errors = []
-    for k in range(value.shape[-1]):
-        g = oracles.lambda_returns(
-            w.reward * cfg.algo.reward_scale,
-            w.discount * cfg.algo.gamma,
-            value[..., k],
-            w.last,
-            cfg.algo.td_lambda,
-        )
-        errors.append((q_tot[..., k] - g)[~w.last])
-    return np.mean(0.5 * np.square(np.concatenate(errors)))
+    mixer = cfg.algo.mixer
+    weighted = mixer in ("cw_qmix", "ow_qmix")
+    q_tot, greedy, parts = numpy_joint(cfg, mixer, params, w, w.action)
+    _, greedy_target, _ = numpy_joint(cfg, mixer, target, w, w.action)
+    best = greedy if cfg.algo.double_q else greedy_target
+    of, source = ("central", target["critic"]) if weighted else (mixer, target)
+    value, _, _ = numpy_joint(cfg, of, source, w, best)
+    reward, discount = w.reward * cfg.algo.reward_scale, w.discount * cfg.algo.gamma
+    columns = np.moveaxis(value, -1, 0)
+    returns = np.stack(
+        [oracles.lambda_returns(reward, discount, v, w.last, cfg.algo.td_lambda) for v in columns], axis=-1
+    )
+    losses = 0.5 * (q_tot - returns) ** 2
+    if weighted:
+        for at in np.ndindex(w.reward.shape):
+            is_greedy = (w.action[at] == greedy[at]).all()
+            losses[at] *= oracles.wqmix_weight(
+                mixer, cfg.algo.wqmix_alpha, q_tot[at], returns[at], value[at], is_greedy
+            )
+        losses += 0.5 * (numpy_joint(cfg, "central", params["critic"], w, w.action)[0] - returns) ** 2
+    if mixer == "qtran":
+        losses += oracles.qtran_constraints(*parts).reshape(losses.shape)
+    return losses[~w.last].mean()
 
 
 def make(cfg, rng, key):
@@ -76,7 +100,7 @@ def make(cfg, rng, key):
     return learner, state._replace(target=other), random_window(rng)
 
 
-@pytest.mark.parametrize("mixer", ["iql", "vdn", "qmix"])
+@pytest.mark.parametrize("mixer", list(MIXERS))
 @pytest.mark.parametrize("double_q", [True, False])
 def test_loss_matches_numpy(rng, key, mixer, double_q):
     cfg = config(**{"algo.mixer": mixer, "algo.double_q": double_q, "algo.reward_scale": 2.0, "algo.td_lambda": 0.7})
@@ -87,17 +111,44 @@ def test_loss_matches_numpy(rng, key, mixer, double_q):
     assert float(stats.loss) == float(loss)
 
 
-@pytest.mark.parametrize("mixer", ["iql", "vdn", "qmix"])
+@pytest.mark.parametrize("mixer", list(MIXERS))
 def test_every_parameter_learns_and_the_target_does_not(rng, key, mixer):
     cfg = config(**{"algo.mixer": mixer})
     learner, state, w = make(cfg, rng, key)
     window = jax.tree.map(jnp.asarray, w)
-    grads, grads_target = jax.grad(
-        lambda p, t: learner.loss(p, t, window, window.state, hyper_of(cfg))[0], argnums=(0, 1)
+    grads, grads_target = jax.jit(
+        jax.grad(lambda p, t: learner.loss(p, t, window, window.state, hyper_of(cfg))[0], argnums=(0, 1))
     )(state.params, state.target)
     for path, g in jax.tree_util.tree_leaves_with_path(grads):
-        assert np.abs(g).max() > 0, path
+        # A key's bias shifts all agents' attention alike, which a softmax does not see.
+        assert np.abs(g).max() > 0 or "['key']['bias']" in jax.tree_util.keystr(path), path
     assert all(np.abs(g).max() == 0 for g in jax.tree.leaves(grads_target))
+
+
+@pytest.mark.parametrize("mixer", ["cw_qmix", "ow_qmix"])
+def test_the_critic_learns_from_its_own_error_alone(rng, key, mixer):
+    """Its gradient is that of ½ (Q̂* − G)², whatever Q_tot and its weights are; and α leaves it alone."""
+    cfg = config(**{"algo.mixer": mixer})
+    learner, state, w = make(cfg, rng, key)
+    window = jax.tree.map(jnp.asarray, w)
+    hyper = hyper_of(cfg)
+    q = learner.values(state.params, window).q
+    value = learner.bootstraps(q, state.target, window, window.state)
+    returns = learner.targets(value, window, hyper)
+
+    def critic_loss(critic):
+        q_hat = learner.joint_value(learner.mixer.critic.mixer, critic, window, window.state)
+        return jnp.sum(jnp.where(window.last, 0, 0.5 * (q_hat - returns) ** 2)) / jnp.sum(~window.last)
+
+    def whole(params, alpha):
+        return learner.loss(params, state.target, window, window.state, hyper._replace(wqmix_alpha=alpha))[0]
+
+    expected = jax.grad(critic_loss)(state.params["critic"])
+    some, none = (jax.grad(whole)(state.params, jnp.float32(alpha)) for alpha in (0.3, 0.0))
+    for grads in (some, none):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), grads["critic"], expected)
+    changed = jax.tree.map(lambda a, b: np.abs(a - b).max(), some["agent"], none["agent"])
+    assert max(jax.tree.leaves(changed)) > 1e-4
 
 
 def test_slots_without_a_transition_do_not_count(rng, key):
