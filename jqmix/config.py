@@ -59,12 +59,17 @@ class AgentConfig:
 
 @dataclass(frozen=True)
 class AlgoConfig:
-    mixer: Literal["iql", "vdn", "qmix"] = _f("qmix", "how agents' values become the team's")
-    embed: int = _f(32, "QMIX: embedding width E", low=1)
-    hypernet_hidden: int = _f(64, "QMIX: hidden width of the hypernetworks", low=1)
+    mixer: Literal["iql", "vdn", "qmix", "qatten", "qplex", "qtran", "cw_qmix", "ow_qmix"] = _f(
+        "qmix", "how agents' values become the team's"
+    )
+    embed: int = _f(32, "QMIX, Qatten: embedding width E", low=1)
+    hypernet_hidden: int = _f(64, "hidden width of the mixer's networks (QMIX: of the hypernetworks)", low=1)
     positivity: Literal["abs", "softplus", "square", "none"] = _f(
         "abs", "QMIX: the map that keeps weights positive (none breaks IGM: a control)"
     )
+    heads: int = _f(4, "Qatten: attention heads; QPLEX: attention kernels", low=1)
+    critic_hidden: int = _f(256, "weighted QMIX: hidden width of the unconstrained mixer of Q̂*", low=1)
+    wqmix_alpha: float = _f(0.5, "weighted QMIX: weight α of what is not to be represented well", above=0, high=1)
     state_norm: Literal["running", "none"] = _f(
         "running", "what the mixer reads: the state normalised by running statistics, or raw"
     )

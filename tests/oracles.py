@@ -110,14 +110,15 @@ def layer_norm(params, x, eps=1e-6):
     return scaled * np.asarray(params["scale"]) + np.asarray(params["bias"])
 
 
-def agent_unroll(params, obs, action, first, *, shared=True, agent_id=True, last_action=True):
-    """fc–ReLU–GRU–fc over the concatenated input, step by step: obs [T, B, N, O] → q [T, B, N, A].
+def agent_unroll(params, obs, action, first, *, shared=True, agent_id=True, last_action=True, with_hidden=False):
+    """fc–ReLU–GRU–fc over the concatenated input, step by step: obs [T, B, N, O] → q [T, B, N, A] (and h).
 
     ``shared`` false: agent i's parameters are the i-th of every leaf.
     """
     T, B, N, _ = obs.shape
     A = np.asarray(params["head"]["bias"]).shape[-1]
-    q = np.zeros((T, B, N, A))
+    H = np.asarray(params["head"]["kernel"]).shape[-2]
+    q, hidden = np.zeros((T, B, N, A)), np.zeros((T, B, N, H))
     for i in range(N):
         own = jax.tree.map(lambda x, i=i: np.asarray(x if shared else x[i]), params)
         kernel, bias = own["encoder"]["kernel"], own["encoder"]["bias"]
@@ -137,7 +138,8 @@ def agent_unroll(params, obs, action, first, *, shared=True, agent_id=True, last
                 x = layer_norm(own["encoder"].get("norm"), x @ kernel + bias)
                 h = torch_gru_cell(np.maximum(x, 0), h, w_ih, w_hh, b_ih, b_hh)
                 q[t, b, i] = layer_norm(own.get("norm"), h) @ own["head"]["kernel"] + own["head"]["bias"]
-    return q
+                hidden[t, b, i] = h
+    return (q, hidden) if with_hidden else q
 
 
 def qmix(params, q, state, positivity=np.abs):
@@ -156,6 +158,90 @@ def qmix(params, q, state, positivity=np.abs):
         elu = np.where(x > 0, x, np.exp(np.minimum(x, 0)) - 1)
         out[row] = elu @ w2 + v
     return out
+
+
+def dense(p, x):
+    """torch.nn.Linear of one vector."""
+    return x @ np.asarray(p["kernel"], np.float64) + np.asarray(p["bias"], np.float64)
+
+
+def mlp(p, x):
+    """torch.nn.Sequential(Linear, ReLU, Linear, …) of one vector."""
+    for i in range(len(p)):
+        x = dense(p[f"layer{i}"], np.maximum(x, 0) if i else x)
+    return x
+
+
+def head(p, k, x):
+    """The k-th of several two-layer perceptrons, taken out of their shared arrays: Linear, ReLU, Linear."""
+    width = np.asarray(p["kernel"]).shape[1]
+    mine = slice(k * width, (k + 1) * width)
+    hidden = np.maximum(dense({name: np.asarray(w)[..., mine] for name, w in p["hidden"].items()}, x), 0)
+    return dense({"kernel": np.asarray(p["kernel"])[k], "bias": np.asarray(p["bias"])[k]}, hidden)
+
+
+def qatten(params, q, state, obs):
+    """Head by head, agent by agent, as Qatten's text has it."""
+    heads, _, e = np.asarray(params["query"]["kernel"]).shape
+    out = np.zeros(len(q))
+    for row in range(len(q)):
+        strength = np.abs(mlp(params["head"], state[row]))
+        for h in range(heads):
+            query = head(params["query"], h, state[row])
+            keys = [dense(params["key"], o)[h * e : (h + 1) * e] for o in obs[row]]
+            raw = np.exp([query @ key / np.sqrt(e) for key in keys])
+            out[row] += strength[h] * np.sum(raw / raw.sum() * q[row])
+        out[row] += mlp(params["c"], state[row])[0]
+    return out
+
+
+def qplex(params, q, state, action, best, n_actions):
+    """V_tot + A_tot, as QPLEX's text has it: Q_tot = Σ M'_i + Σ λ_i (Q'_i − M'_i)."""
+    out = np.zeros(len(q))
+    for row in range(len(q)):
+        s = state[row]
+        both = np.concatenate([s, np.eye(n_actions)[action[row]].reshape(-1)])
+        w, v = np.abs(mlp(params["w"], s)) + 1e-10, mlp(params["v"], s)
+        importance = np.zeros(q.shape[1])
+        for k in range(np.asarray(params["key"]["kernel"]).shape[0]):
+            key = np.abs(head(params["key"], k, s)) + 1e-10
+            importance += key * sigmoid(head(params["agents"], k, s)) * sigmoid(head(params["actions"], k, both))
+        own, top = w * q[row] + v, w * best[row] + v
+        out[row] = np.sum(top) + np.sum(importance * (own - top))
+    return out
+
+
+def qtran(params, state, hidden, action, n_actions):
+    """Q_jt and V of every row."""
+    joint, v = np.zeros(len(state)), np.zeros(len(state))
+    for row in range(len(state)):
+        pairs = zip(np.asarray(hidden[row]), np.eye(n_actions)[np.asarray(action[row])], strict=True)
+        encoded = sum(mlp(params["encode"], np.concatenate(pair)) for pair in pairs)
+        joint[row] = mlp(params["q"], np.concatenate([state[row], encoded]))[0]
+        v[row] = mlp(params["v"], state[row])[0]
+    return joint, v
+
+
+def qtran_constraints(params, q, state, joint, n_actions):
+    """½ (L_opt + 0.1 L_nopt) of every row."""
+    taken, v = qtran(params, state, joint.hidden, joint.action, n_actions)
+    at_best, _ = qtran(params, state, joint.hidden, joint.greedy, n_actions)
+    opt = joint.best.sum(-1) - at_best + v
+    nopt = np.minimum(q.sum(-1) - taken + v, 0)
+    return 0.5 * (opt**2 + 0.1 * nopt**2)
+
+
+def central(params, q, state):
+    """The unconstrained mixer of weighted QMIX's Q̂*."""
+    rows = zip(q, state, strict=True)
+    return np.array([mlp(params["q"], np.concatenate([s, x]))[0] + mlp(params["v"], s)[0] for x, s in rows])
+
+
+def wqmix_weight(name, alpha, q_tot, target, value, is_greedy):
+    """One slot's weight, by the cases of the paper."""
+    if name == "ow_qmix":
+        return 1.0 if q_tot < target else alpha
+    return 1.0 if is_greedy or target > value else alpha
 
 
 def rmsprop(params, grads, lr, alpha=0.99, eps=1e-5):

@@ -9,6 +9,7 @@ import pytest
 from jqmix.config import load_config
 from jqmix.learning import normalise
 from jqmix.learning.learner import hyper_of, make_learner, make_optimizer, was_greedy
+from jqmix.networks.mixers import MIXERS, Joint
 from jqmix.types import EnvSpec, Window
 
 SPEC = EnvSpec("test", 2, 3, 4, 5, 6)
@@ -16,6 +17,7 @@ SPEC = EnvSpec("test", 2, 3, 4, 5, 6)
 
 def config(**overrides):
     small = {"env.name": "two_step_game", "agent.hidden": 8, "algo.embed": 4, "algo.hypernet_hidden": 6}
+    small |= {"algo.critic_hidden": 7, "algo.wqmix_alpha": 0.3}
     return load_config(None, **{**small, **overrides})
 
 
@@ -38,46 +40,81 @@ def random_window(rng, T1=9, B=3) -> Window:
     )
 
 
+def numpy_joint(cfg, mixer, team, w: Window, action, n_actions=3):
+    """Q(s, u) of every slot from the oracles alone, and each agent's greedy actions: [T1, B, agents], [T1, B, N]."""
+    q, hidden = oracles.agent_unroll(team["agent"], w.obs, w.action, w.first, with_hidden=True)
+    greedy = np.where(w.avail, q, -np.inf).argmax(-1)
+    pick = lambda a: np.take_along_axis(q, a[..., None], -1)[..., 0]  # noqa: E731
+    flat = lambda x: np.asarray(x, np.float64).reshape(-1, *x.shape[2:])  # noqa: E731
+    chosen, best, state, u = flat(pick(action)), flat(pick(greedy)), flat(w.state), action.reshape(-1, 2)
+    p = team["mixer"]
+    if mixer == "iql":
+        value = chosen
+    elif mixer == "vdn":
+        value = chosen.sum(-1)
+    elif mixer == "qatten":
+        value = oracles.qatten(p, chosen, state, flat(w.obs))
+    elif mixer == "qplex":
+        value = oracles.qplex(p, chosen, state, u, best, n_actions)
+    elif mixer == "qtran":
+        value = oracles.qtran(p, state, flat(hidden), u, n_actions)[0]
+    elif mixer == "central":
+        value = oracles.central(p, chosen, state)
+    else:
+        value = oracles.qmix(p, chosen, state)
+    joint = Joint(u, greedy.reshape(-1, 2), best, flat(w.obs), flat(hidden))
+    return value.reshape(*w.reward.shape, -1), greedy, (p, chosen, state, joint, n_actions)
+
+
 def numpy_loss(cfg, params, target, w: Window):
     """The whole loss again, from the oracles alone."""
-    errors = np.stack(numpy_errors(cfg, params, target, w))
-    return np.mean(0.5 * np.square(errors[:, ~w.last]))
+    mixer = cfg.algo.mixer
+    q_tot, greedy, parts, returns, value = numpy_targets(cfg, params, target, w)
+    losses = 0.5 * (q_tot - returns) ** 2
+    if mixer in WEIGHTED:
+        for at in np.ndindex(w.reward.shape):
+            is_greedy = (w.action[at] == greedy[at]).all()
+            losses[at] *= oracles.wqmix_weight(
+                mixer, cfg.algo.wqmix_alpha, q_tot[at], returns[at], value[at], is_greedy
+            )
+        losses += 0.5 * (numpy_joint(cfg, "central", params["critic"], w, w.action)[0] - returns) ** 2
+    if mixer == "qtran":
+        losses += oracles.qtran_constraints(*parts).reshape(losses.shape)
+    return losses[~w.last].mean()
 
 
 def numpy_errors(cfg, params, target, w: Window):
     """Q_tot − G [T1, B], one for each that is learned: the team's, or every agent's (IQL)."""
-    q = oracles.agent_unroll(params["agent"], w.obs, w.action, w.first)
-    q_target = oracles.agent_unroll(target["agent"], w.obs, w.action, w.first)
-    T1, B = w.reward.shape
-    pick = lambda q, a: np.take_along_axis(q, a[..., None], -1)[..., 0]  # noqa: E731
-    chooser = q if cfg.algo.double_q else q_target
-    best = np.where(w.avail, chooser, -np.inf).argmax(-1)
+    q_tot, _, _, returns, _ = numpy_targets(cfg, params, target, w)
+    return list(np.moveaxis(q_tot - returns, -1, 0))
 
-    def mix(p, q):
-        if cfg.algo.mixer == "iql":
-            return q
-        if cfg.algo.mixer == "vdn":
-            return q.sum(-1, keepdims=True)
-        flat = oracles.qmix(p["mixer"], q.reshape(T1 * B, 2), w.state.reshape(T1 * B, 5))
-        return flat.reshape(T1, B, 1)
 
-    value, q_tot = mix(target, pick(q_target, best)), mix(params, pick(q, w.action))
+WEIGHTED = ("cw_qmix", "ow_qmix")
+
+
+def numpy_targets(cfg, params, target, w: Window):
+    """Q_tot, each agent's greedy actions, what constraints read, the returns and V_t: [T1, B, agents]."""
+    mixer, lam = cfg.algo.mixer, cfg.algo.td_lambda
+    q_tot, greedy, parts = numpy_joint(cfg, mixer, params, w, w.action)
+    _, greedy_target, _ = numpy_joint(cfg, mixer, target, w, w.action)
+    best = greedy if cfg.algo.double_q else greedy_target
+    of, source = ("central", target["critic"]) if mixer in WEIGHTED else (mixer, target)
+    value, taken = (numpy_joint(cfg, of, source, w, action)[0] for action in (best, w.action))
     was_greedy = best == w.action
-    if cfg.algo.mixer != "iql":
+    if mixer != "iql":
         was_greedy = was_greedy.all(-1, keepdims=True)
     reward, discount = w.reward * cfg.algo.reward_scale, w.discount * cfg.algo.gamma
-    errors = []
+    returns = []
     for k in range(value.shape[-1]):
-        transitions, lam = (reward, discount, value[..., k], w.last), cfg.algo.td_lambda
-        taken = mix(target, pick(q_target, w.action))[..., k]
+        transitions = (reward, discount, value[..., k], w.last)
         g = {
             "peng": lambda: oracles.lambda_returns(*transitions, lam),  # noqa: B023
-            "qstar": lambda: oracles.per_episode(oracles.q_star_lambda, (*transitions, taken), lam),  # noqa: B023
+            "qstar": lambda: oracles.per_episode(oracles.q_star_lambda, (*transitions, taken[..., k]), lam),  # noqa: B023
             "watkins": lambda: oracles.per_episode(oracles.watkins, (*transitions, was_greedy[..., k]), lam),  # noqa: B023
             "nstep": lambda: oracles.per_episode(oracles.n_step, transitions, cfg.algo.n_step),  # noqa: B023
         }[cfg.algo.target]()
-        errors.append(q_tot[..., k] - g)
-    return errors
+        returns.append(g)
+    return q_tot, greedy, parts, np.stack(returns, axis=-1), value
 
 
 def make(cfg, rng, key):
@@ -87,7 +124,7 @@ def make(cfg, rng, key):
     return learner, state._replace(target=other), random_window(rng)
 
 
-@pytest.mark.parametrize("mixer", ["iql", "vdn", "qmix"])
+@pytest.mark.parametrize("mixer", list(MIXERS))
 @pytest.mark.parametrize("double_q", [True, False])
 def test_loss_matches_numpy(rng, key, mixer, double_q):
     cfg = config(**{"algo.mixer": mixer, "algo.double_q": double_q, "algo.reward_scale": 2.0, "algo.td_lambda": 0.7})
@@ -98,7 +135,7 @@ def test_loss_matches_numpy(rng, key, mixer, double_q):
     assert float(stats.loss) == float(loss)
 
 
-@pytest.mark.parametrize("mixer", ["iql", "vdn", "qmix"])
+@pytest.mark.parametrize("mixer", ["iql", "qmix", "qplex", "cw_qmix"])
 @pytest.mark.parametrize("double_q", [True, False])
 @pytest.mark.parametrize("target", ["qstar", "watkins", "nstep"])
 def test_loss_of_every_target_matches_numpy(rng, key, mixer, double_q, target):
@@ -138,17 +175,43 @@ def test_any_of_equally_good_actions_is_greedy():
     np.testing.assert_array_equal(was_greedy(q, avail, jnp.arange(3)), [False, True, True])
 
 
-@pytest.mark.parametrize("mixer", ["iql", "vdn", "qmix"])
+@pytest.mark.parametrize("mixer", list(MIXERS))
 def test_every_parameter_learns_and_the_target_does_not(rng, key, mixer):
     cfg = config(**{"algo.mixer": mixer})
     learner, state, w = make(cfg, rng, key)
     window = jax.tree.map(jnp.asarray, w)
-    grads, grads_target = jax.grad(
-        lambda p, t: learner.loss(p, t, window, window.state, hyper_of(cfg))[0], argnums=(0, 1)
+    grads, grads_target = jax.jit(
+        jax.grad(lambda p, t: learner.loss(p, t, window, window.state, hyper_of(cfg))[0], argnums=(0, 1))
     )(state.params, state.target)
     for path, g in jax.tree_util.tree_leaves_with_path(grads):
-        assert np.abs(g).max() > 0, path
+        # A key's bias shifts all agents' attention alike, which a softmax does not see.
+        assert np.abs(g).max() > 0 or "['key']['bias']" in jax.tree_util.keystr(path), path
     assert all(np.abs(g).max() == 0 for g in jax.tree.leaves(grads_target))
+
+
+@pytest.mark.parametrize("mixer", ["cw_qmix", "ow_qmix"])
+def test_the_critic_learns_from_its_own_error_alone(rng, key, mixer):
+    """Its gradient is that of ½ (Q̂* − G)², whatever Q_tot and its weights are; and α leaves it alone."""
+    cfg = config(**{"algo.mixer": mixer})
+    learner, state, w = make(cfg, rng, key)
+    window = jax.tree.map(jnp.asarray, w)
+    hyper = hyper_of(cfg)
+    q = learner.values(state.params, window).q
+    returns, _ = learner.targets(q, state.target, window, window.state, hyper)
+
+    def critic_loss(critic):
+        q_hat = learner.joint_value(learner.mixer.critic.mixer, critic, window, window.state)
+        return jnp.sum(jnp.where(window.last, 0, 0.5 * (q_hat - returns) ** 2)) / jnp.sum(~window.last)
+
+    def whole(params, alpha):
+        return learner.loss(params, state.target, window, window.state, hyper._replace(wqmix_alpha=alpha))[0]
+
+    expected = jax.grad(critic_loss)(state.params["critic"])
+    some, none = (jax.grad(whole)(state.params, jnp.float32(alpha)) for alpha in (0.3, 0.0))
+    for grads in (some, none):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), grads["critic"], expected)
+    changed = jax.tree.map(lambda a, b: np.abs(a - b).max(), some["agent"], none["agent"])
+    assert max(jax.tree.leaves(changed)) > 1e-4
 
 
 def test_slots_without_a_transition_do_not_count(rng, key):
@@ -178,7 +241,7 @@ def test_unavailable_actions_never_enter_a_target(rng, key):
 
     def targets(params):
         q = learner.agent.unroll(params["agent"], window.obs, window.action, window.first)
-        return learner.targets(q, state.target, window, window.state, hyper_of(cfg))
+        return learner.targets(q, state.target, window, window.state, hyper_of(cfg))[0]
 
     raised = jax.tree.map(jnp.copy, state.params)
     raised["agent"]["head"]["bias"] = raised["agent"]["head"]["bias"].at[2].add(1e6)

@@ -1,4 +1,8 @@
-"""The learner: loss, double Q-learning, optimiser, target copy. IQL, VDN and QMIX differ in the mixer alone."""
+"""The learner: loss, double Q-learning, optimiser, target copy. Algorithms differ in the mixer alone.
+
+Two things a mixer may bring: a ``critic``, which is learned beside it, weights its errors and gives the targets
+(weighted QMIX), and a ``constraint``, one more loss (QTRAN).
+"""
 
 from dataclasses import asdict
 from typing import Any, NamedTuple
@@ -14,10 +18,10 @@ from jqmix.learning.exploration import greedy
 from jqmix.learning.returns import corrected_returns, lambda_returns, n_step_returns
 from jqmix.learning.split import WHOLE, Split
 from jqmix.networks.agent import Agent
-from jqmix.networks.mixers import Mixer, make_mixer
+from jqmix.networks.mixers import Joint, Mixer, make_mixer
 from jqmix.types import EnvSpec, Window
 
-Params = dict[str, Any]  # {"agent": …, "mixer": …}
+Params = dict[str, Any]  # {"agent": …, "mixer": …}, and where there is a critic its own two under "critic"
 
 
 class Hyper(NamedTuple):
@@ -36,6 +40,7 @@ class Hyper(NamedTuple):
     eps_start: Float[Array, ""]
     eps_end: Float[Array, ""]
     eps_steps: Float[Array, ""]
+    wqmix_alpha: Float[Array, ""]
 
 
 # Where the configuration has them.
@@ -53,6 +58,7 @@ TRACED: dict[str, str] = {
     "eps_start": "explore.eps_start",
     "eps_end": "explore.eps_end",
     "eps_steps": "explore.eps_steps",
+    "wqmix_alpha": "algo.wqmix_alpha",
 }
 
 
@@ -89,6 +95,18 @@ def was_greedy(
     return taken(q, action) >= jnp.max(jnp.where(avail, q, -jnp.inf), axis=-1)
 
 
+class Values(NamedTuple):
+    """What a team's agents tell of a window."""
+
+    q: Float[Array, "T1 B N A"]
+    hidden: Float[Array, "T1 B N H"]
+
+    def of(self, action: Int[Array, "T1 B N"], window: Window) -> tuple[Float[Array, "T1 B N"], Joint]:
+        """The agents' values of joint actions, and what else a mixer may read of these."""
+        best = greedy(self.q, window.avail)
+        return taken(self.q, action), Joint(action, best, taken(self.q, best), window.obs, self.hidden)
+
+
 class Learner(NamedTuple):
     """Static parts of learning; every method is a pure function of its arguments."""
 
@@ -99,36 +117,57 @@ class Learner(NamedTuple):
     split: Split = WHOLE
 
     def init(self, key: Array) -> LearnerState:
-        key_agent, key_mixer = jax.random.split(key)
-        params = {"agent": self.agent.init(key_agent), "mixer": self.mixer.init(key_mixer)}
+        params = self._init_team(self.mixer, key)
+        if self.mixer.critic is not None:
+            params["critic"] = self._init_team(self.mixer.critic.mixer, jax.random.fold_in(key, 2))
         return LearnerState(params, jax.tree.map(jnp.copy, params), self.optimizer.init(params))
+
+    def _init_team(self, mixer: Mixer, key: Array) -> Params:
+        key_agent, key_mixer = jax.random.split(key)
+        return {"agent": self.agent.init(key_agent), "mixer": mixer.init(key_mixer)}
 
     def mixer_state(self, moments: normalise.Moments, state: Float[Array, "*batch S"]) -> Float[Array, "*batch S"]:
         """What the mixer reads of the global state."""
         return normalise.apply(moments, state) if self.algo.state_norm == "running" else state
 
+    def values(self, team: Params, window: Window) -> Values:
+        return Values(*self.agent.unroll_hidden(team["agent"], window.obs, window.action, window.first))
+
+    def joint_value(self, mixer: Mixer, team: Params, window: Window, state: Array) -> Float[Array, "T1 B *agents"]:
+        """What a team's mixer says of the window's actions; ``team``: {"agent": …, "mixer": …}."""
+        q, joint = self.values(team, window).of(window.action, window)
+        return mixer.apply(team["mixer"], q, state, joint)
+
     def targets(
         self, q: Float[Array, "T1 B N A"], target: Params, window: Window, state: Array, hyper: Hyper
-    ) -> Float[Array, "T1 B *agents"]:
-        """Returns from the target networks' values of the online network's greedy actions (double Q-learning)."""
-        q_target = self.agent.unroll(target["agent"], window.obs, window.action, window.first)
-        chooser = q if self.algo.double_q else q_target
-        best = taken(q_target, greedy(chooser, window.avail))
-        value = self.mixer.apply(target["mixer"], best, state)
+    ) -> tuple[Float[Array, "T1 B *agents"], Float[Array, "T1 B *agents"]]:
+        """λ-returns, or the like, over the target networks' values at the online network's greedy actions (double
+        Q-learning); and V_t, those values. They are the critic's where there is one."""
+        values = self.values(target, window)
+        chooser, mixer = q if self.algo.double_q else values.q, self.mixer
+        if mixer.critic is not None:
+            mixer, target = mixer.critic.mixer, target["critic"]
+            values = self.values(target, window)
+
+        def joint_value(action: Array) -> Array:
+            each, joint = values.of(action, window)
+            return mixer.apply(target["mixer"], each, state, joint)
+
+        value = joint_value(greedy(chooser, window.avail))
         reward, discount, last = window.reward * hyper.reward_scale, window.discount * hyper.gamma, window.last
         if self.mixer.per_agent:
             reward, discount, last = (jnp.broadcast_to(x[..., None], value.shape) for x in (reward, discount, last))
         transitions = reward, discount, value, last
         if self.algo.target == "nstep":
-            return n_step_returns(*transitions, hyper.n_step)
+            return n_step_returns(*transitions, hyper.n_step), value
         if self.algo.target == "qstar":
-            baseline = self.mixer.apply(target["mixer"], taken(q_target, window.action), state)
-            return corrected_returns(*transitions, baseline, jnp.broadcast_to(hyper.td_lambda, value.shape))
+            baseline, trace = joint_value(window.action), jnp.broadcast_to(hyper.td_lambda, value.shape)
+            return corrected_returns(*transitions, baseline, trace), value
         if self.algo.target == "watkins":
             kept = was_greedy(chooser, window.avail, window.action)
             kept = kept if self.mixer.per_agent else jnp.all(kept, axis=-1)
-            return corrected_returns(*transitions, value, hyper.td_lambda * kept)
-        return lambda_returns(*transitions, hyper.td_lambda)
+            return corrected_returns(*transitions, value, hyper.td_lambda * kept), value
+        return lambda_returns(*transitions, hyper.td_lambda), value
 
     def loss(
         self,
@@ -139,25 +178,37 @@ class Learner(NamedTuple):
         hyper: Hyper,
         weight: float | Float[Array, " B"] = 1.0,
     ) -> tuple[Float[Array, ""], tuple[UpdateStats, Float[Array, " B"]]]:
-        """Σ w m ½ (Q_tot − G)² / Σ m, with m = 1 exactly on the slots that a transition leaves, w the windows' weights.
+        """Σ w m ½ (Q_tot − G)² / Σ m, with m = 1 exactly on the slots that a transition leaves, w the windows' weights;
+        and what the mixer adds, weighted alike.
 
         Where devices split the batch, this device's share of it: Σ m counts the slots of all. Beside it what to log,
         and the windows' new priorities.
         """
-        q = self.agent.unroll(params["agent"], window.obs, window.action, window.first)
-        q_tot = self.mixer.apply(params["mixer"], taken(q, window.action), state)
-        returns = jax.lax.stop_gradient(self.targets(jax.lax.stop_gradient(q), target, window, state, hyper))
-        mask = ~window.last
-        if self.mixer.per_agent:
-            mask = jnp.broadcast_to(mask[..., None], q_tot.shape)
+        mixer = self.mixer
+        values = self.values(params, window)
+        q, joint = values.of(window.action, window)
+        q_tot = mixer.apply(params["mixer"], q, state, joint)
+        aims = self.targets(jax.lax.stop_gradient(values.q), target, window, state, hyper)
+        returns, value = jax.lax.stop_gradient(aims)
         error = q_tot - returns
+        losses = 0.5 * jnp.square(error)
+        if mixer.critic is not None:
+            losses *= mixer.critic.weight(joint, q_tot, returns, value, hyper.wqmix_alpha)
+            q_hat = self.joint_value(mixer.critic.mixer, params["critic"], window, state)
+            losses += 0.5 * jnp.square(q_hat - returns)
+        if mixer.constraint is not None:
+            losses += mixer.constraint(params["mixer"], q, state, joint)
+
+        mask = ~window.last
+        if mixer.per_agent:
+            mask = jnp.broadcast_to(mask[..., None], q_tot.shape)
         count = jnp.maximum(self.split.total(jnp.sum(mask)), 1)
 
         def mean(x: Array) -> Array:
             return jnp.sum(jnp.where(mask, x, 0.0)) / count
 
         per_slot = jnp.reshape(weight, (-1, *(1,) * (error.ndim - 2)))  # over the axes that follow B
-        loss = mean(per_slot * 0.5 * jnp.square(error))
+        loss = mean(per_slot * losses)
         stats = UpdateStats(loss, mean(jnp.abs(error)), mean(q_tot), mean(returns), jnp.zeros(()))
         return loss, (stats, priorities.of_errors(error, ~window.last))
 
@@ -203,8 +254,13 @@ def make_learner(cfg: Config, spec: EnvSpec, split: Split = WHOLE) -> Learner:
         algo.mixer,
         spec.n_agents,
         spec.state_size,
+        n_actions=spec.n_actions,
+        obs_size=spec.obs_size,
+        hidden=cfg.agent.hidden,
         embed=algo.embed,
         hypernet_hidden=algo.hypernet_hidden,
         positivity=algo.positivity,
+        heads=algo.heads,
+        critic_hidden=algo.critic_hidden,
     )
     return Learner(agent, mixer, algo, make_optimizer(cfg.optim.name), split)

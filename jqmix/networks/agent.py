@@ -156,6 +156,16 @@ class Agent(NamedTuple):
         first: Bool[Array, "T B"],
     ) -> Float[Array, "T B N A"]:
         """Q-values of a window that begins with the hidden state at zero; the same as T calls of ``step``."""
+        return self.unroll_hidden(params, obs, action, first)[0]
+
+    def unroll_hidden(
+        self,
+        params: Params,
+        obs: Float[Array, "T B N O"],
+        action: Int[Array, "T B N"],
+        first: Bool[Array, "T B"],
+    ) -> tuple[Float[Array, "T B N A"], Float[Array, "T B N H"]]:
+        """:meth:`unroll`, and the hidden states that the Q-values were read from."""
         last_action = jnp.concatenate([jnp.zeros_like(action[:1]), action[:-1]])
         h = self.initial_state(obs.shape[1])
-        return self._apply("unroll", params, h, obs, last_action, first)[0]
+        return self._apply("unroll", params, h, obs, last_action, first)

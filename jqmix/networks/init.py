@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 def uniform_fan(fan: int) -> Initializer:
     """U(±1/√fan): PyTorch's default for a layer's weight and bias (fan = inputs) and a GRU's (fan = width)."""
-    bound = 1.0 / math.sqrt(fan)
+    bound = 1.0 / math.sqrt(fan) if fan else 0.0
 
     def init(key: Array, shape: Any, dtype: Any = None, out_sharding: Any = None) -> Array:
         del out_sharding
