@@ -53,10 +53,22 @@ CHAIN = {
 }
 
 
-@pytest.mark.parametrize(("td_lambda", "mixer"), [(0.0, "vdn"), (0.0, "iql")])
-def test_chain_probe_reaches_q_star(td_lambda, mixer):
-    """Q*(s, right) = γ^(3 − s), Q*(s, stop) = 0.1, with terminations at every depth of a window."""
-    program, members, _ = learn(None, 24_000, **{**CHAIN, "algo.td_lambda": td_lambda, "algo.mixer": mixer})
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"algo.td_lambda": 0.0},
+        {"algo.td_lambda": 0.0, "algo.mixer": "iql"},
+        {"algo.td_lambda": 0.6, "algo.target": "watkins"},
+        {"algo.td_lambda": 0.6, "algo.target": "qstar", "replay.prioritised": True},
+    ],
+    ids=str,
+)
+def test_chain_probe_reaches_q_star(options):
+    """Q*(s, right) = γ^(3 − s), Q*(s, stop) = 0.1, with terminations at every depth of a window.
+
+    All play is random, so this holds for the targets that are off-policy: one-step, and with a trace these two.
+    """
+    program, members, _ = learn(None, 24_000, **{**CHAIN, **options})
     q = q_values(program, members, np.eye(4)[:, None], np.ones((4, 1), np.int32), np.arange(4) == 0)[:, :, 0]
     np.testing.assert_allclose(q[:, :, 1], np.broadcast_to(0.8 ** np.arange(3, -1, -1), (3, 4)), atol=0.03)
     np.testing.assert_allclose(q[:, :, 0], 0.1, atol=0.03)

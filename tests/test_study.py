@@ -127,6 +127,7 @@ def test_ablate_writes_runs_and_a_report(tmp_path, capsys):
     assert main(["report", str(out), "--out", str(tmp_path / "broken")]) == 2
 
 
+@pytest.mark.slow
 def test_sweep_writes_runs_and_a_report(tmp_path, capsys):
     out = tmp_path / "sweep"
     assert main(["sweep", *FLAGS, "--grid", "algo.td_lambda=0,0.9", "--out", str(out)]) == 0

@@ -18,7 +18,7 @@ Params = Any
 
 
 class _Encoder(nn.Module):
-    """fc1 over the concatenation [obs, one-hot last action, one-hot agent id], without building it.
+    """fc1 over the concatenation [obs, one-hot last action, one-hot agent id] (or less), without building it.
 
     The id's rows are added as a bias per agent, and the last action's product is skipped at an episode's start.
     """
@@ -103,6 +103,7 @@ class Agent(NamedTuple):
     head_gain: float = 0.01
 
     def dense_init(self, n_in: int, gain: float = 1.0) -> Init:
+        """How a dense layer with ``n_in`` inputs begins; ``gain`` is for an orthogonal one."""
         return orthogonal(gain) if self.orthogonal else torch_default(n_in)
 
     @property

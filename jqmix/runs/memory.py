@@ -81,7 +81,7 @@ def make_plan(cfg: Config, spec: EnvSpec, member: Member) -> MemoryPlan:
     learner = member.learner
     available, devices = available_bytes()
     plan = MemoryPlan(
-        replay=tree_bytes(member.replay),
+        replay=tree_bytes((member.replay, member.priority)),
         parameters=tree_bytes((learner.params, learner.target)),
         optimiser=tree_bytes(learner.opt_state),
         working=working_bytes(cfg, spec),

@@ -146,7 +146,7 @@ def _tricks(cfg: Config, grid: dict[str, Sequence[Any]]) -> Iterator[tuple[str, 
         "not studied: there the ratio changed with the number of rollouts",
         [(str(n), _with_rollouts(cfg, n) | ({"updates": updates} if n != e else {})) for n, updates in held],
     )
-    sizes = [_capacity(cfg, e, factor) for factor in (0.2, 0.4, 1, 2)]
+    sizes = [_capacity(cfg, e, factor) for factor in (0.2, 0.4, 1.0, 2.0)]
     yield (
         "replay size",
         "2k / 5k / 10k / 20k: 5m_vs_6m 79 / 80 / 81 / 74, MMM2 88 / 96 / 97 / 98, 3s5z_vs_3s6z 41 / 57 / 61 / 23",
@@ -190,5 +190,5 @@ def _capacity(cfg: Config, rollouts: int, factor: float) -> int:
 
 def _with_rollouts(cfg: Config, rollouts: int) -> dict[str, Any]:
     """So many rollouts; the replay keeps its size, but for what the rollouts need it to be a multiple of."""
-    capacity = _capacity(cfg, rollouts, 1)
+    capacity = _capacity(cfg, rollouts, 1.0)
     return {"rollouts": rollouts} | ({"replay.capacity": capacity} if capacity != cfg.replay.capacity else {})
