@@ -65,8 +65,12 @@ def _parser() -> _Parser:
     evaluate.add_argument("--episodes", type=_whole(1), default=128, help="whole episodes per member (128)")
     evaluate.add_argument("--seed", type=_whole(0), default=0, help="of the environments (0)")
 
+    igm = command("igm", _igm, "The joint values that a matrix-game run learned, next to the true payoffs.")
+    igm.add_argument("run_dir", metavar="RUN_DIR")
+    igm.add_argument("--out", metavar="PNG", help="draw them into this file, too")
+
     envs = command("envs", _envs, "Every environment with its sizes.")
-    for sub in (bench, evaluate, envs):
+    for sub in (bench, evaluate, igm, envs):
         sub.add_argument("--json", action="store_true", help="machine-readable output")
     return parser
 
@@ -126,6 +130,16 @@ def _evaluate(args: argparse.Namespace) -> None:
         print(json.dumps(rows))
     else:
         _print_table(rows)
+
+
+def _igm(args: argparse.Namespace) -> None:
+    from jqmix.runs.igm import draw, joint_values
+
+    with _stdout_for_results():
+        values = joint_values(args.run_dir)
+    print(json.dumps(values.rows()) if args.json else values.text())
+    if args.out is not None:
+        draw(values, args.out)
 
 
 def _bench(args: argparse.Namespace) -> None:
