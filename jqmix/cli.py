@@ -83,8 +83,12 @@ def _parser() -> _Parser:
     report.add_argument("--threshold", type=float, metavar="VALUE", help="also say when the IQM first was there")
     report.add_argument("--overwrite", action="store_true", help="even if the folder holds something already")
 
+    igm = command("igm", _igm, "The joint values that a matrix-game run learned, next to the true payoffs.")
+    igm.add_argument("run_dir", metavar="RUN_DIR")
+    igm.add_argument("--out", metavar="PNG", help="draw them into this file, too")
+
     envs = command("envs", _envs, "Every environment with its sizes.")
-    for sub in (bench, evaluate, report, envs):
+    for sub in (bench, evaluate, report, igm, envs):
         sub.add_argument("--json", action="store_true", help="machine-readable output")
     return parser
 
@@ -167,6 +171,16 @@ def _evaluate(args: argparse.Namespace) -> None:
         print(json.dumps(rows))
     else:
         _print_table(rows)
+
+
+def _igm(args: argparse.Namespace) -> None:
+    from jqmix.runs.igm import draw, joint_values
+
+    with _stdout_for_results():
+        values = joint_values(args.run_dir)
+    print(json.dumps(values.rows()) if args.json else values.text())
+    if args.out is not None:
+        draw(values, args.out)
 
 
 def _bench(args: argparse.Namespace) -> None:

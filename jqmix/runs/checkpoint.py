@@ -34,16 +34,20 @@ def newest(run_dir: Path) -> Path:
     return max(steps, key=lambda p: int(p.name))
 
 
-def load_params(run_dir: Path, cfg: Config) -> Any:
-    """The learned parameters of all members, from the newest checkpoint: every leaf leads with P = ``cfg.seeds``."""
+def load_members(run_dir: Path, cfg: Config) -> dict[str, Any]:
+    """What the newest checkpoint holds of the members, field by field: every leaf leads with P = ``cfg.seeds``."""
     path = newest(run_dir).resolve()
     with ocp.PyTreeCheckpointer() as checkpointer:
         # As NumPy arrays: they are read wherever the run was made, on whatever devices.
         saved = checkpointer.metadata(path).item_metadata.tree
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
         tree = checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
-    params = tree["member"]["learner"]["params"]
-    found = {x.shape[0] for x in jax.tree.leaves(params)}
+    found = {x.shape[0] for x in jax.tree.leaves(tree["member"]["learner"]["params"])}
     if found != {cfg.seeds}:
         raise ConfigError(f"seeds: config.yaml says {cfg.seeds}, the checkpoint holds {found}")
-    return params
+    return tree["member"]
+
+
+def load_params(run_dir: Path, cfg: Config) -> Any:
+    """The learned parameters of all members, from the newest checkpoint: every leaf leads with P = ``cfg.seeds``."""
+    return load_members(run_dir, cfg)["learner"]["params"]
