@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from jqmix.config import Config, ConfigError, describe_type, fields_of, load_config, preset_names
 from jqmix.envs.registry import EnvError, entries
+from jqmix.runs.study import TRICKS
 
 DEFAULT_PRESET = "smax_3m"
 
@@ -68,7 +69,9 @@ def _parser() -> _Parser:
     ablate.add_argument(
         "--grid", nargs="+", action="extend", default=[], metavar="FIELD=V1,V2", help="values of a trick"
     )
-    ablate.add_argument("--only", nargs="+", default=[], metavar="TRICK", help="study these tricks alone")
+    ablate.add_argument(
+        "--only", nargs="+", default=[], metavar="TRICK", help="study these alone: " + ", ".join(TRICKS)
+    )
     train.add_argument("--quiet", action="store_true", help="print the run directory alone")
     train.epilog = "presets: " + ", ".join(preset_names())
 

@@ -9,7 +9,7 @@ from test_train import SMALL, config, curves
 from jqmix.cli import main
 from jqmix.config import ConfigError, load_config
 from jqmix.runs.experiment import shape_of, train, train_together
-from jqmix.runs.study import ablation, load_tricks, parse_grid, sweep
+from jqmix.runs.study import TRICKS, ablation, load_tricks, parse_grid, sweep
 
 FLAGS = [text for path, value in SMALL.items() for text in (f"--{path}", str(value))]
 
@@ -69,20 +69,20 @@ def test_each_trick_varies_one_thing_around_the_configuration():
     base = json.loads(shape_of(study.configs["base"]))
     fields = {
         "optimiser": {"optim.name"},
-        "rollouts, updates per collection held": {"rollouts"},
-        "rollouts, replay ratio held": {"rollouts", "updates"},
-        "replay size": {"replay.capacity"},
-        "ε steps": set(),
-        "λ": set(),
-        "recurrent width": {"agent.hidden"},
+        "rollouts": {"rollouts"},
+        "rollouts_same_ratio": {"rollouts", "updates"},
+        "replay": {"replay.capacity"},
+        "epsilon": set(),
+        "lambda": set(),
+        "width": {"agent.hidden"},
     }
-    assert [t.name for t in study.tricks] == list(fields)
+    assert [t.name for t in study.tricks] == list(fields) == list(TRICKS)
     for trick in study.tricks:
         assert any(v.label.endswith("(config)") and v.run == "base" for v in trick.variants)
         for variant in trick.variants:
             shape = json.loads(shape_of(study.configs[variant.run]))
             assert {k for k in shape if shape[k] != base[k]} <= fields[trick.name]
-    held = next(t for t in study.tricks if t.name.endswith("ratio held"))
+    held = next(t for t in study.tricks if t.name == "rollouts_same_ratio")
     ratios = {study.configs[v.run].updates / study.configs[v.run].rollouts for v in held.variants}
     assert ratios == {cfg.updates / cfg.rollouts}
     # λ and ε steps are traced: their variants need no program of their own.
@@ -92,21 +92,23 @@ def test_each_trick_varies_one_thing_around_the_configuration():
 
 
 def test_values_of_a_trick_can_be_chosen():
-    study = ablation(config(), {"algo.td_lambda": [0.1, 0.9]}, ["λ"])
+    study = ablation(config(), {"algo.td_lambda": [0.1, 0.9]}, ["lambda"])
     assert [v.label for v in study.tricks[0].variants] == ["0.1", "0.9"]
     with pytest.raises(ConfigError, match="only: 'x' is not one of optimiser"):
         ablation(config(), {}, ["x"])
+    with pytest.raises(ConfigError, match=r"eval\.every: 64 must be < total_steps 64"):
+        ablation(config(total_steps=64))
     with pytest.raises(ConfigError, match=r"grid: algo\.gamma is not the field of a trick"):
         ablation(config(), {"algo.gamma": [0.1]})
 
 
 def test_ablate_writes_runs_and_a_report(tmp_path, capsys):
     out = tmp_path / "study"
-    command = ["ablate", *FLAGS, "--seeds", "2", "--only", "λ", "optimiser", "--grid", "algo.td_lambda=0,0.9"]
+    command = ["ablate", *FLAGS, "--seeds", "2", "--only", "lambda", "optimiser", "--grid", "algo.td_lambda=0,0.9"]
     assert main([*command, "--out", str(out)]) == 0
     said = capsys.readouterr().out
     assert "program 1 of 2: base; algo.td_lambda=0.0; algo.td_lambda=0.9" in said
-    assert {trick.name for trick in load_tricks(out)} == {"λ", "optimiser"}
+    assert {trick.name for trick in load_tricks(out)} == {"lambda", "optimiser"}
     text = (out / "report" / "report.md").read_text()
     assert "| λ | 0 / 0.3 / 0.5 / 0.6 / 0.9: corridor" in text
     assert (out / "report" / "curves.png").stat().st_size > 10_000

@@ -165,7 +165,7 @@ def trick_rows(compared: dict[Trick, Compared]) -> Iterator[list[str]]:
     for trick, summaries in compared.items():
         ranked = sorted(summaries.items(), key=lambda item: -float(item[1].final.iqm))
         found = ", ".join(f"{label}: {_estimate(s)}" for label, s in ranked)
-        yield [trick.name, trick.published, found, _verdict([s for _, s in ranked])]
+        yield [trick.title, trick.published, found, _verdict([s for _, s in ranked])]
 
 
 def _estimate(summary: Summary) -> str:
@@ -185,7 +185,7 @@ def point_panels(compared: dict[Trick, Compared]) -> list[Panel[Point]]:
     """A panel per trick, with final results."""
     return [
         Panel(
-            title=trick.name,
+            title=trick.title,
             metric=f"{METRICS[_any(summaries).group.metric]} (IQM, {CI})",
             marks=[Point(label, s.final, s.scores) for label, s in summaries.items()],
             limits=(0.0, 1.0) if _any(summaries).group.metric == WIN_RATE else None,
@@ -198,7 +198,7 @@ def trick_panels(compared: dict[Trick, Compared]) -> list[Panel[Line]]:
     """A panel per trick, with learning curves."""
     return [
         Panel(
-            title=trick.name,
+            title=trick.title,
             metric=f"{METRICS[_any(summaries).group.metric]} (IQM, {CI})",
             marks=[Line(label, s.steps, s.curve) for label, s in summaries.items()],
             limits=(0.0, 1.0) if _any(summaries).group.metric == WIN_RATE else None,

@@ -13,6 +13,7 @@ from typing import Any
 from jqmix.config import Config, ConfigError, build, coerce_text, flatten, to_dict
 
 STUDY = "study.json"
+TRICKS = ("optimiser", "rollouts", "rollouts_same_ratio", "replay", "epsilon", "lambda", "width")
 LAMBDAS = (0.0, 0.3, 0.6, 0.9)
 
 
@@ -26,9 +27,13 @@ class Variant:
 
 @dataclass(frozen=True)
 class Trick:
-    """A group of variants that differ in one thing; ``published`` is what 2102.03479 found (win rates on SMAC, %)."""
+    """A group of variants that differ in one thing; ``published`` is what 2102.03479 found (win rates on SMAC, %).
+
+    ``name`` is for the command line, ``title`` for readers.
+    """
 
     name: str
+    title: str
     published: str
     variants: tuple[Variant, ...]
 
@@ -52,7 +57,10 @@ def load_tricks(folder: Path) -> list[Trick]:
         return []
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
-        return [Trick(t["name"], t["published"], tuple(Variant(**v) for v in t["variants"])) for t in tree["tricks"]]
+        return [
+            Trick(t["name"], t["title"], t["published"], tuple(Variant(**v) for v in t["variants"]))
+            for t in tree["tricks"]
+        ]
     except (json.JSONDecodeError, KeyError, TypeError):
         raise ConfigError(f"{path}: not a study") from None
 
@@ -76,7 +84,13 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
 
 def vary(cfg: Config, changes: Mapping[str, Any]) -> Config:
     """``cfg`` with these fields changed, validated. Where it lies and its group are its own business."""
-    return build({**flatten(to_dict(cfg)), "run_dir": None, "group": None, **changes})
+    varied = build({**flatten(to_dict(cfg)), "run_dir": None, "group": None, **changes})
+    if varied.eval.every >= varied.total_steps:
+        raise ConfigError(
+            f"eval.every: {varied.eval.every} must be < total_steps {varied.total_steps}; a study's curves take two "
+            "evaluations or more"
+        )
+    return varied
 
 
 def name_of(changes: Mapping[str, Any]) -> str:
@@ -99,14 +113,14 @@ def ablation(cfg: Config, grid: Mapping[str, Sequence[Any]] | None = None, only:
     ``grid`` replaces a trick's values; ``only`` names the tricks to study. The number of rollouts is studied twice:
     as published, with the same updates per collection, and with the same updates per environment step.
     """
-    found = {name: (published, changes) for name, published, changes in _tricks(cfg, dict(grid or {}))}
+    found = {name: rest for name, *rest in _tricks(cfg, dict(grid or {}))}
     unknown = [name for name in only if name not in found]
     if unknown:
         raise ConfigError(f"only: {unknown[0]!r} is not one of {', '.join(found)}")
     configs: dict[str, Config] = {"base": vary(cfg, {})}
     tricks = []
     for name in only or found:
-        published, rows = found[name]
+        title, published, rows = found[name]
         variants = []
         for label, changes in rows:
             variant = vary(cfg, changes)
@@ -115,14 +129,14 @@ def ablation(cfg: Config, grid: Mapping[str, Sequence[Any]] | None = None, only:
             configs.setdefault(run, variant)
             variants.append(Variant(f"{label} (config)" if run == "base" else label, run))
         if len({v.run for v in variants}) > 1:
-            tricks.append(Trick(name, published, tuple(variants)))
+            tricks.append(Trick(name, title, published, tuple(variants)))
     return Study(configs, tricks)
 
 
 Rows = list[tuple[str, dict[str, Any]]]  # label, changes
 
 
-def _tricks(cfg: Config, grid: dict[str, Sequence[Any]]) -> Iterator[tuple[str, str, Rows]]:
+def _tricks(cfg: Config, grid: dict[str, Sequence[Any]]) -> Iterator[tuple[str, str, str, Rows]]:
     def rows(path: str, defaults: Sequence[Any]) -> Rows:
         values = grid.pop(path, defaults)
         return [(_spelled(value), {path: value}) for value in _sorted(values)]
@@ -130,41 +144,48 @@ def _tricks(cfg: Config, grid: dict[str, Sequence[Any]]) -> Iterator[tuple[str, 
     e, u, hidden = cfg.rollouts, cfg.updates, cfg.agent.hidden
     yield (
         "optimiser",
+        "optimiser",
         f"Adam over RMSProp with 8 rollouts: corridor 81 / 0, 3s5z_vs_3s6z 24 / 0 (here: {e} rollouts)",
         rows("optim.name", ("adam", "rmsprop")),
     )
     numbers = grid.pop("rollouts", [n for n in (e // 4, e // 2, e) if n] if e > 1 else [1, 2, 4])
     published = "8 / 4 / 2: 3s5z_vs_3s6z 57 / 74 / 79, MMM2 96 / 96 / 89, corridor 92 / 93 / 70"
     yield (
+        "rollouts",
         "rollouts, updates per collection held",
         published,
         [(str(n), _with_rollouts(cfg, n)) for n in numbers],
     )
     held = [(n, u * n // e) for n in numbers if u * n % e == 0 and u * n >= e]
     yield (
+        "rollouts_same_ratio",
         "rollouts, replay ratio held",
         "not studied: there the ratio changed with the number of rollouts",
         [(str(n), _with_rollouts(cfg, n) | ({"updates": updates} if n != e else {})) for n, updates in held],
     )
     sizes = [_capacity(cfg, e, factor) for factor in (0.2, 0.4, 1.0, 2.0)]
     yield (
+        "replay",
         "replay size",
         "2k / 5k / 10k / 20k: 5m_vs_6m 79 / 80 / 81 / 74, MMM2 88 / 96 / 97 / 98, 3s5z_vs_3s6z 41 / 57 / 61 / 23",
         rows("replay.capacity", sizes),
     )
     steps = cfg.explore.eps_steps
     yield (
+        "epsilon",
         "ε steps",
         "100k / 500k / 1000k: 6h_vs_8z 32 / 77 / 0, 3s5z_vs_3s6z 57 / 76 / –",
         rows("explore.eps_steps", (max(steps // 5, 1), steps, 5 * steps)),
     )
     yield (
+        "lambda",
         "λ",
         "0 / 0.3 / 0.5 / 0.6 / 0.9: corridor 81 / 95 / 90 / 93 / 91, 3s5z_vs_3s6z 24 / 53 / 61 / 57 / 33, "
         "6h_vs_8z 46 / 76 / 77 / 77 / 18",
         rows("algo.td_lambda", (*LAMBDAS, cfg.algo.td_lambda)),
     )
     yield (
+        "width",
         "recurrent width",
         "64 / 256 (GRU): 3s5z_vs_3s6z 57 / 80, corridor 93 / 93, MMM2 96 / 88",
         rows("agent.hidden", (max(hidden // 2, 1), hidden, 2 * hidden)),
