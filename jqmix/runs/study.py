@@ -113,7 +113,7 @@ def ablation(cfg: Config, grid: Mapping[str, Sequence[Any]] | None = None, only:
     ``grid`` replaces a trick's values; ``only`` names the tricks to study. The number of rollouts is studied twice:
     as published, with the same updates per collection, and with the same updates per environment step.
     """
-    found = {name: rest for name, *rest in _tricks(cfg, dict(grid or {}))}
+    found = {name: (title, published, rows) for name, title, published, rows in _tricks(cfg, dict(grid or {}))}
     unknown = [name for name in only if name not in found]
     if unknown:
         raise ConfigError(f"only: {unknown[0]!r} is not one of {', '.join(found)}")
