@@ -4,8 +4,8 @@ It is the same environment as JaxMARL 0.2's ``HeuristicEnemySMAX``: equal states
 states, observations, rewards and masks (``tests/test_smax.py``, against the installed JaxMARL). What differs is the
 shape of the computation. Inside, the environments are the *last* axis of every array, units come before it, and x and
 y are apart: ``[n, E]`` for units, ``[n, n, E]`` for pairs. So every operation runs along full vector registers, where
-``[E, n, n, 2]`` leaves it an axis of 2. Whether attacks land is settled on the ally × enemy block alone, without
-gather or scatter. Noise is an argument of the dynamics, and one call draws all that a step needs.
+``[E, n, n, 2]`` leaves it an axis of 2. A unit looks at its target alone to settle whether it hits. Noise is an
+argument of the dynamics, and one call draws all that a step needs.
 """
 
 import difflib
@@ -24,6 +24,8 @@ WORLD_STEPS = 8  # in one environment step, of DT seconds each
 DT = 1.0 / 16
 MOVES = 5  # actions: up, right, down, left, stop; then one attack per enemy
 STOP = MOVES - 1
+NOBODY = -1
+SHIFTS_AT_ONCE = 4  # of the pairs that are pushed apart: how far their loop is unrolled
 UNIT_FEATURES, OWN_FEATURES = 13, 10
 # A move's length in float32: JaxMARL turns a diagonal vector by 45 degrees, which rounds to a little under 1.
 MOVE = float(np.float32(2) * np.float32(1 / np.sqrt(2)) ** 2)
@@ -112,6 +114,15 @@ class Noise(NamedTuple):
     target: Float[Array, "M E"]  # which of the allies in sight an enemy follows
 
 
+class Pushed(NamedTuple):
+    """Sums over pairs so far: what pushes unit i, and what pushes back unit i + k, at row i + k < 2n."""
+
+    x: Float[Array, "n E"]
+    y: Float[Array, "n E"]
+    back_x: Float[Array, "2n E"]
+    back_y: Float[Array, "2n E"]
+
+
 def _distance(dx: Array, dy: Array) -> Array:
     return jnp.sqrt(dx * dx + dy * dy)
 
@@ -147,13 +158,13 @@ class Battle(NamedTuple):
         enemy_actions, focus = self.enemy_policy(a, s, noise.target)
         joint = jnp.concatenate([actions, enemy_actions])
         s = s._replace(action=joint, focus=focus)
-        # Who aims at whom: enemies number the allies from the last to the first.
-        ally_aim = joint[:na, None] == (MOVES + jnp.arange(self.enemies))[None, :, None]
-        enemy_aim = joint[None, na:] == (MOVES + jnp.arange(na)[::-1])[:, None, None]
+        # Whom everybody aims at: enemies number the allies from the last to the first.
+        aim = jnp.concatenate([actions + (na - MOVES), (na - 1 + MOVES) - enemy_actions])
+        aim = jnp.where(joint >= MOVES, aim, NOBODY)
         before = s.health
 
         def world_step(s: SMAXState, u: Array) -> tuple[SMAXState, None]:
-            return self.world_step(a, s, ally_aim, enemy_aim, u), None
+            return self.world_step(a, s, aim, u), None
 
         s, _ = jax.lax.scan(world_step, s, noise.cooldown)
         damage = jnp.sum(((before - s.health) / a.max_health)[na:], axis=0) / self.enemies
@@ -161,21 +172,22 @@ class Battle(NamedTuple):
         won = jnp.any(alive[:na], axis=0) & ~jnp.any(alive[na:], axis=0)
         return s, damage + won, won
 
-    def world_step(self, a: Attributes, s: SMAXState, ally_aim: Array, enemy_aim: Array, u: Array) -> SMAXState:
-        """DT seconds: everybody shoots and moves at once; then walls kill, and units that overlap are pushed apart."""
-        na = self.allies
+    def world_step(self, a: Attributes, s: SMAXState, aim: Int[Array, "n E"], u: Float[Array, "n E"]) -> SMAXState:
+        """DT seconds: everybody shoots and moves at once; then walls kill, and units that overlap are pushed apart.
+
+        ``aim``: the unit that each one shoots at, or ``NOBODY``.
+        """
         alive = s.health > 0
         ready = alive & (s.cooldown <= 0.0)
-        distance = _distance(s.x[:na, None] - s.x[None, na:], s.y[:na, None] - s.y[None, na:])
-        ally_hits = ally_aim & (distance < a.attack_range[:na, None]) & ready[:na, None] & alive[None, na:]
-        enemy_hits = enemy_aim & (distance < a.attack_range[None, na:]) & ready[None, na:] & alive[:na, None]
-        damage = jnp.concatenate(
-            [
-                jnp.sum(jnp.where(enemy_hits, a.attack[None, na:], 0.0), axis=1),
-                jnp.sum(jnp.where(ally_hits, a.attack[:na, None], 0.0), axis=0),
-            ]
-        )
-        fired = jnp.concatenate([jnp.any(ally_hits, axis=1), jnp.any(enemy_hits, axis=0)])
+
+        def of_target(v: Array) -> Array:
+            return jnp.take_along_axis(v, jnp.maximum(aim, 0), axis=0, mode="promise_in_bounds")
+
+        distance = _distance(s.x - of_target(s.x), s.y - of_target(s.y))
+        fired = ready & (aim != NOBODY) & of_target(alive) & (distance < a.attack_range)
+        at = jnp.where(fired, aim, s.x.shape[0]), jnp.arange(s.x.shape[1])
+        # Sums of whole numbers: exact in any order.
+        damage = jnp.zeros_like(s.health).at[at].add(jnp.broadcast_to(a.attack, aim.shape), mode="drop")
         recharge = a.max_cooldown + (3 * DT * u - DT)
         move_x, move_y = moves(s.action)
         x = jnp.where(alive, jnp.clip(s.x + move_x * a.velocity * DT, 0.0, SIZE), s.x)
@@ -245,11 +257,11 @@ class Battle(NamedTuple):
         features = [others(s.health / a.max_health), dx / sight, dy / sight]
         features += [others(jnp.where(told[:, None], v, 0.0)) for v in (*moves(s.action), attack)]
         features += [others(cooldown), *(others(kind) for kind in kinds)]
-        seen_of_others = jnp.stack([jnp.where(seen, f, 0.0) for f in features])  # [13, N, n - 1, E]
+        # [N, n - 1, 13, E]: next to one another along the unit as in the rows, which leaves one plain transposition.
+        seen_of_others = jnp.stack([jnp.where(seen, f, 0.0) for f in features], axis=2)
         own = [s.health / a.max_health, s.x / SIZE, s.y / SIZE, cooldown, *kinds]
         of_self = jnp.stack([jnp.where(alive, f, 0.0)[:na] for f in own])  # [10, N, E]
-        e = s.x.shape[1]
-        rows = jnp.moveaxis(seen_of_others, (3, 1, 2, 0), (0, 1, 2, 3)).reshape(e, na, UNIT_FEATURES * (n - 1))
+        rows = jnp.moveaxis(seen_of_others, -1, 0).reshape(s.x.shape[1], na, UNIT_FEATURES * (n - 1))
         return jnp.concatenate([rows, of_self.transpose(2, 1, 0)], axis=-1)
 
     def global_state(self, s: SMAXState | PackedState) -> Float[Array, "E S"]:
@@ -282,13 +294,44 @@ class Battle(NamedTuple):
 
 
 def push_apart(x: Array, y: Array, alive: Array, radius: Array | np.ndarray) -> tuple[Array, Array]:
-    """Moves every living unit half of its overlaps with the living away from them; all [n, E]."""
-    dx, dy = x[:, None] - x[None], y[:, None] - y[None]
-    eye = jnp.eye(x.shape[0])[..., None]
-    distance = _distance(dx, dy) + eye + 1e-6
-    overlap = jnp.maximum((radius[:, None] + radius[None]) / distance - 1.0, 0.0)
-    overlap = jnp.where(alive[:, None] & alive[None], overlap, 0.0)
-    moved_x, moved_y = x + jnp.sum(dx * overlap, axis=1) / 2, y + jnp.sum(dy * overlap, axis=1) / 2
+    """Moves every living unit half of its overlaps with the living away from them; all [n, E].
+
+    Unit i meets unit i + k (mod n), for k = 1 … n/2: every pair once, where an [n, n, E] array would hold it twice
+    and have to be summed over an axis. What i is pushed by, i + k is pushed back by.
+    """
+    n = x.shape[0]
+    shifts = jnp.arange(1, n // 2 + 1)
+    share = jnp.where(2 * shifts == n, 0.5, 1.0)  # of an even number of units, the last shift meets every pair twice
+
+    def doubled(v: Array | np.ndarray) -> Array:
+        return jnp.tile(jnp.broadcast_to(v, x.shape), (2, 1))
+
+    xs, ys, alives, radii = doubled(x), doubled(y), doubled(alive), doubled(radius)
+
+    def meet(pushed: Pushed, shift: tuple[Array, Array]) -> tuple[Pushed, None]:
+        k, share = shift
+
+        def other(v: Array) -> Array:
+            return jax.lax.dynamic_slice_in_dim(v, k, n)
+
+        def pushed_back(v: Array, push: Array) -> Array:
+            return jax.lax.dynamic_update_slice_in_dim(v, other(v) - push, k, axis=0)
+
+        dx, dy = x - other(xs), y - other(ys)
+        overlap = jnp.maximum((radius + other(radii)) / (_distance(dx, dy) + 1e-6) - 1.0, 0.0)
+        overlap = jnp.where(alive & other(alives), share * overlap, 0.0)
+        push_x, push_y = dx * overlap, dy * overlap
+        return Pushed(
+            pushed.x + push_x,
+            pushed.y + push_y,
+            pushed_back(pushed.back_x, push_x),
+            pushed_back(pushed.back_y, push_y),
+        ), None
+
+    still, back = jnp.zeros_like(x), jnp.zeros_like(xs)
+    pushed, _ = jax.lax.scan(meet, Pushed(still, still, back, back), (shifts, share), unroll=SHIFTS_AT_ONCE)
+    moved_x = x + (pushed.x + pushed.back_x[:n] + pushed.back_x[n:]) / 2
+    moved_y = y + (pushed.y + pushed.back_y[:n] + pushed.back_y[n:]) / 2
     return jnp.where(alive, moved_x, x), jnp.where(alive, moved_y, y)
 
 
@@ -401,7 +444,9 @@ class BatchedSMAX:
     def noise(self, key: Array) -> Noise:
         """One step's noise for all environments, in one draw."""
         n, m = self._battle.allies + self._battle.enemies, self._battle.enemies
-        u = jax.random.uniform(key, (WORLD_STEPS * n + m, self.size))
+        count = WORLD_STEPS * n + m
+        bits = jax.random.bits(key, (-(-count // 2), self.size))  # 32 each: two numbers of 16, which are fine enough
+        u = jnp.concatenate([bits >> 16, bits & 0xFFFF])[:count].astype(jnp.float32) / 2**16
         return Noise(u[m:].reshape(WORLD_STEPS, n, self.size), u[:m])
 
     def step(self, key: Array, state: SMAXState, actions: Int[Array, "E N"]) -> tuple[SMAXState, TimeStep]:
