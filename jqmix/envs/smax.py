@@ -25,7 +25,8 @@ DT = 1.0 / 16
 MOVES = 5  # actions: up, right, down, left, stop; then one attack per enemy
 STOP = MOVES - 1
 NOBODY = -1
-SHIFTS_AT_ONCE = 4  # of the pairs that are pushed apart: how far their loop is unrolled
+FAR = 1e4
+AT_ONCE = 4  # how far loops over units are unrolled
 UNIT_FEATURES, OWN_FEATURES = 13, 10
 # A move's length in float32: JaxMARL turns a diagonal vector by 45 degrees, which rounds to a little under 1.
 MOVE = float(np.float32(2) * np.float32(1 / np.sqrt(2)) ** 2)
@@ -114,6 +115,14 @@ class Noise(NamedTuple):
     target: Float[Array, "M E"]  # which of the allies in sight an enemy follows
 
 
+class Found(NamedTuple):
+    """What the enemies know of the allies looked at so far, [M, E]."""
+
+    closest: Float[Array, "M E"]  # distance, at most their reach
+    nearest: Float[Array, "M E"]  # the number of that ally, or NOBODY
+    seen: Float[Array, "M E"]  # how many are in sight
+
+
 class Pushed(NamedTuple):
     """Sums over pairs so far: what pushes unit i, and what pushes back unit i + k, at row i + k < 2n."""
 
@@ -129,6 +138,11 @@ def _distance(dx: Array, dy: Array) -> Array:
 
 def _attributes(types: Array | np.ndarray) -> Attributes:
     return Attributes(*(jnp.asarray(column)[types] for column in TABLE))
+
+
+def _aside(x: Array, alive: Array) -> Array:
+    """Takes the dead out of everybody's reach, which spares the loops over pairs their masks."""
+    return jnp.where(alive, x, FAR)
 
 
 def moves(action: Array) -> tuple[Array, Array]:
@@ -208,27 +222,40 @@ class Battle(NamedTuple):
         na = self.allies
         alive = s.health > 0
         x, y = s.x[na:], s.y[na:]
-        # [M, N, E], the allies from the last to the first.
-        ally_x, ally_y = s.x[:na][None, ::-1], s.y[:na][None, ::-1]
-        distance = _distance(ally_x - x[:, None], ally_y - y[:, None])
-        seen = (distance < a.sight_range[na:, None]) & alive[:na][None, ::-1] & alive[na:, None]
-        hittable = seen & (distance < a.attack_range[na:, None])
-        can_shoot = jnp.any(hittable, axis=1)
-        order = jnp.arange(na)[None, :, None]
-        closest = jnp.min(jnp.where(hittable, distance, 2 * SIZE), axis=1)
-        nearest = jnp.min(jnp.where(hittable & (distance == closest[:, None]), order, na), axis=1)
-        keeps = jnp.any(hittable & (order == s.focus[:, None]), axis=1)
-        focus = jnp.where(can_shoot, jnp.where(keeps, s.focus, nearest), -1)
+        ally_x, ally_y = _aside(s.x, alive)[:na][::-1], s.y[:na][::-1]  # from the last to the first
+        sight = jnp.where(alive[na:], a.sight_range[na:], 0.0)
+        reach = jnp.minimum(sight, a.attack_range[na:])
 
-        rank = jnp.cumsum(seen.astype(jnp.float32), axis=1)
-        drawn = (1.0 - u) * rank[:, -1]
-        followed = seen & (rank >= drawn[:, None]) & (rank - 1.0 < drawn[:, None])
-        can_see = rank[:, -1] > 0
-        dx = jnp.where(can_see, jnp.sum(jnp.where(followed, ally_x, 0.0), axis=1), s.goal_x) - x
-        dy = jnp.where(can_see, jnp.sum(jnp.where(followed, ally_y, 0.0), axis=1), s.goal_y) - y
+        def look(found: Found, ally: tuple[Array, Array, Array]) -> tuple[Found, Array]:
+            number, its_x, its_y = ally
+            distance = _distance(its_x - x, its_y - y)
+            nearest = jnp.where(distance < found.closest, number, found.nearest)
+            seen = found.seen + jnp.where(distance < sight, 1.0, 0.0)
+            return Found(jnp.minimum(distance, found.closest), nearest, seen), seen
+
+        nobody = Found(reach, jnp.full_like(x, NOBODY), jnp.zeros_like(x))
+        allies = jnp.arange(na, dtype=jnp.float32), ally_x, ally_y
+        found, seen_so_far = jax.lax.scan(look, nobody, allies, unroll=AT_ONCE)
+
+        def ally(v: Array, number: Array) -> Array:
+            number = jnp.clip(number, 0, na - 1)
+            return jnp.take_along_axis(v, number, axis=0, mode="promise_in_bounds")
+
+        keeps = (s.focus >= 0) & (_distance(ally(ally_x, s.focus) - x, ally(ally_y, s.focus) - y) < reach)
+        focus = jnp.where(keeps, s.focus, found.nearest.astype(jnp.int32))
+        # Of those in sight, the one before whom a uniformly drawn number of them comes.
+        drawn = (1.0 - u) * found.seen
+
+        def passed_by(count: Array, seen: Array) -> tuple[Array, None]:
+            return count + jnp.where(seen < drawn, 1.0, 0.0), None
+
+        followed = jax.lax.scan(passed_by, jnp.zeros_like(x), seen_so_far, unroll=AT_ONCE)[0].astype(jnp.int32)
+        can_see = found.seen > 0
+        dx = jnp.where(can_see, ally(ally_x, followed), s.goal_x) - x
+        dy = jnp.where(can_see, ally(ally_y, followed), s.goal_y) - y
         along_x, along_y = jnp.where(dx > 0, 1, 3), jnp.where(dy >= 0, 0, 2)
         move = jnp.where(jnp.abs(dx) > jnp.abs(dy), along_x, along_y)
-        return jnp.where(can_shoot, focus + MOVES, move), focus
+        return jnp.where(focus == NOBODY, move, focus + MOVES), focus
 
     # What is seen. All of it follows from a ``PackedState``.
 
@@ -306,7 +333,8 @@ def push_apart(x: Array, y: Array, alive: Array, radius: Array | np.ndarray) -> 
     def doubled(v: Array | np.ndarray) -> Array:
         return jnp.tile(jnp.broadcast_to(v, x.shape), (2, 1))
 
-    xs, ys, alives, radii = doubled(x), doubled(y), doubled(alive), doubled(radius)
+    here = _aside(x, alive)
+    xs, ys, radii = doubled(here), doubled(y), doubled(radius)
 
     def meet(pushed: Pushed, shift: tuple[Array, Array]) -> tuple[Pushed, None]:
         k, share = shift
@@ -317,9 +345,8 @@ def push_apart(x: Array, y: Array, alive: Array, radius: Array | np.ndarray) -> 
         def pushed_back(v: Array, push: Array) -> Array:
             return jax.lax.dynamic_update_slice_in_dim(v, other(v) - push, k, axis=0)
 
-        dx, dy = x - other(xs), y - other(ys)
-        overlap = jnp.maximum((radius + other(radii)) / (_distance(dx, dy) + 1e-6) - 1.0, 0.0)
-        overlap = jnp.where(alive & other(alives), share * overlap, 0.0)
+        dx, dy = here - other(xs), y - other(ys)
+        overlap = share * jnp.maximum((radius + other(radii)) / (_distance(dx, dy) + 1e-6) - 1.0, 0.0)
         push_x, push_y = dx * overlap, dy * overlap
         return Pushed(
             pushed.x + push_x,
@@ -329,7 +356,7 @@ def push_apart(x: Array, y: Array, alive: Array, radius: Array | np.ndarray) -> 
         ), None
 
     still, back = jnp.zeros_like(x), jnp.zeros_like(xs)
-    pushed, _ = jax.lax.scan(meet, Pushed(still, still, back, back), (shifts, share), unroll=SHIFTS_AT_ONCE)
+    pushed, _ = jax.lax.scan(meet, Pushed(still, still, back, back), (shifts, share), unroll=AT_ONCE)
     moved_x = x + (pushed.x + pushed.back_x[:n] + pushed.back_x[n:]) / 2
     moved_y = y + (pushed.y + pushed.back_y[:n] + pushed.back_y[n:]) / 2
     return jnp.where(alive, moved_x, x), jnp.where(alive, moved_y, y)
