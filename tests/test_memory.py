@@ -3,6 +3,9 @@
 import pytest
 
 from jqmix.config import ConfigError, load_config
+from jqmix.envs.registry import make_env
+from jqmix.learning.learner import mixer_sizes
+from jqmix.networks.mixers import MIXERS, make_mixer
 from jqmix.runs import memory
 from jqmix.runs.memory import make_plan, tree_bytes
 from jqmix.runs.population import abstract_member, compile_population
@@ -19,6 +22,7 @@ def plan_of(cfg):
     [
         {"env.name": "two_step_game", "replay.batch": 128, "agent.hidden": 128},
         {"env.name": "predator_prey", "replay.batch": 32, "env.episode_limit": 20, "algo.mixer": "vdn"},
+        {"env.name": "predator_prey", "replay.batch": 32, "env.episode_limit": 20, "algo.mixer": "ow_qmix"},
     ],
 )
 def test_the_estimate_is_near_what_the_compiler_reserves(overrides):
@@ -29,6 +33,20 @@ def test_the_estimate_is_near_what_the_compiler_reserves(overrides):
     assert plan.parameters + plan.optimiser == tree_bytes(population.members.learner)
     reserved = population.step.memory_analysis().temp_size_in_bytes
     assert reserved / 2 < plan.working < 2 * reserved
+
+
+def test_every_mixer_is_counted():
+    """Beyond the agents', a wider mixer keeps more; one without parameters nothing to speak of."""
+    spec = make_env("two_step_game", batch=1).spec
+    kept = {}
+    for name in MIXERS:
+        sizes = mixer_sizes(load_config(None, **{"env.name": "two_step_game", "algo.mixer": name}), spec)
+        kept[name] = memory.mixer_bytes(make_mixer(name, **sizes._asdict()), sizes)
+    assert kept["iql"] == kept["vdn"] == 0
+    n, e, hh = 2, 32, 64
+    hidden_layers = 2 * hh + e + e  # of W1 and W2, of V, and the mixed one: each ReLU or ELU keeps what it needs
+    assert 4 * hidden_layers < kept["qmix"] < 4 * (3 * hidden_layers + 4 * n * e)
+    assert min(kept[name] for name in ("qatten", "qplex", "qtran")) > kept["qmix"]
 
 
 def test_as_many_members_at_once_as_fit(monkeypatch):

@@ -18,7 +18,7 @@ from jqmix.learning.exploration import greedy
 from jqmix.learning.returns import corrected_returns, lambda_returns, n_step_returns
 from jqmix.learning.split import WHOLE, Split
 from jqmix.networks.agent import Agent
-from jqmix.networks.mixers import Joint, Mixer, make_mixer
+from jqmix.networks.mixers import Joint, Mixer, MixerSizes, make_mixer
 from jqmix.types import EnvSpec, Window
 
 Params = dict[str, Any]  # {"agent": …, "mixer": …}, and where there is a critic its own two under "critic"
@@ -246,21 +246,25 @@ def make_optimizer(name: str) -> optax.GradientTransformation:
     return optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
 
 
-def make_learner(cfg: Config, spec: EnvSpec, split: Split = WHOLE) -> Learner:
+def mixer_sizes(cfg: Config, spec: EnvSpec) -> MixerSizes:
     algo = cfg.algo
-    init = {"orthogonal": algo.init == "orthogonal", "head_gain": algo.init_gain}
-    agent = Agent(spec.n_agents, spec.n_actions, spec.obs_size, **asdict(cfg.agent), **init)
-    mixer = make_mixer(
-        algo.mixer,
+    return MixerSizes(
         spec.n_agents,
         spec.state_size,
-        n_actions=spec.n_actions,
-        obs_size=spec.obs_size,
-        hidden=cfg.agent.hidden,
+        spec.n_actions,
+        spec.obs_size,
+        cfg.agent.hidden,
         embed=algo.embed,
         hypernet_hidden=algo.hypernet_hidden,
         positivity=algo.positivity,
         heads=algo.heads,
         critic_hidden=algo.critic_hidden,
     )
+
+
+def make_learner(cfg: Config, spec: EnvSpec, split: Split = WHOLE) -> Learner:
+    algo = cfg.algo
+    init = {"orthogonal": algo.init == "orthogonal", "head_gain": algo.init_gain}
+    agent = Agent(spec.n_agents, spec.n_actions, spec.obs_size, **asdict(cfg.agent), **init)
+    mixer = make_mixer(algo.mixer, **mixer_sizes(cfg, spec)._asdict())
     return Learner(agent, mixer, algo, make_optimizer(cfg.optim.name), split)

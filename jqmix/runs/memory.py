@@ -4,10 +4,14 @@ import os
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+from jaxtyping import Array
 
 from jqmix.config import Config, ConfigError
 from jqmix.learning import split
+from jqmix.learning.learner import make_learner, mixer_sizes
 from jqmix.learning.train import Member, window_length
+from jqmix.networks.mixers import Joint, Mixer, MixerSizes
 from jqmix.runs.devices import make_mesh, shares
 from jqmix.types import EnvSpec
 
@@ -51,16 +55,36 @@ def tree_bytes(tree: Any) -> int:
     return sum(int(x.size) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
+def mixer_bytes(mixer: Mixer, sizes: MixerSizes) -> int:
+    """What a mixer keeps of one slot for its backward pass, whatever its layers are: traced, not computed."""
+
+    def run(params: Any, q: Array, best: Array, hidden: Array, joint: Joint, state: Array) -> Array:
+        joint = joint._replace(best=best, hidden=hidden)
+        value = jnp.sum(mixer.apply(params, q, state, joint))
+        return value if mixer.constraint is None else value + jnp.sum(mixer.constraint(params, q, state, joint))
+
+    def kept(params: Any, joint: Joint, state: Array) -> Any:
+        return jax.vjp(lambda *x: run(*x, joint, state), params, joint.best, joint.best, joint.hidden)[1]
+
+    def of(slots: int) -> int:
+        shapes = jax.eval_shape(lambda: (sizes.joint(), jnp.zeros((sizes.state_size,))))
+        several = jax.tree.map(lambda x: jax.ShapeDtypeStruct((slots, *x.shape), x.dtype), shapes)
+        return tree_bytes(jax.eval_shape(kept, jax.eval_shape(mixer.init, jax.random.key(0)), *several))
+
+    return of(2) - of(1)  # the weights, which are also kept, cancel
+
+
 def working_bytes(cfg: Config, spec: EnvSpec) -> int:
     """About what an update keeps for its backward pass; collecting takes less, its arrays being shorter-lived.
 
-    Counted in numbers per slot of a batch; the factors were fitted to compiled programs (``tests/test_memory.py``).
+    Counted per slot of a batch; the factors were fitted to compiled programs (``tests/test_memory.py``).
     """
-    n, a, o, s = spec.n_agents, spec.n_actions, spec.obs_size, spec.state_size
-    seen = 3 * (n * (o + 2 * a) + s)
-    agent = 20 * n * cfg.agent.hidden
-    width = {"qmix": 5 * (cfg.algo.hypernet_hidden + cfg.algo.embed * (n + 2))}.get(cfg.algo.mixer, n)
-    return 4 * (window_length(cfg, spec) + 1) * cfg.replay.batch * (seen + agent + width)
+    n, o, s = spec.n_agents, spec.obs_size, spec.state_size
+    mixer, sizes = make_learner(cfg, spec).mixer, mixer_sizes(cfg, spec)
+    seen = 3 * (n * (o + 2 * spec.n_actions) + s)
+    numbers = seen + (20 if mixer.critic is None else 27) * n * cfg.agent.hidden
+    mixing = mixer_bytes(mixer, sizes) + (0 if mixer.critic is None else mixer_bytes(mixer.critic.mixer, sizes))
+    return int((window_length(cfg, spec) + 1) * cfg.replay.batch * (4 * numbers + 1.3 * mixing))
 
 
 def available_bytes() -> tuple[int, int]:
