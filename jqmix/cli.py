@@ -86,7 +86,9 @@ def _parser() -> _Parser:
     report.add_argument("--threshold", type=float, metavar="VALUE", help="also say when the IQM first was there")
     report.add_argument("--overwrite", action="store_true", help="even if the folder holds something already")
 
-    igm = command("igm", _igm, "The joint values that a matrix-game run learned, next to the true payoffs.")
+    igm = command(
+        "igm", _igm, "The joint values that a run on a matrix game or the two-step game learned, next to the true ones."
+    )
     igm.add_argument("run_dir", metavar="RUN_DIR")
     igm.add_argument("--out", metavar="PNG", help="draw them into this file, too")
 
@@ -180,10 +182,11 @@ def _igm(args: argparse.Namespace) -> None:
     from jqmix.runs.igm import draw, joint_values
 
     with _stdout_for_results():
-        values = joint_values(args.run_dir)
-    print(json.dumps(values.rows()) if args.json else values.text())
+        situations = joint_values(args.run_dir)
+    rows = [row for values in situations for row in values.rows()]
+    print(json.dumps(rows) if args.json else "\n\n".join(values.text() for values in situations))
     if args.out is not None:
-        draw(values, args.out)
+        draw(situations, args.out)
 
 
 def _bench(args: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ import pytest
 import jqmix
 from jqmix.cli import main
 from jqmix.config import ConfigError, load_config
-from jqmix.envs.games import MatrixGame
+from jqmix.envs.games import MatrixGame, TwoStepGame
 from jqmix.runs.experiment import train
 from jqmix.runs.igm import JointValues, joint_values
 
@@ -34,7 +34,7 @@ def vdn_run(tmp_path_factory):
 
 
 def test_vdn_s_table_is_the_sum_of_what_its_agents_act_on(vdn_run):
-    values = joint_values(vdn_run)
+    (values,) = joint_values(vdn_run)
     np.testing.assert_array_equal(values.payoff, PAYOFF)
     each = values.utilities
     sums = each[:, 0, :, None, None] + each[:, 1, None, :, None] + each[:, 2, None, None, :]
@@ -52,7 +52,7 @@ def test_vdn_s_table_is_the_sum_of_what_its_agents_act_on(vdn_run):
 def made_up(q_tot, utilities):
     table = np.array([q_tot], float)
     return JointValues(
-        "made up", [7], np.array([[1.0, 5.0], [2.0, 3.0]]), np.array([utilities], float), {"Q_tot": table}
+        "made up", "", [7], np.array([[1.0, 5.0], [2.0, 3.0]]), np.array([utilities], float), {"Q_tot": table}
     )
 
 
@@ -87,10 +87,32 @@ def test_the_command_prints_and_draws(vdn_run, tmp_path, capsys):
     ("overrides", "said"),
     [
         ({"algo.mixer": "iql"}, "iql mixes nothing"),
-        ({"env.name": "two_step_game", "env.kwargs": {}}, "matrix_game alone"),
+        ({"env.name": "chain_probe", "env.kwargs": {}}, "two_step_game alone"),
     ],
 )
 def test_what_has_no_table_is_refused(tmp_path, overrides, said):
     train(load_config(None, run_dir=str(tmp_path / "run"), **SMALL | overrides), quiet=True)
     with pytest.raises(ConfigError, match=said):
         joint_values(tmp_path / "run")
+
+
+def test_the_two_step_game_has_three_tables(tmp_path):
+    """Each is what the network says at that state, after what led there: found by playing."""
+    cfg = load_config("two_step_game", run_dir=str(tmp_path / "run"), total_steps=4000, **{"eval.every": 4000})
+    train(cfg, quiet=True)
+    first, game_a, game_b = joint_values(tmp_path / "run")
+    assert [values.situation for values in (first, game_a, game_b)] == ["step 1", "2A", "2B"]
+    np.testing.assert_allclose(first.payoff, 0.99 * np.array([[7, 7], [8, 8]]))
+    np.testing.assert_array_equal(game_b.payoff, [[0, 1], [1, 8]])
+    np.testing.assert_allclose(game_a.tables["Q_tot"][0], 7, atol=1.5)  # it has begun to learn
+
+    policy, game = jqmix.load_policy(tmp_path / "run"), TwoStepGame()
+    state, seen = game.reset(jax.random.key(0))
+    memory = policy.initial_state(1)
+    played, memory = policy.act(memory, seen.obs[None], seen.avail[None])
+    np.testing.assert_array_equal(played[0], first.greedy[0])
+    for k, values in enumerate((game_a, game_b)):
+        action = jax.numpy.array([k, 0])
+        _, then = game.step(jax.random.key(0), state, action)
+        played, _ = policy.act(memory._replace(last_action=action[None]), then.obs[None], then.avail[None])
+        np.testing.assert_array_equal(played[0], values.greedy[0])

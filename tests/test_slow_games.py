@@ -21,7 +21,7 @@ def played(tmp_path, mixer, **overrides):
     """(what the greedy agents earn, of every seed; the learned tables)."""
     cfg = load_config("matrix_game_a", seeds=SEEDS, run_dir=str(tmp_path / "run"), **{"algo.mixer": mixer, **overrides})
     result = train(cfg, quiet=True)
-    return [line["eval/return_mean"] for line in result.metrics[-SEEDS:]], joint_values(result.run_dir)
+    return [line["eval/return_mean"] for line in result.metrics[-SEEDS:]], joint_values(result.run_dir)[0]
 
 
 @pytest.mark.parametrize("mixer", ["cw_qmix", "ow_qmix", "qplex", "qtran"])

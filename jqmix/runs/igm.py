@@ -1,13 +1,14 @@
-"""What a run learned about a matrix game: the agents' utilities and the joint values, next to the true payoffs.
+"""What a run learned about a matrix game or the two-step game: utilities and joint values, next to the true values.
 
 IGM (individual–global–max) holds where the joint action with the greatest Q_tot is the tuple of the agents' own
 greedy actions; that it is also the one that pays most is a further matter. Both are shown.
 """
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,24 +16,44 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jqmix.config import Config, ConfigError
-from jqmix.envs.games import MatrixGame
+from jqmix.envs.games import MatrixGame, TwoStepGame
 from jqmix.learning import normalise
 from jqmix.learning.learner import Learner, make_learner
 from jqmix.runs import checkpoint
 from jqmix.runs.policy import load_run_config
 from jqmix.types import Window
 
-GAME = "matrix_game"
+Game = MatrixGame | TwoStepGame
+GAMES: dict[str, type[Game]] = {"matrix_game": MatrixGame, "two_step_game": TwoStepGame}
+
+
+class Situation(NamedTuple):
+    """Where joint actions are compared: after ``history``, joint actions from the start. ``payoff``: what each leads
+    to, played on with the best that follow."""
+
+    name: str
+    history: list[tuple[int, ...]]
+    payoff: Float[np.ndarray, "*joint"]
+
+
+def situations(game: Game, gamma: float) -> list[Situation]:
+    """All of a game's states."""
+    if isinstance(game, MatrixGame):
+        return [Situation("", [], np.asarray(game.payoff))]
+    second = game.payoff
+    first = np.repeat(gamma * second.max((1, 2))[:, None], 2, axis=1)  # agent 1's action decides
+    return [Situation("step 1", [], first), *(Situation(f"2{'AB'[k]}", [(k, 0)], second[k]) for k in range(2))]
 
 
 @dataclass(frozen=True)
 class JointValues:
-    """Of every member (axis P): utilities, joint values of all joint actions u, and what follows.
+    """Of every member (axis P), in one situation: utilities, joint values of all joint actions u, and what follows.
 
     ``tables``: Q_tot, and Q̂* where the run learned one; an axis of A actions for each of the N agents.
     """
 
     mixer: str
+    situation: str
     seeds: list[int]
     payoff: Float[np.ndarray, "*joint"]
     utilities: Float[np.ndarray, "P N A"]
@@ -64,6 +85,7 @@ class JointValues:
                 "member": p,
                 "seed": seed,
                 "mixer": self.mixer,
+                "situation": self.situation,
                 "payoff": self.payoff.tolist(),
                 "utilities": self.utilities[p].tolist(),
                 **{name: table[p].tolist() for name, table in self.tables.items()},
@@ -76,6 +98,9 @@ class JointValues:
             for p, seed in enumerate(self.seeds)
         ]
 
+    def where(self, p: int) -> str:
+        return f"seed {self.seeds[p]}" + (f", {self.situation}" if self.situation else "")
+
     def text(self) -> str:
         """Every member's tables side by side; rows are the actions of all agents but the last, columns the last's."""
         return "\n\n".join(self._member_text(p) for p in range(len(self.seeds)))
@@ -83,7 +108,7 @@ class JointValues:
     def _member_text(self, p: int) -> str:
         greedy, best = self.greedy[p], self.best[p]
         lines = [
-            f"{self.mixer}, seed {self.seeds[p]}: the agents play {_name(greedy)}, "
+            f"{self.mixer}, {self.where(p)}: the agents play {_name(greedy)}, "
             f"worth {self.payoff[tuple(greedy)]:g} of {self.payoff.max():g}; "
             f"Q_tot is greatest at {_name(best)}: IGM {'holds' if self.igm[p] else 'is violated'}"
         ]
@@ -93,52 +118,71 @@ class JointValues:
         return "\n".join(lines)
 
 
-def joint_values(run_dir: str | Path) -> JointValues:
-    """The joint values that a run on a matrix game learned, from its newest checkpoint.
+def joint_values(run_dir: str | Path) -> list[JointValues]:
+    """The joint values that a run learned, from its newest checkpoint, in every situation of its game.
 
-    Raises ``ConfigError`` if the run is of something else, or of a mixer that has no joint value.
+    Raises ``ConfigError`` if the run is of another environment, or of a mixer that has no joint value.
     """
     run_dir = Path(run_dir)
     cfg = load_run_config(run_dir)
-    if cfg.env.name != GAME or cfg.env.factory is not None:
-        raise ConfigError(f"run_dir: joint values are shown for {GAME} alone; {run_dir} is of {_env_name(cfg)}")
-    game = MatrixGame(**cfg.env.kwargs)
+    if cfg.env.name not in GAMES or cfg.env.factory is not None:
+        known = " and ".join(GAMES)
+        raise ConfigError(f"run_dir: joint values are shown for {known} alone; {run_dir} is of {_env_name(cfg)}")
+    game = GAMES[cfg.env.name](**cfg.env.kwargs)
     learner = make_learner(cfg, game.spec)
     if learner.mixer.per_agent:
         raise ConfigError(f"run_dir: {run_dir} has no joint value; {cfg.algo.mixer} mixes nothing")
     members = checkpoint.load_members(run_dir, cfg)
     moments = normalise.Moments(**members["moments"])
-    utilities, tables = jax.device_get(
-        jax.vmap(lambda params, moments: _tables(learner, game, params, moments))(members["learner"]["params"], moments)
-    )
     seeds = list(range(cfg.seed, cfg.seed + cfg.seeds))
-    return JointValues(cfg.algo.mixer, seeds, np.asarray(game.payoff), utilities, tables)
+
+    def of(situation: Situation) -> JointValues:
+        window = every_joint_action(game, situation.history)
+        read = jax.vmap(lambda params, moments: _tables(learner, window, params, moments))
+        utilities, flat = jax.device_get(read(members["learner"]["params"], moments))
+        tables = {name: table.reshape(-1, *situation.payoff.shape) for name, table in flat.items()}
+        return JointValues(cfg.algo.mixer, situation.name, seeds, situation.payoff, utilities, tables)
+
+    return [of(situation) for situation in situations(game, cfg.algo.gamma)]
 
 
 def _env_name(cfg: Config) -> str:
     return cfg.env.factory or cfg.env.name
 
 
-def _tables(learner: Learner, game: MatrixGame, params: Any, moments: normalise.Moments) -> Any:
-    """One member's utilities [N, A] and tables [A, …, A]: every joint action is a rollout of a window of one slot."""
-    window = _every_joint_action(game)
+def _tables(learner: Learner, window: Window, params: Any, moments: normalise.Moments) -> Any:
+    """One member's utilities [N, A] and joint values [A^N], in the window's last slot."""
     state = learner.mixer_state(moments, window.state)
     teams = {"Q_tot": (learner.mixer, params)}
     if learner.mixer.critic is not None:
         teams["Q̂*"] = (learner.mixer.critic.mixer, params["critic"])
-    tables = {name: learner.joint_value(mixer, team, window, state) for name, (mixer, team) in teams.items()}
-    utilities = learner.values(params, window).q[0, 0]
-    return utilities, {name: table.reshape(game.payoff.shape) for name, table in tables.items()}
+    tables = {name: learner.joint_value(mixer, team, window, state)[-1] for name, (mixer, team) in teams.items()}
+    return learner.values(params, window).q[-1, 0], tables
 
 
-def _every_joint_action(game: MatrixGame) -> Window:
+def every_joint_action(game: Game, history: Sequence[tuple[int, ...]]) -> Window:
+    """A window that plays ``history`` in every rollout, and then every joint action in a rollout of its own."""
     n, a = game.spec.n_agents, game.spec.n_actions
-    actions = np.array(list(itertools.product(range(a), repeat=n)), np.int32)
-    _, seen = game.reset(jax.random.key(0))
-    b = len(actions)
-    obs, state, avail = (jnp.broadcast_to(x, (1, b, *x.shape)) for x in (seen.obs, seen.state, seen.avail))
-    no = jnp.zeros((1, b))
-    return Window(obs, state, avail, jnp.asarray(actions)[None], no, no, no == 0, no == 1)
+    last = np.array(list(itertools.product(range(a), repeat=n)), np.int32)
+    key = jax.random.key(0)
+    played = [game.reset(key)]
+    for joint in history:
+        played.append(game.step(key, played[-1][0], jnp.array(joint)))
+    t, b = len(played), len(last)
+    seen = jax.tree.map(lambda *x: jnp.stack(x), *(timestep for _, timestep in played))
+    obs, state, avail = (jnp.broadcast_to(x[:, None], (t, b, *x.shape[1:])) for x in (seen.obs, seen.state, seen.avail))
+    action = np.stack([*(np.broadcast_to(np.array(joint, np.int32), (b, n)) for joint in history), last])
+    none = jnp.zeros((t, b))
+    return Window(
+        obs=obs,
+        state=state,
+        avail=avail,
+        action=jnp.asarray(action),
+        reward=none,
+        discount=none,
+        first=jnp.arange(t)[:, None] + none == 0,
+        last=jnp.arange(t)[:, None] + none == t,
+    )
 
 
 # Text and picture
@@ -164,18 +208,20 @@ def _side_by_side(panels: dict[str, np.ndarray]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def draw(values: JointValues, path: str | Path) -> Path:
-    """The tables as a picture, one line of them per member. Raises ``ConfigError`` if it cannot be written."""
+def draw(situations: Sequence[JointValues], path: str | Path) -> Path:
+    """The tables as a picture, a line of them per member and situation. Raises ``ConfigError`` if it cannot be
+    written."""
     from matplotlib.figure import Figure
 
-    titles = ["payoff", *values.tables]
-    members = len(values.seeds)
-    height, width = _rows_and_columns(values.payoff).shape
-    figure = Figure(figsize=(0.8 * (width + 1.4) * len(titles), (0.55 * height + 1.1) * members), layout="constrained")
-    axes = figure.subplots(members, len(titles), squeeze=False)
-    limit = float(np.abs(values.payoff).max()) or 1.0
-    for p, line in enumerate(axes):
-        for ax, title in zip(line, titles, strict=True):
+    titles = ["payoff", *situations[0].tables]
+    lines = [(values, p) for p in range(len(situations[0].seeds)) for values in situations]
+    height, width = _rows_and_columns(situations[0].payoff).shape
+    figure = Figure(
+        figsize=(0.8 * (width + 1.4) * len(titles), (0.55 * height + 1.1) * len(lines)), layout="constrained"
+    )
+    limit = max(float(np.abs(values.payoff).max()) for values in situations) or 1.0
+    for (values, p), axes in zip(lines, figure.subplots(len(lines), len(titles), squeeze=False), strict=True):
+        for ax, title in zip(axes, titles, strict=True):
             table = values.payoff if title == "payoff" else values.tables[title][p]
             _panel(ax, values, p, title, table, limit)
     path = Path(path)
@@ -208,5 +254,5 @@ def _panel(ax: Any, values: JointValues, p: int, title: str, table: np.ndarray, 
     ax.set_yticks(range(len(rows)), rows)
     ax.xaxis.tick_top()
     ax.tick_params(length=0)
-    name = {"payoff": f"seed {values.seeds[p]}: payoff", "Q_tot": f"{values.mixer}: $Q_{{tot}}$"}
+    name = {"payoff": f"{values.where(p)}: payoff", "Q_tot": f"{values.mixer}: $Q_{{tot}}$"}
     ax.set_title(name.get(title, title.replace("Q̂*", "$\\hat{Q}^*$")))
