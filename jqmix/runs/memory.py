@@ -58,13 +58,13 @@ def tree_bytes(tree: Any) -> int:
 def mixer_bytes(mixer: Mixer, sizes: MixerSizes) -> int:
     """What a mixer keeps of one slot for its backward pass, whatever its layers are: traced, not computed."""
 
-    def run(params: Any, q: Array, best: Array, hidden: Array, joint: Joint, state: Array) -> Array:
-        joint = joint._replace(best=best, hidden=hidden)
-        value = jnp.sum(mixer.apply(params, q, state, joint))
-        return value if mixer.constraint is None else value + jnp.sum(mixer.constraint(params, q, state, joint))
-
     def kept(params: Any, joint: Joint, state: Array) -> Any:
-        return jax.vjp(lambda *x: run(*x, joint, state), params, joint.best, joint.best, joint.hidden)[1]
+        def run(params: Any, q: Array, best: Array, hidden: Array) -> Array:
+            told = joint._replace(best=best, hidden=hidden)
+            value = jnp.sum(mixer.apply(params, q, state, told))
+            return value if mixer.constraint is None else value + jnp.sum(mixer.constraint(params, q, state, told))
+
+        return jax.vjp(run, params, joint.best, joint.best, joint.hidden)[1]
 
     def of(slots: int) -> int:
         shapes = jax.eval_shape(lambda: (sizes.joint(), jnp.zeros((sizes.state_size,))))
