@@ -93,7 +93,11 @@ def test_each_trick_varies_one_thing_around_the_configuration():
 
 def test_values_of_a_trick_can_be_chosen():
     study = ablation(config(), {"algo.td_lambda": [0.1, 0.9]}, ["lambda"])
-    assert [v.label for v in study.tricks[0].variants] == ["0.1", "0.9"]
+    assert [v.label for v in study.tricks[0].variants] == ["0.1", "0.6 (config)", "0.9"]
+    assert {v.label for v in ablation(config(), {"rollouts": [2]}, ["rollouts"]).tricks[0].variants} == {
+        "2",
+        "4 (config)",
+    }
     with pytest.raises(ConfigError, match="only: 'x' is not one of optimiser"):
         ablation(config(), {}, ["x"])
     with pytest.raises(ConfigError, match=r"eval\.every: 64 must be < total_steps 64"):

@@ -110,7 +110,7 @@ def sweep(cfg: Config, grid: Mapping[str, Sequence[Any]]) -> Study:
 def ablation(cfg: Config, grid: Mapping[str, Sequence[Any]] | None = None, only: Sequence[str] = ()) -> Study:
     """The six tricks of 2102.03479, each varied around ``cfg`` with everything else held.
 
-    ``grid`` replaces a trick's values; ``only`` names the tricks to study. The number of rollouts is studied twice:
+    ``grid`` replaces a trick's values (the configuration's own always stays beside them); ``only`` names the tricks to study. The number of rollouts is studied twice:
     as published, with the same updates per collection, and with the same updates per environment step.
     """
     found = {name: (title, published, rows) for name, title, published, rows in _tricks(cfg, dict(grid or {}))}
@@ -137,8 +137,10 @@ Rows = list[tuple[str, dict[str, Any]]]  # label, changes
 
 
 def _tricks(cfg: Config, grid: dict[str, Sequence[Any]]) -> Iterator[tuple[str, str, str, Rows]]:
+    own = flatten(to_dict(cfg))
+
     def rows(path: str, defaults: Sequence[Any]) -> Rows:
-        values = grid.pop(path, defaults)
+        values = [*grid.pop(path, defaults), own[path]]
         return [(_spelled(value), {path: value}) for value in _sorted(values)]
 
     e, u, hidden = cfg.rollouts, cfg.updates, cfg.agent.hidden
@@ -148,7 +150,7 @@ def _tricks(cfg: Config, grid: dict[str, Sequence[Any]]) -> Iterator[tuple[str, 
         f"Adam over RMSProp with 8 rollouts: corridor 81 / 0, 3s5z_vs_3s6z 24 / 0 (here: {e} rollouts)",
         rows("optim.name", ("adam", "rmsprop")),
     )
-    numbers = grid.pop("rollouts", [n for n in (e // 4, e // 2, e) if n] if e > 1 else [1, 2, 4])
+    numbers = _sorted([*grid.pop("rollouts", [n for n in (e // 4, e // 2) if n] if e > 1 else [2, 4]), e])
     published = "8 / 4 / 2: 3s5z_vs_3s6z 57 / 74 / 79, MMM2 96 / 96 / 89, corridor 92 / 93 / 70"
     yield (
         "rollouts",
@@ -163,7 +165,7 @@ def _tricks(cfg: Config, grid: dict[str, Sequence[Any]]) -> Iterator[tuple[str, 
         "not studied: there the ratio changed with the number of rollouts",
         [(str(n), _with_rollouts(cfg, n) | ({"updates": updates} if n != e else {})) for n, updates in held],
     )
-    sizes = [_capacity(cfg, e, factor) for factor in (0.2, 0.4, 1.0, 2.0)]
+    sizes = [_capacity(cfg, e, factor) for factor in (0.2, 0.4, 2.0)]
     yield (
         "replay",
         "replay size",
@@ -175,20 +177,20 @@ def _tricks(cfg: Config, grid: dict[str, Sequence[Any]]) -> Iterator[tuple[str, 
         "epsilon",
         "ε steps",
         "100k / 500k / 1000k: 6h_vs_8z 32 / 77 / 0, 3s5z_vs_3s6z 57 / 76 / –",
-        rows("explore.eps_steps", (max(steps // 5, 1), steps, 5 * steps)),
+        rows("explore.eps_steps", (max(steps // 5, 1), 5 * steps)),
     )
     yield (
         "lambda",
         "λ",
         "0 / 0.3 / 0.5 / 0.6 / 0.9: corridor 81 / 95 / 90 / 93 / 91, 3s5z_vs_3s6z 24 / 53 / 61 / 57 / 33, "
         "6h_vs_8z 46 / 76 / 77 / 77 / 18",
-        rows("algo.td_lambda", (*LAMBDAS, cfg.algo.td_lambda)),
+        rows("algo.td_lambda", LAMBDAS),
     )
     yield (
         "width",
         "recurrent width",
         "64 / 256 (GRU): 3s5z_vs_3s6z 57 / 80, corridor 93 / 93, MMM2 96 / 88",
-        rows("agent.hidden", (max(hidden // 2, 1), hidden, 2 * hidden)),
+        rows("agent.hidden", (max(hidden // 2, 1), 2 * hidden)),
     )
     if grid:
         raise ConfigError(f"grid: {next(iter(grid))} is not the field of a trick")
