@@ -110,8 +110,9 @@ def sweep(cfg: Config, grid: Mapping[str, Sequence[Any]]) -> Study:
 def ablation(cfg: Config, grid: Mapping[str, Sequence[Any]] | None = None, only: Sequence[str] = ()) -> Study:
     """The six tricks of 2102.03479, each varied around ``cfg`` with everything else held.
 
-    ``grid`` replaces a trick's values (the configuration's own always stays beside them); ``only`` names the tricks to study. The number of rollouts is studied twice:
-    as published, with the same updates per collection, and with the same updates per environment step.
+    ``grid`` replaces a trick's values (the configuration's own always stays beside them); ``only`` names the tricks to
+    study. The number of rollouts is studied twice: as published, with the same updates per collection, and with the
+    same updates per environment step.
     """
     found = {name: (title, published, rows) for name, title, published, rows in _tricks(cfg, dict(grid or {}))}
     unknown = [name for name in only if name not in found]
