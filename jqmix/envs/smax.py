@@ -195,7 +195,7 @@ class Battle(NamedTuple):
         ready = alive & (s.cooldown <= 0.0)
 
         def of_target(v: Array) -> Array:
-            return jnp.take_along_axis(v, jnp.maximum(aim, 0), axis=0, mode="promise_in_bounds")
+            return jnp.take_along_axis(v, jnp.maximum(aim, 0), axis=0, mode="clip")
 
         distance = _distance(s.x - of_target(s.x), s.y - of_target(s.y))
         fired = ready & (aim != NOBODY) & of_target(alive) & (distance < a.attack_range)
