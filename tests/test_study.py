@@ -96,7 +96,7 @@ def test_values_of_a_trick_can_be_chosen():
     assert [v.label for v in study.tricks[0].variants] == ["0.1", "0.6 (config)", "0.9"]
     assert {v.label for v in ablation(config(), {"rollouts": [2]}, ["rollouts"]).tricks[0].variants} == {
         "2",
-        "4 (config)",
+        "8 (config)",
     }
     with pytest.raises(ConfigError, match="only: 'x' is not one of optimiser"):
         ablation(config(), {}, ["x"])
