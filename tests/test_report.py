@@ -405,6 +405,22 @@ def test_curves_show_estimates_and_intervals(tmp_path, drawn):
     assert not any(legend.get_window_extent().overlaps(ax.get_tightbbox()) for ax in figure.axes)
 
 
+def test_labels_that_mean_something_else_in_every_panel_have_legends_of_their_own(tmp_path, drawn):
+    steps = np.array([100, 200])
+    lines = {name: Line(name, steps, estimate(0.2, 0.4)) for name in ("64", "256", "32")}
+    panels = [
+        Panel("replay", "return", [lines["64"], lines["256"]]),
+        Panel("width", "return", [lines["32"], lines["64"]]),
+    ]
+    draw_curves(panels, tmp_path / "x.png", shared_labels=False)
+    (figure,) = drawn
+    assert not figure.legends
+    for ax, labels in zip(figure.axes, (["64", "256"], ["32", "64"]), strict=True):
+        assert [text.get_text() for text in ax.get_legend().get_texts()] == labels
+        assert [line.get_color() for line in ax.get_legend().get_lines()] == [line.get_color() for line in ax.lines]
+        assert len({line.get_color() for line in ax.lines}) == 2
+
+
 def test_many_groups_are_told_apart_and_leave_the_axes_their_room(tmp_path, drawn):
     lines = [Line(f"algo.td_lambda={i}, optim.lr=0.001", np.array([1, 2]), estimate(i, i)) for i in range(20)]
     draw_curves([Panel("one", "return", lines)], tmp_path / "x.png")

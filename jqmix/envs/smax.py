@@ -3,9 +3,9 @@
 It is the same environment as JaxMARL 0.2's ``HeuristicEnemySMAX``: equal states, actions and noise lead to equal
 states, observations, rewards and masks (``tests/test_smax.py``, against the installed JaxMARL). What differs is the
 shape of the computation. Inside, the environments are the *last* axis of every array, units come before it, and x and
-y are apart: ``[n, E]`` for units, ``[n, n, E]`` for pairs. So every operation runs along full vector registers, where
-``[E, n, n, 2]`` leaves it an axis of 2. A unit looks at its target alone to settle whether it hits. Noise is an
-argument of the dynamics, and one call draws all that a step needs.
+y are apart: ``[n, E]`` for units. So every operation runs along full vector registers, where ``[E, n, n, 2]`` leaves it
+an axis of 2. What the dynamics ask of pairs of units is a short loop over one of the two; a unit looks at its target
+alone to settle whether it hits. Noise is an argument of the dynamics, and one call draws all that a step needs.
 """
 
 import difflib
@@ -24,8 +24,8 @@ WORLD_STEPS = 8  # in one environment step, of DT seconds each
 DT = 1.0 / 16
 MOVES = 5  # actions: up, right, down, left, stop; then one attack per enemy
 STOP = MOVES - 1
-NOBODY = -1
-FAR = 1e4
+NOBODY = -1  # in place of a unit's number
+FAR = 1e4  # from everything on the map
 AT_ONCE = 4  # how far loops over units are unrolled
 UNIT_FEATURES, OWN_FEATURES = 13, 10
 # A move's length in float32: JaxMARL turns a diagonal vector by 45 degrees, which rounds to a little under 1.
@@ -145,6 +145,11 @@ def _aside(x: Array, alive: Array) -> Array:
     return jnp.where(alive, x, FAR)
 
 
+def _of(v: Array, unit: Int[Array, "k E"]) -> Array:
+    """``v`` [n, E] of the units with these numbers; of the first one for NOBODY, of the last beyond it."""
+    return jnp.take_along_axis(v, jnp.maximum(unit, 0), axis=0, mode="clip")
+
+
 def moves(action: Array) -> tuple[Array, Array]:
     """Where actions lead, along x and y; attacking and stopping lead nowhere."""
     x = (action == 1).astype(jnp.float32) - (action == 3)
@@ -193,12 +198,8 @@ class Battle(NamedTuple):
         """
         alive = s.health > 0
         ready = alive & (s.cooldown <= 0.0)
-
-        def of_target(v: Array) -> Array:
-            return jnp.take_along_axis(v, jnp.maximum(aim, 0), axis=0, mode="clip")
-
-        distance = _distance(s.x - of_target(s.x), s.y - of_target(s.y))
-        fired = ready & (aim != NOBODY) & of_target(alive) & (distance < a.attack_range)
+        distance = _distance(s.x - _of(s.x, aim), s.y - _of(s.y, aim))
+        fired = ready & (aim != NOBODY) & _of(alive, aim) & (distance < a.attack_range)
         at = jnp.where(fired, aim, s.x.shape[0]), jnp.arange(s.x.shape[1])
         # Sums of whole numbers: exact in any order.
         damage = jnp.zeros_like(s.health).at[at].add(jnp.broadcast_to(a.attack, aim.shape), mode="drop")
@@ -236,12 +237,8 @@ class Battle(NamedTuple):
         nobody = Found(reach, jnp.full_like(x, NOBODY), jnp.zeros_like(x))
         allies = jnp.arange(na, dtype=jnp.float32), ally_x, ally_y
         found, seen_so_far = jax.lax.scan(look, nobody, allies, unroll=AT_ONCE)
-
-        def ally(v: Array, number: Array) -> Array:
-            number = jnp.clip(number, 0, na - 1)
-            return jnp.take_along_axis(v, number, axis=0, mode="promise_in_bounds")
-
-        keeps = (s.focus >= 0) & (_distance(ally(ally_x, s.focus) - x, ally(ally_y, s.focus) - y) < reach)
+        to_focus = _distance(_of(ally_x, s.focus) - x, _of(ally_y, s.focus) - y)
+        keeps = (s.focus != NOBODY) & (to_focus < reach)
         focus = jnp.where(keeps, s.focus, found.nearest.astype(jnp.int32))
         # Of those in sight, the one before whom a uniformly drawn number of them comes.
         drawn = (1.0 - u) * found.seen
@@ -251,8 +248,8 @@ class Battle(NamedTuple):
 
         followed = jax.lax.scan(passed_by, jnp.zeros_like(x), seen_so_far, unroll=AT_ONCE)[0].astype(jnp.int32)
         can_see = found.seen > 0
-        dx = jnp.where(can_see, ally(ally_x, followed), s.goal_x) - x
-        dy = jnp.where(can_see, ally(ally_y, followed), s.goal_y) - y
+        dx = jnp.where(can_see, _of(ally_x, followed), s.goal_x) - x
+        dy = jnp.where(can_see, _of(ally_y, followed), s.goal_y) - y
         along_x, along_y = jnp.where(dx > 0, 1, 3), jnp.where(dy >= 0, 0, 2)
         move = jnp.where(jnp.abs(dx) > jnp.abs(dy), along_x, along_y)
         return jnp.where(focus == NOBODY, move, focus + MOVES), focus

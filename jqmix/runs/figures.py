@@ -75,19 +75,23 @@ class Panel(Generic[Mark]):
     limits: tuple[float, float] | None = None
 
 
-def draw_curves(panels: Sequence[Panel[Line]], path: Path) -> None:
-    """Learning curves with their intervals shaded, as a PNG. A label has the same colour in every panel."""
-    labels = list(dict.fromkeys(line.label for panel in panels for line in panel.marks))
-    styles = {label: _style(i) for i, label in enumerate(labels)}
+def draw_curves(panels: Sequence[Panel[Line]], path: Path, shared_labels: bool = True) -> None:
+    """Learning curves with their intervals shaded, as a PNG.
+
+    A label has the same colour in every panel, and one legend serves them all; unless labels are not shared: then each
+    panel has a legend of its own, as where 64 is a replay's size in one and a width in another.
+    """
+    shared = list(dict.fromkeys(line.label for panel in panels for line in panel.marks)) if shared_labels else []
     # An inch holds about 13.5 characters; the sample of the line beside a label takes as much as six.
-    columns = int(13.5 * WIDTH * _columns(len(panels))) // (max(map(len, labels)) + 6)
-    columns = min(max(columns, 1), len(labels))
-    legend_height = 0.2 + 0.2 * math.ceil(len(labels) / columns)
+    columns = int(13.5 * WIDTH * _columns(len(panels))) // (max(map(len, shared), default=0) + 6)
+    columns = min(max(columns, 1), max(len(shared), 1))
+    legend_height = 0.2 + 0.2 * math.ceil(len(shared) / columns) if shared else 0.0
     with _figure(len(panels), path, height=3.3, extra=legend_height) as (figure, axes):
         for ax, panel in zip(axes, panels, strict=True):
+            labels = shared or [line.label for line in panel.marks]
             for line in panel.marks:
-                style = styles[line.label]
-                ax.plot(line.steps, line.estimate.iqm, **style)
+                style = _style(labels.index(line.label))
+                ax.plot(line.steps, line.estimate.iqm, label=line.label, **style)
                 ax.fill_between(line.steps, *line.estimate[1:], color=style["color"], alpha=0.18, linewidth=0)
             ax.set(title=fill(panel.title, 50), xlabel="environment steps per seed", ylabel=panel.metric)
             ax.set_xlim(left=0)
@@ -95,8 +99,11 @@ def draw_curves(panels: Sequence[Panel[Line]], path: Path) -> None:
             ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
             if panel.limits:
                 ax.set_ylim(_padded(panel.limits))
-        handles = [Line2D([], [], label=label, **style) for label, style in styles.items()]
-        figure.legend(handles=handles, ncols=columns, **LEGEND)
+            if not shared:
+                ax.legend(frameon=False)
+        if shared:
+            handles = [Line2D([], [], label=label, **_style(i)) for i, label in enumerate(shared)]
+            figure.legend(handles=handles, ncols=columns, **LEGEND)
 
 
 def draw_points(panels: Sequence[Panel[Point]], path: Path) -> None:

@@ -57,7 +57,7 @@ def report(
     _make_folder(folder, overwrite)
     if compared:
         draw_points(point_panels(compared), folder / "report.png")
-        draw_curves(trick_panels(compared), folder / "curves.png")
+        draw_curves(trick_panels(compared), folder / "curves.png", shared_labels=False)
     else:
         draw_curves(curve_panels(summaries), folder / "report.png")
     _write_csv(folder / "curves.csv", _curve_rows(summaries))
