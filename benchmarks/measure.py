@@ -9,12 +9,13 @@ from typing import Any
 
 import jax
 
+from jqmix.runs.devices import compiler_options
 from jqmix.runs.experiment import provenance
 
 
 def median_ms(function: Callable[..., Any], *args: Any, repeats: int = 15) -> float:
-    """Median milliseconds of a function, compiled and warmed up; its arguments are made ready before."""
-    compiled = jax.jit(function).lower(*args).compile()
+    """Median milliseconds of a function, compiled as training is and warmed up, its arguments made ready before."""
+    compiled = jax.jit(function).lower(*args).compile(compiler_options())
     jax.block_until_ready((args, compiled(*args)))
     times = []
     for _ in range(repeats):

@@ -487,10 +487,10 @@ class BatchedSMAX:
         return kept._replace(action=kept.action.astype(jnp.int8), types=types)
 
     def unpack(self, packed: PackedState) -> Seen:
-        if packed.x.ndim > 2:  # slot after slot: all of a batch's at once would leave the cache
-            return jax.lax.map(self.unpack, packed)
-        s = jax.tree.map(jnp.transpose, packed)
-        return self._battle.show(s._replace(action=s.action.astype(jnp.int32)))
+        *batch, _ = packed.x.shape
+        s = jax.tree.map(lambda v: v.reshape(-1, v.shape[-1]).T, packed)
+        seen = self._battle.show(s._replace(action=s.action.astype(jnp.int32)))
+        return jax.tree.map(lambda v: v.reshape(*batch, *v.shape[1:]), seen)
 
     def timestep(self, s: SMAXState, reward: Float[Array, " E"], won: Bool[Array, " E"]) -> TimeStep:
         alive = s.health > 0

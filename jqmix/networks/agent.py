@@ -69,7 +69,7 @@ class _QNetwork(nn.Module):
             hs = nn.relu(self.core(x))
         else:
             starts = jnp.broadcast_to(first[..., None], x.shape[:-1])
-            hs = gru.unroll(self.core, h, gru.project(self.core, x), starts)
+            hs = gru.unroll(self.core, h, x, starts)
         return self.head(self.norm(hs)), hs
 
     def step(self, h: Array, obs: Array, last_action: Array, first: Array) -> tuple[Array, Array]:

@@ -78,10 +78,11 @@ class MixerSizes(NamedTuple):
     heads: int = 4
     critic_hidden: int = 256
 
-    def joint(self) -> Joint:
+    def joint(self, *batch: int) -> Joint:
         """Zeros in the shape of a Joint."""
-        n, none = self.n_agents, jnp.zeros((self.n_agents,), jnp.int32)
-        return Joint(none, none, jnp.zeros((n,)), jnp.zeros((n, self.obs_size)), jnp.zeros((n, self.hidden)))
+        team = (*batch, self.n_agents)
+        none = jnp.zeros(team, jnp.int32)
+        return Joint(none, none, jnp.zeros(team), jnp.zeros((*team, self.obs_size)), jnp.zeros((*team, self.hidden)))
 
 
 class _QMixNetwork(nn.Module):
@@ -226,11 +227,18 @@ class _CentralNetwork(nn.Module):
 
 
 def _of(net: nn.Module, *example: Any) -> tuple[Callable[[Array], Params], Callable[..., Any]]:
-    """A network's ``init(key)`` and ``apply(params, …)``; ``example``: arguments of the right shapes."""
-    return (
-        lambda key: net.init(key, *example)["params"],
-        lambda params, *args: net.apply({"params": params}, *args),
-    )
+    """A network's ``init(key)`` and ``apply(params, …)``; ``example``: arguments of the right shapes, without a batch.
+
+    It sees its batch as rows: with the same work on [T, B, ..] a gradient took a tenth longer on a CPU.
+    """
+
+    def apply(params: Params, *args: Any) -> Any:
+        batch = args[0].shape[: args[0].ndim - example[0].ndim]
+        rows = jax.tree.map(lambda x, one: x.reshape(math.prod(batch), *one.shape), args, example)
+        out = net.apply({"params": params}, *rows)
+        return jax.tree.map(lambda x: x.reshape(*batch, *x.shape[1:]), out)
+
+    return lambda key: net.init(key, *example)["params"], apply
 
 
 def _iql(sizes: MixerSizes) -> Mixer:
@@ -251,26 +259,20 @@ def _qmix(sizes: MixerSizes) -> Mixer:
 
 def _qatten(sizes: MixerSizes) -> Mixer:
     """Without a Joint nobody shows any features, and all agents get the same attention."""
-    empty = sizes.joint().obs
-    init, mix = _of(_QattenNetwork(sizes), *_example(sizes), empty)
+    init, mix = _of(_QattenNetwork(sizes), *_example(sizes), sizes.joint().obs)
 
     def apply(params: Params, q: Array, state: Array, joint: Joint | None = None) -> Array:
-        obs = jnp.broadcast_to(empty, (*q.shape[:-1], *empty.shape)) if joint is None else joint.obs
-        return mix(params, q, state, obs)
+        return mix(params, q, state, (joint or sizes.joint(*q.shape[:-1])).obs)
 
     return Mixer(init, apply)
 
 
 def _qplex(sizes: MixerSizes) -> Mixer:
     """Without a Joint, ``q`` are taken for the agents' best values: no advantages, and λ does not matter."""
-    example = sizes.joint()
-    init, mix = _of(_QPlexNetwork(sizes), *_example(sizes), example)
+    init, mix = _of(_QPlexNetwork(sizes), *_example(sizes), sizes.joint())
 
     def apply(params: Params, q: Array, state: Array, joint: Joint | None = None) -> Array:
-        if joint is None:
-            action = jnp.zeros(q.shape, jnp.int32)
-            joint = example._replace(action=action, best=q)
-        return mix(params, q, state, joint)
+        return mix(params, q, state, joint or sizes.joint(*q.shape[:-1])._replace(best=q))
 
     return Mixer(init, apply)
 
@@ -288,8 +290,7 @@ def _qtran(sizes: MixerSizes) -> Mixer:
 
     def apply(params: Params, q: Array, state: Array, joint: Joint | None = None) -> Array:
         if joint is None:
-            nobody = jax.tree.map(lambda x: jnp.broadcast_to(x, (*q.shape[:-1], *x.shape)), sizes.joint())
-            return jnp.sum(q, axis=-1) + values(params, state, nobody).v
+            return jnp.sum(q, axis=-1) + values(params, state, sizes.joint(*q.shape[:-1])).v
         return values(params, state, joint).taken
 
     def constraint(params: Params, q: Array, state: Array, joint: Joint) -> Array:
