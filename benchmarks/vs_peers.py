@@ -36,6 +36,7 @@ from jqmix.runs.population import compile_population
 CASES: dict[str, dict[str, Any]] = {
     "mpe_simple_spread_v3": {
         "work": {"rollouts": 8, "steps": 26, "batch": 32, "updates": 1, "embed": 32, "hypernet": 128, "hidden": 64},
+        "iterations": 200,
         "peer": {"ENV_NAME": "MPE_simple_spread_v3", "ENV_KWARGS": {}, "GAMMA": 0.9, "REW_SCALE": 1.0},
     },
     **{
@@ -49,6 +50,7 @@ CASES: dict[str, dict[str, Any]] = {
                 "hypernet": 256,
                 "hidden": 512,
             },
+            "iterations": 10,
             "peer": {
                 "ENV_NAME": "HeuristicEnemySMAX",
                 "MAP_NAME": name,
@@ -212,8 +214,9 @@ def compare(args: argparse.Namespace, name: str, hidden: int | None) -> dict[str
     case = {**CASES[name], "work": dict(CASES[name]["work"])}
     if hidden is not None:
         case["work"]["hidden"] = hidden
-    theirs, their_costs = peer_program(args.jaxmarl, case, args.iterations, args.seeds)
-    cfg = our_config(name, case, args.iterations, args.seeds)
+    iterations = args.iterations or case["iterations"]
+    theirs, their_costs = peer_program(args.jaxmarl, case, iterations, args.seeds)
+    cfg = our_config(name, case, iterations, args.seeds)
     ours, our_costs = our_program(cfg)
     speeds = {"jaxmarl": [], "jqmix": []}
     for _ in range(args.repeats):
@@ -225,6 +228,7 @@ def compare(args: argparse.Namespace, name: str, hidden: int | None) -> dict[str
         "environment": name,
         "seeds": args.seeds,
         "work": case["work"],
+        "iterations": iterations,
         "steps_per_s": {"jaxmarl": a, "jqmix": b, "ratio": b / a, "all": speeds},
         "products": products(cfg, case["work"], a),
         "trace_and_compile_s": {"jaxmarl": compiling[0], "jqmix": compiling[1], "ratio": compiling[1] / compiling[0]},
@@ -242,7 +246,9 @@ def main() -> None:
     parser.add_argument("--case", choices=list(CASES), default="smax_3m")
     parser.add_argument("--hidden", type=int, help="width of the agents, in place of JaxMARL's default")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--iterations", type=int, default=10, help="timed learning iterations of each turn")
+    parser.add_argument(
+        "--iterations", type=int, help="timed learning iterations of each turn, where not some seconds' worth"
+    )
     parser.add_argument("--repeats", type=int, default=3, help="turns")
     parser.add_argument("--json", type=Path, help="write the result here, too")
     args = parser.parse_args()
