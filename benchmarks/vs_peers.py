@@ -246,9 +246,7 @@ def main() -> None:
     parser.add_argument("--case", choices=list(CASES), default="smax_3m")
     parser.add_argument("--hidden", type=int, help="width of the agents, in place of JaxMARL's default")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument(
-        "--iterations", type=int, help="timed learning iterations of each turn, where not some seconds' worth"
-    )
+    parser.add_argument("--iterations", type=int, help="timed learning iterations of each turn")
     parser.add_argument("--repeats", type=int, default=3, help="turns")
     parser.add_argument("--json", type=Path, help="write the result here, too")
     args = parser.parse_args()

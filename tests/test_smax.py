@@ -174,3 +174,17 @@ def test_one_environment_is_a_batch_of_one(key: jax.Array) -> None:
     _, batched_after = env.batched(1).step(key, batch, jnp.full((1, 5), 4))
     for single, many in [(first, batched_first), (after, batched_after)]:
         jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[0]), single, many)
+
+
+def test_an_action_out_of_range_hurts_nobody(key: jax.Array) -> None:
+    """Nobody in particular is shot at; what moves is the enemy's own."""
+    env = SMAX("3m").batched(4)
+    state, _ = env.reset(key)
+    close = state._replace(x=jnp.broadcast_to(10.0 + jnp.arange(6.0), (4, 6)), y=jnp.full((4, 6), 16.0))
+    noise = env.noise(key)
+    for action in (env.spec.n_actions, 99, -1):
+        after, timestep = env.step_with(noise, close, jnp.full((4, 3), action))
+        np.testing.assert_array_equal(after.health[:, 3:], close.health[:, 3:])
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves((after, timestep)))
+    shot, _ = env.step_with(noise, close, jnp.full((4, 3), MOVES))
+    assert (shot.health[:, 3] < close.health[:, 3]).all()
