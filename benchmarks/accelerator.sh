@@ -18,7 +18,7 @@ if [[ -n $clone ]]; then
   for seeds in 1 16; do
     for case in smax_3m smax_2s3z mpe_simple_spread_v3; do
       python vs_peers.py --jaxmarl "$clone/baselines/QLearning/qmix_rnn.py" --case $case --seeds $seeds \
-        --iterations 10 --json "$out/vs_jaxmarl_${case}_$seeds.json"
+        --json "$out/vs_jaxmarl_${case}_$seeds.json"
     done
   done
 fi
