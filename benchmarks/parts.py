@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from measure import median_ms, write
 
 from jqmix.config import Config, load_config
@@ -45,7 +46,7 @@ def parts_of(cfg: Config) -> list[Part]:
     state = learner.mixer_state(member.moments, batch.state)
     params = member.learner.params
     q_taken = jnp.ones(batch.action.shape)
-    grads = jax.tree.map(jnp.ones_like, params)
+    grads = jnp.ones_like(ravel_pytree(params)[0])
 
     def play_env(key: jax.Array) -> Any:
         """The environment's own share of collecting: the same slots, an action that is always the first."""

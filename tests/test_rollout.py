@@ -82,6 +82,8 @@ def test_episode_statistics_count_whole_episodes_only():
     _, _, w, episodes = gather(Counting(3), 5, "bootstrap", slots=10)
     means = {k: float(v) for k, v in episodes.means().items()}
     assert means == {"return_mean": 3.0, "length_mean": 3.0, "episodes": 2.0 * E, "win_rate": 1.0}
+    np.testing.assert_array_equal(episodes.of_each().length, np.full(E, 6.0))
+    np.testing.assert_array_equal(episodes.of_each(only_first=True).length, np.full(E, 3.0))
     assert int(jnp.sum(~w.last)) == 7 * E
 
 
@@ -99,8 +101,11 @@ def test_evaluation_plays_exactly_n_whole_episodes(length, key):
 def test_a_short_episode_is_not_played_again_while_others_go_on(key):
     env = TimeLimit(Batched(Ragged(), 64), 9, "bootstrap")
     agent = agent_for(env)
-    episodes = evaluate(agent, agent.init(key), env, key)
-    lengths = np.asarray(env.reset(jax.random.split(key)[0])[0].inner[1])
+    params = agent.init(key)
+    episodes = evaluate(agent, params, env, key)
+    window, _ = collect(agent, params, env, key, jnp.float32(0.0), slots=10)
+    assert np.asarray(window.last).sum(0).max() > 2
+    lengths = np.argmax(np.asarray(window.last), axis=0)  # of each one's first episode
     assert set(lengths) == {1, 2, 3, 4}
     np.testing.assert_array_equal(episodes.ended, np.ones(64))
     np.testing.assert_array_equal(episodes.length, lengths)
@@ -112,10 +117,13 @@ def test_evaluation_is_greedy(key):
     env = TimeLimit(Batched(MemoryProbe(1), 64), 2, "bootstrap")
     agent = agent_for(env)
     params = agent.init(key)
-    wins = [evaluate(agent, params, env, jax.random.key(k)).score for k in (1, 2)]
+    keys = [jax.random.key(k) for k in (1, 2)]
+    wins = [evaluate(agent, params, env, k).score for k in keys]
     assert 0 <= float(jnp.mean(wins[0])) <= 1
-    first_cues = [env.reset(jax.random.split(jax.random.key(k))[0])[0].inner[0] for k in (1, 2)]
-    for cue in np.unique(np.asarray(first_cues[0]), axis=0):
-        same = [np.all(np.asarray(c) == cue, axis=1) for c in first_cues]
+    windows = [collect(agent, params, env, k, jnp.float32(0.0), slots=3)[0] for k in keys]
+    first_cues = [np.asarray(unpack(env, w).obs[0]).reshape(64, -1) for w in windows]
+    assert not np.array_equal(*first_cues)
+    for cue in np.unique(first_cues[0], axis=0):
+        same = [np.all(c == cue, axis=1) for c in first_cues]
         scores = np.concatenate([np.asarray(w)[s] for w, s in zip(wins, same, strict=True)])
         assert len(np.unique(scores)) == 1

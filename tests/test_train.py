@@ -135,6 +135,45 @@ def test_counters_and_targets(key):
     assert int(member.env_steps) == 6 * 8 * 2
 
 
+@pytest.mark.parametrize("options", [{}, {"replay.prioritised": True, "algo.reward_norm": "running"}])
+def test_an_evaluation_changes_nothing_that_is_learned_from(options):
+    """What it plays lies in replay where the next windows will: learning goes on as if it had not been."""
+    program = make_program(config(**options))
+    member, shared = program.init(jnp.int32(0))
+    turn = jax.jit(program.turn)
+    for _ in range(3):
+        member, shared, _ = turn(member, shared, jnp.int32(0))
+    played, same, stats = turn(member, shared, jnp.int32(1))
+    assert_equal(same, shared)
+    assert_equal(played._replace(replay=None), member._replace(replay=None))
+    changed = [
+        np.any(np.asarray(a != b), axis=(0, *range(2, a.ndim)))
+        for a, b in zip(*map(jax.tree.leaves, (played.replay, member.replay)), strict=True)
+    ]
+    assert np.flatnonzero(np.any(changed, axis=0)).tolist() == list(range(24, 32))
+    assert stats.episodes.ended.tolist() == [1.0] * 8 and float(stats.learned) == 0
+    assert_equal(turn(played, shared, jnp.int32(0)), turn(member, shared, jnp.int32(0)))
+
+
+def test_turns_of_an_evaluation_differ():
+    program = make_program(config(**{"env.name": "memory_probe"}))
+    member, shared = program.init(jnp.int32(0))
+    windows = []
+    for number in (1, 2):
+        held = jax.jit(program.turn)(member, shared, jnp.int32(number))[0].replay
+        windows.append(np.asarray(held.seen.obs[:, :8]))
+    assert not np.array_equal(*windows)
+
+
+@pytest.mark.parametrize("episodes", [3, 8, 11])
+def test_exactly_so_many_greedy_episodes(episodes):
+    """Fewer than the rollouts, as many, and a number that they do not divide."""
+    init, chunk = make_train(config(**{"eval.episodes": episodes}))
+    _, _, metrics = jax.jit(chunk)(*init(jnp.int32(0)))
+    assert float(metrics["eval/episodes"]) == episodes
+    assert float(metrics["eval/length_mean"]) == 2
+
+
 def assert_equal(a, b):
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_array_equal(x, y)

@@ -317,7 +317,9 @@ class Battle(NamedTuple):
         return [(types == k).astype(jnp.float32) for k in range(6)]
 
 
-def push_apart(x: Array, y: Array, alive: Array, radius: Array | np.ndarray) -> tuple[Array, Array]:
+def push_apart(
+    x: Array, y: Array, alive: Array, radius: Array | np.ndarray, at_once: int = AT_ONCE
+) -> tuple[Array, Array]:
     """Moves every living unit half of its overlaps with the living away from them; all [n, E].
 
     Unit i meets unit i + k (mod n), for k = 1 … n/2: every pair once, where an [n, n, E] array would hold it twice
@@ -353,7 +355,7 @@ def push_apart(x: Array, y: Array, alive: Array, radius: Array | np.ndarray) -> 
         ), None
 
     still, back = jnp.zeros_like(x), jnp.zeros_like(xs)
-    pushed, _ = jax.lax.scan(meet, Pushed(still, still, back, back), (shifts, share), unroll=AT_ONCE)
+    pushed, _ = jax.lax.scan(meet, Pushed(still, still, back, back), (shifts, share), unroll=at_once)
     moved_x = x + (pushed.x + pushed.back_x[:n] + pushed.back_x[n:]) / 2
     moved_y = y + (pushed.y + pushed.back_y[:n] + pushed.back_y[n:]) / 2
     return jnp.where(alive, moved_x, x), jnp.where(alive, moved_y, y)
@@ -378,7 +380,8 @@ def initial_state(scenario: Scenario, key: Array, size: int) -> SMAXState:
         home = np.where(np.arange(na + m) < na, SIZE / 4, 3 * SIZE / 4).astype(np.float32)
         x, y, types = jnp.asarray(home)[:, None] + noise[0], SIZE / 2 + noise[1], None
     a = _attributes(fixed if types is None else types)
-    x, y = push_apart(x, y, jnp.ones(x.shape, bool), a.radius)
+    # Rarely done, so a small program is worth more than a fast one.
+    x, y = push_apart(x, y, jnp.ones(x.shape, bool), a.radius, at_once=1)
     zeros = jnp.zeros(x.shape)
     return SMAXState(
         x=x,

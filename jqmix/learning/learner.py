@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from jqmix.config import AlgoConfig, Config, flatten, to_dict
@@ -70,7 +71,7 @@ def hyper_of(cfg: Config) -> Hyper:
 class LearnerState(NamedTuple):
     params: Params
     target: Params
-    opt_state: Any
+    opt_state: Any  # of all parameters as one vector
 
 
 class UpdateStats(NamedTuple):
@@ -120,7 +121,7 @@ class Learner(NamedTuple):
         params = self._init_team(self.mixer, key)
         if self.mixer.critic is not None:
             params["critic"] = self._init_team(self.mixer.critic.mixer, jax.random.fold_in(key, 2))
-        return LearnerState(params, jax.tree.map(jnp.copy, params), self.optimizer.init(params))
+        return LearnerState(params, jax.tree.map(jnp.copy, params), self.optimizer.init(ravel_pytree(params)[0]))
 
     def _init_team(self, mixer: Mixer, key: Array) -> Params:
         key_agent, key_mixer = jax.random.split(key)
@@ -228,11 +229,13 @@ class Learner(NamedTuple):
         state = self.mixer_state(moments, window.state)
         gradient = jax.grad(self.loss, has_aux=True)
         grads, (stats, priority) = gradient(learner.params, learner.target, window, state, hyper, weight)
-        grads, stats = self.split.total((grads, stats))
-        norm = optax.tree.norm(grads)
+        # As one vector: an optimiser's few operations for each of a few dozen arrays would be a tenth of the program.
+        vector, restore = ravel_pytree(grads)
+        vector, stats = self.split.total((vector, stats))
+        norm = jnp.linalg.norm(vector)
         scale = jnp.minimum(1.0, hyper.grad_clip / (norm + 1e-6))
-        steps, opt_state = self.optimizer.update(jax.tree.map(lambda g: g * scale, grads), learner.opt_state)
-        params = jax.tree.map(lambda p, s: p - lr * s, learner.params, steps)
+        steps, opt_state = self.optimizer.update(vector * scale, learner.opt_state)
+        params = jax.tree.map(lambda p, s: p - lr * s, learner.params, restore(steps))
         target = learner.target
         if self.algo.target_update == "soft":
             target = jax.tree.map(lambda t, p: t + hyper.target_tau * (p - t), target, params)

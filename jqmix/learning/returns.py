@@ -10,6 +10,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+AT_ONCE = 8  # how far the recursion is unrolled: its steps are too small to be worth a turn of a loop each
+
+
+def _backward(
+    constant: Float[Array, "T *batch"], factor: Float[Array, "T *batch"], end: Float[Array, "*batch"]
+) -> Float[Array, "T *batch"]:
+    """x_t = constant_t + factor_t x_{t+1}, with x_T = ``end``."""
+
+    def step(ahead: Array, slot: tuple[Array, Array]) -> tuple[Array, Array]:
+        x = slot[0] + slot[1] * ahead
+        return x, x
+
+    return jax.lax.scan(step, end, (constant, factor), reverse=True, unroll=AT_ONCE)[1]
+
 
 def lambda_returns(
     reward: Float[Array, "T1 *batch"],
@@ -26,15 +40,11 @@ def lambda_returns(
     λ = 0 is the one-step target, λ = 1 the Monte Carlo return, bootstrapped at a cut.
     """
 
-    def backward(carry: tuple[Array, Array], slot: tuple[Array, ...]) -> tuple[tuple[Array, Array], Array]:
-        next_value, next_return = carry
-        r, d, v, l = slot  # noqa: E741
-        g = jnp.where(l, v, r + d * ((1.0 - td_lambda) * next_value + td_lambda * next_return))
-        return (v, g), g
-
     end = value[-1]
-    slots = (reward[:-1], discount[:-1], value[:-1], last[:-1])
-    _, returns = jax.lax.scan(backward, (end, end), slots, reverse=True)
+    ahead = reward[:-1] + discount[:-1] * (1.0 - td_lambda) * value[1:]
+    returns = _backward(
+        jnp.where(last[:-1], value[:-1], ahead), jnp.where(last[:-1], 0.0, td_lambda * discount[:-1]), end
+    )
     return jnp.concatenate([returns, end[None]])
 
 
@@ -56,14 +66,12 @@ def corrected_returns(
     where the action taken is greedy, else 0. No action is taken where ``last``: neither is read there.
     """
 
-    def backward(ahead: Array, slot: tuple[Array, ...]) -> tuple[Array, Array]:
-        r, d, v, l, b, c = slot  # noqa: E741
-        g = jnp.where(l, v, r + d * ahead)
-        return jnp.where(l, v, v + c * (g - b)), g
-
-    slots = tuple(x[:-1] for x in (reward, discount, value, last, baseline, trace))
-    _, returns = jax.lax.scan(backward, value[-1], slots, reverse=True)
-    return jnp.concatenate([returns, value[-1:]])
+    value, last, end = value[:-1], last[:-1], value[-1]
+    # What a slot passes back, value + trace (G − baseline), by the same recursion.
+    constant = jnp.where(last, value, value + trace[:-1] * (reward[:-1] - baseline[:-1]))
+    passed = _backward(constant, jnp.where(last, 0.0, trace[:-1] * discount[:-1]), end)
+    ahead = jnp.concatenate([passed[1:], end[None]])
+    return jnp.concatenate([jnp.where(last, value, reward[:-1] + discount[:-1] * ahead), end[None]])
 
 
 def n_step_returns(

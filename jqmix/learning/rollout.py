@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jqmix.envs.base import BatchedDecPOMDP
 from jqmix.learning.exploration import epsilon_greedy
 from jqmix.networks.agent import Agent
-from jqmix.types import Packed, TimeStep
+from jqmix.types import Packed
 
 # A window draws its resets at once, before its scan: one per rollout for every so many slots. A rollout that needs
 # more starts over with its own first ones.
@@ -32,49 +32,68 @@ class Episodes(NamedTuple):
             means["win_rate"] = jnp.sum(self.won) / n
         return means
 
+    def of_each(self, only_first: bool | Bool[Array, ""] = False) -> "Episodes":
+        """[slots, E] → [E]: each rollout's episodes, or its first one alone."""
+        earlier = jnp.cumsum(self.ended, axis=0) - self.ended
+        kept = ~jnp.asarray(only_first) | (earlier == 0)
+        return jax.tree.map(lambda x: jnp.sum(x * kept, axis=0), self)
+
 
 class Actor(NamedTuple):
-    """What acting carries from slot to slot, for E rollouts; ``score`` and ``length`` are of the running episode."""
+    """What acting carries from slot to slot, for E rollouts; ``score`` and ``length`` are of the running episode.
+
+    What the environments show is carried as they pack it, and shown once per slot, whether a step or a reset led here.
+    Where ``first`` is true, the agents' memory and the sums are of an episode that is over, and do not count.
+    """
 
     env_state: Any
-    timestep: TimeStep
+    packed: Any
+    last: Bool[Array, " E"]
+    first: Bool[Array, " E"]
     h: Float[Array, "E N H"]
     action: Int[Array, "E N"]
-    first: Bool[Array, " E"]
     score: Float[Array, " E"]
     length: Float[Array, " E"]
 
 
-def start(agent: Agent, env: BatchedDecPOMDP, reset: tuple[Any, TimeStep]) -> Actor:
-    e = env.size
-    return Actor(
-        env_state=reset[0],
-        timestep=reset[1],
-        h=agent.initial_state(e),
-        action=jnp.zeros((e, env.spec.n_agents), jnp.int32),
-        first=jnp.ones((e,), bool),
-        score=jnp.zeros((e,)),
-        length=jnp.zeros((e,)),
-    )
+class Led(NamedTuple):
+    """What an action led to."""
+
+    reward: Float[Array, " E"]
+    discount: Float[Array, " E"]
+    episodes: Episodes  # that ended with it
+
+
+def fresh(env: BatchedDecPOMDP, key: Array) -> tuple[Any, Any]:
+    """(state, what it shows) of E new episodes."""
+    state, timestep = env.reset(key)
+    return state, env.pack(state, timestep)
+
+
+def start(agent: Agent, env_state: Any, packed: Any, e: int) -> Actor:
+    nobody, zeros = jnp.zeros((e, agent.n_agents), jnp.int32), jnp.zeros((e,))
+    no, yes = jnp.zeros((e,), bool), jnp.ones((e,), bool)
+    return Actor(env_state, packed, no, yes, agent.initial_state(e), nobody, zeros, zeros)
 
 
 def actor_step(
     agent: Agent, params: Any, env: BatchedDecPOMDP, actor: Actor, u: Float[Array, "2 E N"], key: Array, epsilon: Array
-) -> tuple[Actor, Episodes]:
-    """Acts in every rollout and steps it; also says which episodes that ended. Resets nothing.
+) -> tuple[Actor, Led]:
+    """Acts in every rollout and steps it. Resets nothing.
 
     Where the actor's observation was an episode's last one, what comes back is not to be used.
     """
-    seen = actor.timestep
+    seen = env.unpack(actor.packed)
     q, h = agent.step(params, actor.h, seen.obs, actor.action, actor.first)
     action = epsilon_greedy(u, q, seen.avail, epsilon)
     env_state, after = env.step(key, actor.env_state, action)
-    score = actor.score + after.info.get("score", after.reward)
-    length = actor.length + 1.0
-    ended = (after.last & ~seen.last).astype(jnp.float32)
+    score = jnp.where(actor.first, 0.0, actor.score) + after.info.get("score", after.reward)
+    length = jnp.where(actor.first, 0.0, actor.length) + 1.0
+    ended = (after.last & ~actor.last).astype(jnp.float32)
     won = after.info["won"] * ended if "won" in after.info else None
-    episodes = Episodes(ended, score * ended, length * ended, won)
-    return Actor(env_state, after, h, action, seen.last, score, length), episodes
+    led = Led(after.reward, after.discount, Episodes(ended, score * ended, length * ended, won))
+    packed = env.pack(env_state, after)
+    return Actor(env_state, packed, after.last & ~actor.last, actor.last, h, action, score, length), led
 
 
 def _where(mask: Bool[Array, " E"], a: Any, b: Any) -> Any:
@@ -85,30 +104,26 @@ def _where(mask: Bool[Array, " E"], a: Any, b: Any) -> Any:
 def collect(
     agent: Agent, params: Any, env: BatchedDecPOMDP, key: Array, epsilon: Float[Array, ""], slots: int
 ) -> tuple[Packed, Episodes]:
-    """A window of ``slots`` = T + 1 slots from each of E rollouts, and the episodes that ended in it."""
+    """A window of ``slots`` = T + 1 slots from each of E rollouts, and the episodes that ended at each, [slots, E].
+
+    A window covers an episode, so that the first one of each rollout is whole: evaluation is this with ε = 0.
+    """
     e, n = env.size, env.spec.n_agents
     key_reset, key_act, key_env = jax.random.split(key, 3)
     pool_size = 1 + slots // SLOTS_PER_RESET
-    pool = jax.vmap(env.reset)(jax.random.split(key_reset, pool_size))
+    pool = jax.vmap(lambda key: fresh(env, key))(jax.random.split(key_reset, pool_size))
     u = jax.random.uniform(key_act, (slots, 2, e, n))
 
     def slot(carry: tuple[Actor, Array], xs: tuple[Array, Array]) -> tuple[tuple[Actor, Array], Any]:
         actor, used = carry
-        seen = actor.timestep
-        stepped, episodes = actor_step(agent, params, env, actor, xs[0], xs[1], epsilon)
-        record = Packed(
-            seen=env.pack(actor.env_state, seen),
-            action=stepped.action,
-            reward=stepped.timestep.reward,
-            discount=stepped.timestep.discount,
-            first=actor.first,
-            last=seen.last,
-        )
+        stepped, led = actor_step(agent, params, env, actor, xs[0], xs[1], epsilon)
+        record = Packed(actor.packed, stepped.action, led.reward, led.discount, actor.first, actor.last)
         turn = used % pool_size
-        fresh = start(agent, env, jax.tree.map(lambda x: x[turn, jnp.arange(e)], pool))
-        return (_where(seen.last, fresh, stepped), used + seen.last), (record, episodes)
+        new = jax.tree.map(lambda x: x[turn, jnp.arange(e)], pool)
+        env_state, packed = _where(actor.last, new, (stepped.env_state, stepped.packed))
+        return (stepped._replace(env_state=env_state, packed=packed), used + actor.last), (record, led.episodes)
 
-    begin = start(agent, env, jax.tree.map(lambda x: x[0], pool)), jnp.ones((e,), jnp.int32)
+    begin = start(agent, *jax.tree.map(lambda x: x[0], pool), e), jnp.ones((e,), jnp.int32)
     _, (window, episodes) = jax.lax.scan(slot, begin, (u, jax.random.split(key_env, slots)))
     last = window.last.at[-1].set(True)
     return window._replace(last=last, reward=jnp.where(last, 0.0, window.reward)), episodes
@@ -116,25 +131,5 @@ def collect(
 
 def evaluate(agent: Agent, params: Any, env: BatchedDecPOMDP, key: Array) -> Episodes:
     """Exactly one whole greedy episode in each of E environments: [E] sums, every count 1."""
-    e, n = env.size, env.spec.n_agents
-    key_reset, key_env = jax.random.split(key)
-    greedy_u = jnp.ones((2, e, n))
-    no_exploration = jnp.zeros(())
-
-    def going(carry: tuple[Actor, Episodes, Array]) -> Array:
-        return ~jnp.all(carry[0].timestep.last)
-
-    def step(carry: tuple[Actor, Episodes, Array]) -> tuple[Actor, Episodes, Array]:
-        actor, total, t = carry
-        stepped, episodes = actor_step(
-            agent, params, env, actor, greedy_u, jax.random.fold_in(key_env, t), no_exploration
-        )
-        # An episode that is over stays where it ended, so it is counted once.
-        kept = _where(actor.timestep.last, actor, stepped)
-        return kept, jax.tree.map(jnp.add, total, episodes), t + 1
-
-    actor = start(agent, env, env.reset(key_reset))
-    zeros = jnp.zeros((e,))
-    won = zeros if "won" in actor.timestep.info else None
-    total = Episodes(zeros, zeros, zeros, won)
-    return jax.lax.while_loop(going, step, (actor, total, jnp.zeros((), jnp.int32)))[1]
+    slots = env.spec.episode_limit + 1
+    return collect(agent, params, env, key, jnp.zeros(()), slots)[1].of_each(only_first=True)

@@ -1,6 +1,7 @@
 """The compiled step: rollout, replay, returns, updates, target copy and greedy evaluation, as two pure functions.
 
-``init(seed)`` makes a member's state; ``chunk`` runs K iterations and an evaluation. A member's state is what is
+``init(seed)`` makes a member's state; ``chunk`` runs K iterations and an evaluation, as turns of one loop: both play
+with the same compiled code, evaluation without exploring, learning or counting steps. A member's state is what is
 vmapped; ``Shared`` holds the counters, equal for all members and never batched, so that under ``vmap`` every
 ``lax.cond`` here stays a branch and every replay write stays one contiguous update:
 
@@ -23,7 +24,7 @@ from jqmix.envs.registry import make_env
 from jqmix.learning import normalise, priorities, replay
 from jqmix.learning.exploration import linear_schedule
 from jqmix.learning.learner import Hyper, Learner, LearnerState, UpdateStats, hyper_of, make_learner
-from jqmix.learning.rollout import Episodes, collect, evaluate
+from jqmix.learning.rollout import Episodes, collect
 from jqmix.learning.split import WHOLE, Split
 from jqmix.types import EnvSpec, Packed, Window
 
@@ -53,10 +54,10 @@ class Train(NamedTuple):
     chunk: Callable[[Member, Shared], tuple[Member, Shared, dict[str, Array]]]
 
 
-class IterationStats(NamedTuple):
-    """One iteration's contribution to a chunk's metrics; ``learned`` is 0 before replay holds a batch."""
+class TurnStats(NamedTuple):
+    """One turn's contribution to a chunk's metrics; ``learned`` is 0 where nothing was learned."""
 
-    episodes: Episodes
+    episodes: Episodes  # [E]; in evaluation the first of each rollout
     learning: UpdateStats
     learned: Float[Array, ""]
 
@@ -77,7 +78,6 @@ class _Program(NamedTuple):
 
     cfg: Config
     env: BatchedDecPOMDP
-    eval_env: BatchedDecPOMDP
     learner: Learner
     slots: int
 
@@ -98,51 +98,63 @@ class _Program(NamedTuple):
 
     def chunk(self, member: Member, shared: Shared) -> tuple[Member, Shared, dict[str, Array]]:
         """K iterations, then greedy episodes with what was learned."""
+        k = iterations_per_chunk(self.cfg, self.env.spec)
+        playing = math.ceil(self.cfg.eval.episodes / self.cfg.rollouts)
 
-        def iterate(carry: tuple[Member, Shared], _: None) -> tuple[tuple[Member, Shared], IterationStats]:
-            member, shared, stats = self.iteration(*carry)
+        def turn(carry: tuple[Member, Shared], i: Array) -> tuple[tuple[Member, Shared], TurnStats]:
+            member, shared, stats = self.turn(*carry, i - k + 1)
             return (member, shared), stats
 
-        k = iterations_per_chunk(self.cfg, self.env.spec)
-        (member, shared), stats = jax.lax.scan(iterate, (member, shared), None, length=k)
-        key = jax.random.fold_in(self._key(member, shared), 1)
-        greedy = evaluate(self.learner.agent, member.learner.params["agent"], self.eval_env, key)
-        return member, shared, self._metrics(member, stats, greedy)
+        (member, shared), stats = jax.lax.scan(turn, (member, shared), jnp.arange(k + playing))
+        trained = jax.tree.map(lambda x: x[:k], stats)
+        greedy = jax.tree.map(lambda x: x[k:].reshape(-1)[: self.cfg.eval.episodes], stats.episodes)
+        return member, shared, self._metrics(member, trained, greedy)
 
-    def iteration(self, member: Member, shared: Shared) -> tuple[Member, Shared, IterationStats]:
+    def iteration(self, member: Member, shared: Shared) -> tuple[Member, Shared, TurnStats]:
         """A window from every rollout into replay, U updates from it, and the target copy when it is due."""
-        cfg, hyper = self.cfg, member.hyper
-        key_collect, key_update = jax.random.split(self._key(member, shared))
+        return self.turn(member, shared, jnp.zeros((), jnp.int32))
+
+    def turn(self, member: Member, shared: Shared, evaluation: Array) -> tuple[Member, Shared, TurnStats]:
+        """An iteration, or, where ``evaluation`` is its number 1, 2, …, a greedy episode of every rollout.
+
+        What an evaluation plays is written where the next iteration's windows will be, before anything is drawn from
+        replay again: so the write needs no condition, under which the replay would be copied.
+        """
+        cfg, hyper, training = self.cfg, member.hyper, evaluation <= 0
+        key = self._key(member, shared)
+        key = jnp.where(training, key, jax.random.fold_in(key, evaluation))
+        key_collect, key_update = jax.random.split(key)
+        epsilon = jnp.where(training, self.epsilon(member), 0.0)
         window, episodes = collect(
-            self.learner.agent, member.learner.params["agent"], self.env, key_collect, self.epsilon(member), self.slots
+            self.learner.agent, member.learner.params["agent"], self.env, key_collect, epsilon, self.slots
         )
         before = shared.iteration * cfg.rollouts  # windows
         added = before + cfg.rollouts
-        member = self._remember(member, window, before)
-        ready = added >= cfg.replay.batch
+        member = member._replace(replay=replay.add(member.replay, window, before))
+        member = self._remember(member, window, before, training)
+        ready = training & (added >= cfg.replay.batch)
         learner, priority, learning = jax.lax.cond(
             ready, self._learn, self._wait, member, key_update, self.learning_rate(member, hyper), added
         )
         if cfg.algo.target_update == "hard":
-            due = added // cfg.algo.target_period > before // cfg.algo.target_period
+            due = training & (added // cfg.algo.target_period > before // cfg.algo.target_period)
             learner = jax.lax.cond(due, lambda l: l._replace(target=l.params), lambda l: l, learner)  # noqa: E741
-        shared = Shared(shared.iteration + 1, shared.updates + jnp.where(ready, cfg.updates, 0))
-        stats = IterationStats(episodes, learning, ready.astype(jnp.float32))
+        shared = Shared(shared.iteration + training, shared.updates + jnp.where(ready, cfg.updates, 0))
+        stats = TurnStats(episodes.of_each(only_first=~training), learning, ready.astype(jnp.float32))
         return member._replace(learner=learner, priority=priority), shared, stats
 
-    def _remember(self, member: Member, window: Packed, before: Array) -> Member:
-        """The new windows enter replay and the running statistics."""
-        member = member._replace(
-            env_steps=member.env_steps + jnp.sum(~window.last),
-            moments=normalise.update(member.moments, self.env.unpack(window.seen).state),
-            replay=replay.add(member.replay, window, before),
-        )
+    def _remember(self, member: Member, window: Packed, before: Array, training: Array) -> Member:
+        """Windows collected in training enter the count of steps, the running statistics and the priorities."""
+        changes: dict[str, Any] = {
+            "env_steps": member.env_steps + jnp.sum(~window.last),
+            "moments": normalise.update(member.moments, self.env.unpack(window.seen).state),
+        }
         if member.reward_moments is not None:
-            moments = normalise.update(member.reward_moments, window.reward[..., None], ~window.last)
-            member = member._replace(reward_moments=moments)
+            changes["reward_moments"] = normalise.update(member.reward_moments, window.reward[..., None], ~window.last)
         if member.priority is not None:
-            member = member._replace(priority=priorities.add(member.priority, before, self.cfg.rollouts))
-        return member
+            changes["priority"] = priorities.add(member.priority, before, self.cfg.rollouts)
+        kept = {name: getattr(member, name) for name in changes}
+        return member._replace(**jax.tree.map(lambda new, old: jnp.where(training, new, old), changes, kept))
 
     def _key(self, member: Member, shared: Shared) -> Array:
         return jax.random.fold_in(jax.random.key(member.seed), shared.iteration + 1)
@@ -203,7 +215,7 @@ class _Program(NamedTuple):
         del key, lr, added
         return member.learner, member.priority, UpdateStats(*(jnp.zeros(()) for _ in UpdateStats._fields))
 
-    def _metrics(self, member: Member, stats: IterationStats, greedy: Episodes) -> dict[str, Array]:
+    def _metrics(self, member: Member, stats: TurnStats, greedy: Episodes) -> dict[str, Array]:
         """One chunk's log line; NaN where there is nothing to tell."""
         learned = jnp.sum(stats.learned)
         means = {name: jnp.sum(x) / learned for name, x in stats.learning._asdict().items()}
@@ -232,7 +244,7 @@ def build_env(cfg: Config, batch: int) -> BatchedDecPOMDP:
 def make_program(cfg: Config, split: Split = WHOLE) -> _Program:
     env = build_env(cfg, cfg.rollouts)
     slots = window_length(cfg, env.spec) + 1
-    return _Program(cfg, env, build_env(cfg, cfg.eval.episodes), make_learner(cfg, env.spec, split), slots)
+    return _Program(cfg, env, make_learner(cfg, env.spec, split), slots)
 
 
 def make_train(cfg: Config) -> Train:
