@@ -22,6 +22,7 @@ from jqmix.envs.registry import SMAX_MAPS, make_env
 from jqmix.learning.exploration import random_available
 from jqmix.learning.rollout import SLOTS_PER_RESET
 from jqmix.runs.bench import random_play
+from jqmix.runs.devices import compiler_options
 
 Play = Callable[[jax.Array], Any]
 
@@ -92,7 +93,7 @@ CONTENDERS: dict[str, dict[str, Callable[[str, int, int], Play]]] = {
 def program(play: Play, size: int, steps: int) -> tuple[Callable[[], float], float]:
     """A call that returns environment steps per second, and the seconds that compiling took."""
     begin = time.perf_counter()
-    compiled = jax.jit(play).lower(jnp.int32(0)).compile()
+    compiled = jax.jit(play).lower(jnp.int32(0)).compile(compiler_options())
     compile_s = time.perf_counter() - begin
     jax.block_until_ready(compiled(jnp.int32(0)))
 

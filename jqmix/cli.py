@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import difflib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
@@ -144,21 +145,25 @@ def _train(args: argparse.Namespace) -> None:
 def _sweep(args: argparse.Namespace) -> None:
     from jqmix.runs.study import parse_grid, sweep
 
-    _run_study(sweep(_config(args), parse_grid(args.grid)), args.out, "sweep")
+    _run_study(sweep(_config(args), parse_grid(args.grid)), args)
 
 
 def _ablate(args: argparse.Namespace) -> None:
     from jqmix.runs.study import ablation, parse_grid
 
-    _run_study(ablation(_config(args), parse_grid(args.grid), args.only), args.out, "ablate")
+    _run_study(ablation(_config(args), parse_grid(args.grid), args.only), args)
 
 
-def _run_study(study: Any, out: str | None, kind: str) -> None:
+def _run_study(study: Any, args: argparse.Namespace) -> None:
+    if "run_dir" in vars(args):
+        raise ConfigError("run_dir: a study's configurations have folders of their own; --out is where they lie")
+    if "group" in vars(args):
+        raise ConfigError("group: a study trains as many members at once as fit")
     _prepare()
     from jqmix.runs.ablate import run_study
     from jqmix.runs.report import report
 
-    folder = run_study(study, out, kind)
+    folder = run_study(study, args.out, args.command)
     rows, written = report([folder])
     _print_table(rows)
     print(f"report: {written / 'report.md'}")
@@ -245,11 +250,14 @@ def main(argv: list[str] | None = None) -> int:
         if unknown:
             raise ConfigError(_unknown_flag(unknown[0]))
         args.run(args)
+        sys.stdout.flush()
     except (ConfigError, EnvError) as error:
         print(f"jqmix: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever reads has read enough: `jqmix envs | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed at the end
     return 0
 
 

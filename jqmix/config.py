@@ -4,6 +4,7 @@ Every field can be set from a YAML file and from the command line (``--algo.td-l
 coercion and the same checks; whatever is wrong raises :class:`ConfigError` with one line that names the field.
 """
 
+import ast
 import dataclasses
 import difflib
 import math
@@ -12,7 +13,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
@@ -34,6 +35,19 @@ def _f(
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=meta)
     return field(default=default, metadata=meta)
+
+
+def _mixers() -> tuple[str, ...]:
+    """The names in the table of mixers, read from its source: to import it would take JAX."""
+    source = (Path(__file__).parent / "networks" / "mixers.py").read_text(encoding="utf-8")
+    tables = (n for n in ast.parse(source).body if isinstance(n, ast.AnnAssign) and ast.unparse(n.target) == "MIXERS")
+    return tuple(ast.literal_eval(key) for key in next(tables).value.keys)  # type: ignore[union-attr]
+
+
+if TYPE_CHECKING:
+    MixerName = str
+else:
+    MixerName = Literal[_mixers()]
 
 
 @dataclass(frozen=True)
@@ -59,9 +73,7 @@ class AgentConfig:
 
 @dataclass(frozen=True)
 class AlgoConfig:
-    mixer: Literal["iql", "vdn", "qmix", "qatten", "qplex", "qtran", "cw_qmix", "ow_qmix"] = _f(
-        "qmix", "how agents' values become the team's"
-    )
+    mixer: MixerName = _f("qmix", "how agents' values become the team's")
     embed: int = _f(32, "QMIX, Qatten: embedding width E", low=1)
     hypernet_hidden: int = _f(64, "hidden width of the mixer's networks (QMIX: of the hypernetworks)", low=1)
     positivity: Literal["abs", "softplus", "square", "none"] = _f(
@@ -121,7 +133,9 @@ class ReplayConfig:
 @dataclass(frozen=True)
 class EvalConfig:
     every: int = _f(50_000, "environment steps between greedy evaluations (and log lines)", low=1)
-    episodes: int = _f(64, "whole greedy episodes per evaluation, each counted once", low=1)
+    episodes: int = _f(
+        64, "whole greedy episodes per evaluation, each counted once; played by the rollouts, a window for each", low=1
+    )
 
 
 @dataclass(frozen=True)
@@ -341,6 +355,9 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: a configuration is a mapping of fields")
     base = tree.pop("extends", None)
+    if base is not None and base not in preset_names():
+        near = difflib.get_close_matches(str(base), preset_names(), n=3, cutoff=0.4) or preset_names()
+        raise ConfigError(f"{path}: extends: no preset {str(base)!r}; presets include {', '.join(near)}")
     values = {} if base is None else _read(preset_dir() / f"{base}.yaml")
     return {**values, **flatten(tree)}
 

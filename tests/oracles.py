@@ -260,3 +260,69 @@ def adam(params, grads, lr, b1=0.9, b2=0.999, eps=1e-8):
         m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
         params = params - lr * (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + eps)
     return params
+
+
+# Predator–prey (REFERENCE of 2102.03479's game), cell by cell in plain Python
+
+
+def predator_prey_step(size, punishment, agents, frozen, prey, alive, actions, agent_order, prey_order, preference):
+    """Lists of (row, column) and of flags; the same four after a step, and the reward."""
+    ways = [(0, 1), (1, 0), (0, -1), (-1, 0)]
+    agents, frozen, prey, alive = list(agents), list(frozen), list(prey), list(alive)
+
+    def taken():
+        return {c for c, gone in zip(agents, frozen, strict=True) if not gone} | {
+            c for c, lives in zip(prey, alive, strict=True) if lives
+        }
+
+    def neighbours(cell):
+        return [(cell[0] + dr, cell[1] + dc) for dr, dc in ways]
+
+    def inside(cell):
+        return 0 <= cell[0] < size and 0 <= cell[1] < size
+
+    for i in agent_order:
+        if not frozen[i] and actions[i] < 4:
+            there = neighbours(agents[i])[actions[i]]
+            if inside(there) and there not in taken():
+                agents[i] = there
+    reward = 0.0
+    for k, j in enumerate(prey_order):
+        if not alive[j]:
+            continue
+        catchers = [
+            i for i in range(len(agents)) if not frozen[i] and actions[i] == 5 and agents[i] in neighbours(prey[j])
+        ]
+        if len(catchers) >= 2:
+            reward += 10
+            alive[j] = False
+            for i in catchers:
+                frozen[i] = True
+            continue
+        reward += punishment if catchers else 0
+        free = [w for w in range(4) if inside(neighbours(prey[j])[w]) and neighbours(prey[j])[w] not in taken()]
+        if free:
+            prey[j] = neighbours(prey[j])[max(free, key=lambda w: preference[k][w])]
+    return agents, frozen, prey, alive, reward
+
+
+def predator_prey_seen(size, sight, agents, frozen, prey, alive):
+    """(observations [N][2·sight+1 squared · 2], state, available actions [N][6])."""
+    grid = np.zeros((size, size, 2))
+    for what, cells, there in ((0, agents, [not f for f in frozen]), (1, prey, alive)):
+        for (r, c), present in zip(cells, there, strict=True):
+            if present:
+                grid[r, c, what] = 1
+    observations, available = [], []
+    for (r, c), gone in zip(agents, frozen, strict=True):
+        patch = [
+            grid[r + dr, c + dc, what] if 0 <= r + dr < size and 0 <= c + dc < size else 0
+            for dr in range(-sight, sight + 1)
+            for dc in range(-sight, sight + 1)
+            for what in (0, 1)
+        ]
+        observations.append([0] * len(patch) if gone else patch)
+        beside = any(lives and abs(r - pr) + abs(c - pc) == 1 for (pr, pc), lives in zip(prey, alive, strict=True))
+        moves = [c + 1 < size, r + 1 < size, c > 0, r > 0]
+        available.append([False] * 4 + [True, False] if gone else [*moves, True, beside])
+    return observations, grid.reshape(-1), available

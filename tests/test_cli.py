@@ -150,6 +150,12 @@ def test_bench(capsys):
         (["train", "--env.factory", "worlds:Counting", "--window", "2"], "window: 2 does not cover an episode"),
         (["evaluate", "nowhere"], "run_dir: nowhere is not a run directory"),
         (["evaluate", "x", "--episodes", "0"], "--episodes: '0' is not allowed; it takes a whole number ≥ 1"),
+        (
+            ["sweep", "--grid", "optim.lr=0.1,0.2", "--run-dir", "x"],
+            "run_dir: a study's configurations have folders of",
+        ),
+        (["ablate", "--group", "2"], "group: a study trains as many members at once as fit"),
+        (["ablate", "--grid", "rollouts=0"], "grid: rollouts: 0 is out of range; it must be ≥ 1"),
         (["fly"], "invalid choice: 'fly'"),
         ([], "required: COMMAND"),
     ],
@@ -179,6 +185,16 @@ def test_help_and_errors_need_no_jax():
     for argv in (["train", "--help"], ["envs"], ["train", "--algo.mixer", "x"]):
         done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+
+
+def test_a_reader_may_leave_early():
+    """As `jqmix envs | head` does: no word about it."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "jqmix.cli", "envs"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as listing:
+        listing.stdout.close()
+        assert listing.stderr.read() == b""
+    assert listing.returncode == 0
 
 
 def test_help_names_every_field(capsys):

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import pytest
 
 from jqmix.envs.games import PAYOFFS, MatrixGame, TwoStepGame
@@ -32,7 +33,7 @@ def test_matrix_game_takes_any_number_of_agents(key):
     assert float(game.step(key, game.reset(key)[0], jnp.array([1, 0, 1]))[1].reward) == 5
 
 
-@pytest.mark.parametrize("payoff", ["z", [[1, 2], [3]], [[1, 2, 3], [4, 5, 6]], [["a"]]])
+@pytest.mark.parametrize("payoff", ["z", [[1, float("nan")], [3, 4]], [[1, 2], [3]], [[1, 2, 3], [4, 5, 6]], [["a"]]])
 def test_matrix_game_refuses(payoff):
     with pytest.raises(ValueError, match="payoff"):
         MatrixGame(payoff)
@@ -174,6 +175,72 @@ def test_observation_is_the_centred_patch(key):
     expected = np.zeros((5, 5, 2))
     expected[2, 2, 0] = expected[3, 4, 0] = expected[4, 3, 1] = 1
     np.testing.assert_array_equal(patch, expected)
+
+
+@pytest.mark.parametrize("punishment", [0, -2])
+@pytest.mark.parametrize("seed", range(3))
+def test_whole_episodes_agree_with_plain_python(seed, punishment):
+    """A crowded grid and agents that mostly catch where they can: every field at every step, ends included."""
+    world = PredatorPrey(size=4, n_agents=6, n_prey=3, miscapture_punishment=punishment)
+    rng, key = np.random.default_rng(seed), jax.random.key(seed)
+    step, noise_of = jax.jit(world.step_with), jax.jit(world.noise)
+    state, ts = world.reset(key)
+    happened = {"caught": 0, "alone": 0, "ended": 0}
+    for t in range(250):
+        avail = np.asarray(ts.avail)
+        choices = [5 if a[5] and rng.random() < 0.7 else rng.choice(np.flatnonzero(a)) for a in avail]
+        noise = noise_of(jax.random.fold_in(key, t))
+        before = [[tuple(c) for c in np.asarray(cells).tolist()] for cells in (state.agent, state.prey)]
+        expected = oracles.predator_prey_step(
+            4,
+            punishment,
+            before[0],
+            state.frozen.tolist(),
+            before[1],
+            state.alive.tolist(),
+            choices,
+            *(np.asarray(x).tolist() for x in noise),
+        )
+        alive_before = int(state.alive.sum())
+        state, ts = step(noise, state, jnp.array(choices, jnp.int32))
+        agents, frozen, prey, alive, reward = expected
+        assert state.frozen.tolist() == frozen and state.alive.tolist() == alive and float(ts.reward) == reward
+        assert [tuple(c) for c in state.agent.tolist()] == agents and [tuple(c) for c in state.prey.tolist()] == prey
+        obs, grid, available = oracles.predator_prey_seen(4, 2, agents, frozen, prey, alive)
+        np.testing.assert_array_equal(ts.obs, obs)
+        np.testing.assert_array_equal(ts.state, grid)
+        assert ts.avail.tolist() == available
+        over = all(frozen) or not any(alive)
+        assert (bool(ts.last), float(ts.discount)) == (over, 1.0 - over)
+        happened["caught"] += alive_before - sum(alive)
+        happened["alone"] += punishment < 0 and reward < 0
+        happened["ended"] += over
+        if over:
+            state, ts = world.reset(jax.random.fold_in(key, 1000 + t))
+    assert happened["caught"] > 3 and happened["ended"] > 1
+    assert punishment == 0 or happened["alone"] > 5
+
+
+def test_its_time_limit_is_no_end():
+    spec = PredatorPrey().spec
+    assert (spec.episode_limit, spec.time_limit) == (200, "bootstrap")
+
+
+def test_a_lone_catcher_beside_two_prey_pays_for_both(key):
+    world, state = hunt([(2, 2), (4, 4)], [(2, 1), (2, 3)], miscapture_punishment=-2.0)
+    assert world._available(state)[:, CATCH].tolist() == [True, False]
+    assert float(world.step(key, state, jnp.array([CATCH, STAY]))[1].reward) == -4
+
+
+def test_catching_takes_a_prey_beside_not_across(key):
+    world, state = hunt([(1, 1), (2, 3)], [(2, 2)])
+    assert world._available(state)[:, CATCH].tolist() == [False, True]
+
+
+@pytest.mark.parametrize("options", [{"sight": -1}, {"miscapture_punishment": 1}, {"n_agents": 1}])
+def test_predator_prey_refuses(options):
+    with pytest.raises(ValueError, match=rf"env\.kwargs.*{next(iter(options))}"):
+        PredatorPrey(**options)
 
 
 def test_entities_never_share_a_cell(key):

@@ -23,7 +23,7 @@ NUMPY_POSITIVITY = {
 S, A, OBS, H = 9, 3, 4, 5  # state, actions, observation, hidden state
 SIZES = {"n_actions": A, "obs_size": OBS, "hidden": H, "embed": 5, "hypernet_hidden": 6, "critic_hidden": 7}
 # The control: weights that may be negative.
-VARIANTS = [(name, "abs") for name in MIXERS] + [("qmix", "none")]
+VARIANTS = [(name, "abs") for name in MIXERS] + [("qmix", p) for p in POSITIVITY if p != "abs"]
 
 
 @functools.cache
@@ -119,15 +119,18 @@ def test_monotonic_mixers(rng, key, name, positivity):
 # IGM
 
 
-def tables(rng, n, games):
-    """Of ``games`` random states: utilities [G, N, A], the Joint of every joint action [G, A^N], and the states."""
+def tables(rng, n, games, n_available=A):
+    """Of ``games`` random states: utilities [G, N, A], the Joint of every available joint action [G, A^N], and the
+    states. The last actions, which are the best ones, are unavailable."""
     utilities = rng.normal(size=(games, n, A)).astype(np.float32) * 2
-    actions = np.array(list(itertools.product(range(A), repeat=n)), np.int32)
+    utilities[..., n_available:] += 10
+    actions = np.array(list(itertools.product(range(n_available), repeat=n)), np.int32)
+    allowed = utilities[..., :n_available]
     over = lambda x: np.broadcast_to(x[:, None], (games, len(actions), *x.shape[1:]))  # noqa: E731
     joint = Joint(
         action=np.broadcast_to(actions, (games, *actions.shape)),
-        greedy=over(utilities.argmax(-1).astype(np.int32)),
-        best=over(utilities.max(-1)),
+        greedy=over(allowed.argmax(-1).astype(np.int32)),
+        best=over(allowed.max(-1)),
         obs=over(rng.normal(size=(games, n, OBS)).astype(np.float32)),
         hidden=over(rng.normal(size=(games, n, H)).astype(np.float32)),
     )
@@ -135,9 +138,9 @@ def tables(rng, n, games):
     return jax.tree.map(jnp.asarray, (q, over(rng.normal(size=(games, S)).astype(np.float32)), joint)), actions
 
 
-def share_consistent(name, positivity, n, games=60):
-    """In how many games the joint argmax over all A^N joint actions is the tuple of the agents' own."""
-    (q, state, joint), actions = tables(np.random.default_rng(n), n, games)
+def share_consistent(name, positivity, n, n_available=A, games=60):
+    """In how many games the joint argmax over all joint actions is the tuple of the agents' own."""
+    (q, state, joint), actions = tables(np.random.default_rng(n), n, games, n_available)
     mixer = small(name, n, positivity=positivity)
 
     @jax.jit
@@ -158,6 +161,11 @@ def test_igm(name, positivity, n):
         assert share == 1
     else:
         assert share < 0.9
+
+
+@pytest.mark.parametrize("name", ["vdn", "qmix", "qatten", "qplex"])
+def test_igm_among_available_actions(name):
+    assert share_consistent(name, "abs", 3, n_available=2) == 1
 
 
 def test_who_claims_igm():

@@ -164,3 +164,11 @@ def test_an_exploring_action_cuts_watkins_trace():
     np.testing.assert_allclose(
         got, [1 + 0.5 * (2 + 0.5 * 20), 2 + 0.5 * 20, 4 + 0.5 * (8 + 0.5 * 80), 8 + 0.5 * 80, 80]
     )
+
+
+def test_nothing_crosses_the_end_of_an_episode_not_even_what_is_not_finite():
+    reward, value = np.float32([[1], [0], [np.inf], [0]]), np.float32([[0], [3], [0], [np.nan]])
+    discount, last = np.full((4, 1), 0.5, np.float32), np.array([[False], [True], [False], [True]])
+    transitions, no, yes = (reward, discount, value, last), np.float32(0), np.ones((4, 1), bool)
+    for got in [lambda_returns(*transitions, 0.7), *other_targets(transitions, value + no, yes, 0.7, 3).values()]:
+        np.testing.assert_allclose(got[:2, 0], [1 + 0.5 * 3, 3])

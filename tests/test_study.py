@@ -4,12 +4,14 @@ import csv
 import json
 
 import pytest
+from test_report import line, write_lines, write_run
 from test_train import SMALL, config, curves
 
 from jqmix.cli import main
-from jqmix.config import ConfigError, load_config
+from jqmix.config import ConfigError, load_config, preset_names
 from jqmix.runs.experiment import shape_of, train, train_together
-from jqmix.runs.study import TRICKS, ablation, load_tricks, parse_grid, sweep
+from jqmix.runs.report import report
+from jqmix.runs.study import TRICKS, Study, Trick, Variant, ablation, load_tricks, parse_grid, sweep
 
 FLAGS = [text for path, value in SMALL.items() for text in (f"--{path}", str(value))]
 
@@ -91,6 +93,32 @@ def test_each_trick_varies_one_thing_around_the_configuration():
     )
 
 
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_has_all_tricks_to_study(name):
+    cfg = load_config(name)
+    if cfg.eval.every >= cfg.total_steps:
+        pytest.skip("a preset of one evaluation")
+    study = ablation(cfg)
+    assert [t.name for t in study.tricks] == list(TRICKS)
+    held = next(t for t in study.tricks if t.name == "rollouts_same_ratio")
+    ratios = {study.configs[v.run].updates / study.configs[v.run].rollouts for v in held.variants}
+    assert len(held.variants) == 3 and ratios == {cfg.updates / cfg.rollouts}
+
+
+def test_replay_sizes_are_such_that_a_run_can_tell_them_apart():
+    """No larger than what is collected, but for the configuration's own."""
+    label = lambda cfg: [v.label for v in ablation(cfg, {}, ["replay"]).tricks[0].variants]  # noqa: E731
+    long = load_config("smax_3m", total_steps=3_000_000)
+    assert label(long) == ["832", "1,648", "4,096 (config)", "8,192"]
+    short = load_config("smax_3m", total_steps=101_000)  # 1,000 windows
+    assert label(short) == ["208", "400", "4,096 (config)"]
+
+
+def test_where_targets_are_n_step_returns_their_trick_is_n():
+    study = ablation(config(**{"algo.target": "nstep"}), {}, ["lambda"])
+    assert [v.label for v in study.tricks[0].variants] == ["1 (config)", "3", "5"]
+
+
 def test_values_of_a_trick_can_be_chosen():
     study = ablation(config(), {"algo.td_lambda": [0.1, 0.9]}, ["lambda"])
     assert [v.label for v in study.tricks[0].variants] == ["0.1", "0.6 (config)", "0.9"]
@@ -104,6 +132,14 @@ def test_values_of_a_trick_can_be_chosen():
         ablation(config(total_steps=64))
     with pytest.raises(ConfigError, match=r"grid: algo\.gamma is not the field of a trick"):
         ablation(config(), {"algo.gamma": [0.1]})
+    with pytest.raises(
+        ConfigError, match=r"grid: replay\.capacity is not the field of a trick that is studied \(lambda\)"
+    ):
+        ablation(config(), {"replay.capacity": [8]}, ["lambda"])
+    with pytest.raises(ConfigError, match="grid: rollouts: 0 is out of range"):
+        ablation(config(), {"rollouts": [0]})
+    with pytest.raises(ConfigError, match="only: rollouts_same_ratio has no value beside the configuration's 8"):
+        ablation(config(), {"rollouts": [3]}, ["rollouts_same_ratio"])
 
 
 def test_ablate_writes_runs_and_a_report(tmp_path, capsys):
@@ -114,7 +150,7 @@ def test_ablate_writes_runs_and_a_report(tmp_path, capsys):
     assert "program 1 of 2: base; algo.td_lambda=0.0; algo.td_lambda=0.9" in said
     assert {trick.name for trick in load_tricks(out)} == {"lambda", "optimiser"}
     text = (out / "report" / "report.md").read_text()
-    assert "| λ | 0 / 0.3 / 0.5 / 0.6 / 0.9: corridor" in text
+    assert "| λ | 0.3 to 0.6 over 0 and, on two maps of three, over 0.9 | 0 / 0.3 / 0.5 / 0.6 / 0.9: corridor" in text
     assert (out / "report" / "curves.png").stat().st_size > 10_000
     with (out / "report" / "raw.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -140,3 +176,28 @@ def test_sweep_writes_runs_and_a_report(tmp_path, capsys):
     assert "program 1 of 1" in capsys.readouterr().out
     assert (out / "algo.td_lambda=0.9" / "metrics.jsonl").is_file()
     assert "Greedy results" in (out / "report" / "report.md").read_text()
+
+
+def test_a_tricks_variants_are_compared_where_all_of_them_were(tmp_path):
+    """One went on for longer, and better: that does not count, but in its own row."""
+    runs = {"base": [0.2, 0.4], "longer": [0.1, 0.3, 0.9]}
+    for name, rates in runs.items():
+        lines = [
+            line(seed, 100 * (k + 1), win_rate=rate, episodes=8.0) for k, rate in enumerate(rates) for seed in (0, 1)
+        ]
+        write_run(tmp_path / name, [0, 0], **{"optim.name": {"base": "adam", "longer": "rmsprop"}[name]})
+        write_lines(tmp_path / name, lines)
+    variants = tuple(Variant(name, name) for name in runs)
+    Study({}, [Trick("optimiser", "optimiser", "Adam", "1 / 0", variants)]).save(tmp_path)
+    rows, folder = report([tmp_path])
+    text = (folder / "report.md").read_text()
+    assert "| optimiser | Adam | 1 / 0 | base: 0.400 [0.400, 0.400], longer: 0.300 [0.300, 0.300] |" in text
+    assert "best and worst differ | 200 |" in text
+    assert [row["env_steps"] for row in rows] == [200, 300]
+
+
+def test_studies_of_an_earlier_version_are_read(tmp_path):
+    """They had no word on directions."""
+    trick = {"name": "lambda", "title": "λ", "published": "x", "variants": [{"label": "0", "run": "base"}]}
+    (tmp_path / "study.json").write_text(json.dumps({"tricks": [trick]}))
+    assert load_tricks(tmp_path) == [Trick("lambda", "λ", "–", "x", (Variant("0", "base"),))]

@@ -136,12 +136,13 @@ def test_counters_and_targets(key):
 
 
 @pytest.mark.parametrize("options", [{}, {"replay.prioritised": True, "algo.reward_norm": "running"}])
-def test_an_evaluation_changes_nothing_that_is_learned_from(options):
+@pytest.mark.parametrize("before", [2, 3])  # after 2, a copy of the target is due
+def test_an_evaluation_changes_nothing_that_is_learned_from(options, before):
     """What it plays lies in replay where the next windows will: learning goes on as if it had not been."""
     program = make_program(config(**options))
     member, shared = program.init(jnp.int32(0))
     turn = jax.jit(program.turn)
-    for _ in range(3):
+    for _ in range(before):
         member, shared, _ = turn(member, shared, jnp.int32(0))
     played, same, stats = turn(member, shared, jnp.int32(1))
     assert_equal(same, shared)
@@ -150,7 +151,7 @@ def test_an_evaluation_changes_nothing_that_is_learned_from(options):
         np.any(np.asarray(a != b), axis=(0, *range(2, a.ndim)))
         for a, b in zip(*map(jax.tree.leaves, (played.replay, member.replay)), strict=True)
     ]
-    assert np.flatnonzero(np.any(changed, axis=0)).tolist() == list(range(24, 32))
+    assert np.flatnonzero(np.any(changed, axis=0)).tolist() == list(range(8 * before, 8 * before + 8))
     assert stats.episodes.ended.tolist() == [1.0] * 8 and float(stats.learned) == 0
     assert_equal(turn(played, shared, jnp.int32(0)), turn(member, shared, jnp.int32(0)))
 
@@ -158,11 +159,15 @@ def test_an_evaluation_changes_nothing_that_is_learned_from(options):
 def test_turns_of_an_evaluation_differ():
     program = make_program(config(**{"env.name": "memory_probe"}))
     member, shared = program.init(jnp.int32(0))
-    windows = []
-    for number in (1, 2):
-        held = jax.jit(program.turn)(member, shared, jnp.int32(number))[0].replay
-        windows.append(np.asarray(held.seen.obs[:, :8]))
-    assert not np.array_equal(*windows)
+    turn = jax.jit(program.turn)
+
+    def played(shared, number):
+        held = turn(member, shared, jnp.int32(number))[0].replay
+        first = 8 * int(shared.iteration)
+        return np.asarray(held.seen.obs[:, first : first + 8]).tobytes()
+
+    later = shared._replace(iteration=shared.iteration + 1)
+    assert len({played(at, number) for at in (shared, later) for number in (0, 1, 2)}) == 6
 
 
 @pytest.mark.parametrize("episodes", [3, 8, 11])
@@ -172,6 +177,14 @@ def test_exactly_so_many_greedy_episodes(episodes):
     _, _, metrics = jax.jit(chunk)(*init(jnp.int32(0)))
     assert float(metrics["eval/episodes"]) == episodes
     assert float(metrics["eval/length_mean"]) == 2
+
+
+def test_an_evaluation_counts_first_episodes_and_training_all_of_its_own():
+    """Windows of three episodes: 8 rollouts play 11 of them greedily, in two turns, and 24 while training."""
+    init, chunk = make_train(config(window=8, **{"eval.episodes": 11}))
+    _, _, metrics = jax.jit(chunk)(*init(jnp.int32(0)))
+    assert float(metrics["eval/episodes"]) == 11
+    assert float(metrics["train/episodes"]) == 24
 
 
 def assert_equal(a, b):

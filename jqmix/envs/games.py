@@ -33,6 +33,8 @@ class MatrixGame:
             table = np.asarray(payoff, np.float32)
         except (ValueError, TypeError):
             raise ValueError("env.kwargs.payoff: must be nested lists of numbers of one shape") from None
+        if not np.isfinite(table).all():
+            raise ValueError("env.kwargs.payoff: must be finite")
         if table.ndim < 1 or len(set(table.shape)) != 1:
             raise ValueError(f"env.kwargs.payoff: needs as many actions for every agent, not shape {table.shape}")
         self.payoff = jnp.asarray(table)

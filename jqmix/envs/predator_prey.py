@@ -25,6 +25,14 @@ class PredatorPreyState(NamedTuple):
     alive: Bool[Array, " M"]
 
 
+class Noise(NamedTuple):
+    """All the randomness of one step. Orders are permutations: whose turn is first, second, …"""
+
+    agent_order: Int[Array, " N"]
+    prey_order: Int[Array, " M"]
+    preference: Float[Array, "M 4"]  # of the prey whose turn is k-th: it goes where this is greatest
+
+
 def _adjacent(a: Int[Array, "... 2"], b: Int[Array, "... 2"]) -> Bool[Array, "..."]:
     return jnp.sum(jnp.abs(a - b), axis=-1) == 1
 
@@ -38,13 +46,15 @@ class PredatorPrey:
         n_agents: int = 8,
         n_prey: int = 8,
         sight: int = 2,
-        miscapture_punishment: float = 0.0,
+        miscapture_punishment: int | float = 0.0,
         episode_limit: int = 200,
     ):
         if n_agents < 2 or n_prey < 1 or n_agents + n_prey > size * size:
             raise ValueError("env.kwargs: needs n_agents ≥ 2, n_prey ≥ 1 and n_agents + n_prey ≤ size²")
-        if miscapture_punishment > 0:
-            raise ValueError("env.kwargs.miscapture_punishment: must be ≤ 0")
+        if sight < 0:
+            raise ValueError(f"env.kwargs.sight: {sight} is out of range; it must be ≥ 0")
+        if not isinstance(miscapture_punishment, int | float) or not miscapture_punishment <= 0:
+            raise ValueError(f"env.kwargs.miscapture_punishment: {miscapture_punishment!r} must be a number ≤ 0")
         self.size, self.n_prey, self.sight = size, n_prey, sight
         self.punishment = miscapture_punishment
         patch = 2 * sight + 1
@@ -65,14 +75,26 @@ class PredatorPrey:
         state = PredatorPreyState(position[:n], jnp.zeros((n,), bool), position[n:], jnp.ones((m,), bool))
         return state, self._observe(state, jnp.float32(0.0))
 
+    def noise(self, key: Array) -> Noise:
+        key_agents, key_prey, key_moves = jax.random.split(key, 3)
+        return Noise(
+            jax.random.permutation(key_agents, self.spec.n_agents),
+            jax.random.permutation(key_prey, self.n_prey),
+            jax.random.uniform(key_moves, (self.n_prey, len(MOVES))),
+        )
+
     def step(
         self, key: Array, state: PredatorPreyState, actions: Int[Array, " N"]
     ) -> tuple[PredatorPreyState, TimeStep]:
-        key_agents, key_prey, key_moves = jax.random.split(key, 3)
-        state = self._move_agents(key_agents, state, actions)
-        order = jax.random.permutation(key_prey, self.n_prey)
-        preference = jax.random.uniform(key_moves, (self.n_prey, len(MOVES)))
-        state, rewards = jax.lax.scan(lambda s, xs: self._one_prey(s, actions, *xs), state, (order, preference))
+        return self.step_with(self.noise(key), state, actions)
+
+    def step_with(
+        self, noise: Noise, state: PredatorPreyState, actions: Int[Array, " N"]
+    ) -> tuple[PredatorPreyState, TimeStep]:
+        """One step, its randomness given."""
+        state = self._move_agents(noise.agent_order, state, actions)
+        turns = noise.prey_order, noise.preference
+        state, rewards = jax.lax.scan(lambda s, turn: self._one_prey(s, actions, *turn), state, turns)
         return state, self._observe(state, jnp.sum(rewards))
 
     def _free(self, state: PredatorPreyState, cells: Int[Array, "K 2"]) -> Bool[Array, " K"]:
@@ -82,8 +104,10 @@ class PredatorPrey:
         prey = jnp.all(cells[:, None] == state.prey[None], axis=-1) & state.alive
         return on_grid & ~jnp.any(agents, axis=-1) & ~jnp.any(prey, axis=-1)
 
-    def _move_agents(self, key: Array, state: PredatorPreyState, actions: Int[Array, " N"]) -> PredatorPreyState:
-        """Live agents move one after another in random order, each blocked by whatever stands there by then."""
+    def _move_agents(
+        self, order: Int[Array, " N"], state: PredatorPreyState, actions: Int[Array, " N"]
+    ) -> PredatorPreyState:
+        """Live agents move one after another, each blocked by whatever stands there by then."""
         moves = jnp.array([*MOVES, (0, 0), (0, 0)], jnp.int32)
 
         def move(state: PredatorPreyState, i: Array) -> tuple[PredatorPreyState, None]:
@@ -91,7 +115,7 @@ class PredatorPrey:
             goes = self._free(state, target[None])[0] & ~state.frozen[i]
             return state._replace(agent=state.agent.at[i].set(jnp.where(goes, target, state.agent[i]))), None
 
-        return jax.lax.scan(move, state, jax.random.permutation(key, self.spec.n_agents))[0]
+        return jax.lax.scan(move, state, order)[0]
 
     def _one_prey(
         self, state: PredatorPreyState, actions: Int[Array, " N"], j: Array, preference: Float[Array, "4"]

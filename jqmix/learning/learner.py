@@ -235,7 +235,7 @@ class Learner(NamedTuple):
         norm = jnp.linalg.norm(vector)
         scale = jnp.minimum(1.0, hyper.grad_clip / (norm + 1e-6))
         steps, opt_state = self.optimizer.update(vector * scale, learner.opt_state)
-        params = jax.tree.map(lambda p, s: p - lr * s, learner.params, restore(steps))
+        params = jax.tree.map(lambda p, s: p - lr * s, learner.params, restore(jnp.asarray(steps)))
         target = learner.target
         if self.algo.target_update == "soft":
             target = jax.tree.map(lambda t, p: t + hyper.target_tau * (p - t), target, params)

@@ -14,15 +14,21 @@ AT_ONCE = 8  # how far the recursion is unrolled: its steps are too small to be 
 
 
 def _backward(
-    constant: Float[Array, "T *batch"], factor: Float[Array, "T *batch"], end: Float[Array, "*batch"]
-) -> Float[Array, "T *batch"]:
-    """x_t = constant_t + factor_t x_{t+1}, with x_T = ``end``."""
+    value: Float[Array, "T1 *batch"],
+    last: Bool[Array, "T1 *batch"],
+    constant: Float[Array, "T *batch"],
+    factor: Float[Array, "T *batch"],
+) -> Float[Array, "T1 *batch"]:
+    """x_t = value_t where last_t, and at t = T; elsewhere constant_t + factor_t x_{t+1}."""
 
-    def step(ahead: Array, slot: tuple[Array, Array]) -> tuple[Array, Array]:
-        x = slot[0] + slot[1] * ahead
+    def step(after: Array, slot: tuple[Array, ...]) -> tuple[Array, Array]:
+        v, ends, c, f = slot
+        x = jnp.where(ends, v, c + f * after)
         return x, x
 
-    return jax.lax.scan(step, end, (constant, factor), reverse=True, unroll=AT_ONCE)[1]
+    slots = value[:-1], last[:-1], constant, factor
+    x = jax.lax.scan(step, value[-1], slots, reverse=True, unroll=AT_ONCE)[1]
+    return jnp.concatenate([x, value[-1:]])
 
 
 def lambda_returns(
@@ -39,13 +45,8 @@ def lambda_returns(
 
     λ = 0 is the one-step target, λ = 1 the Monte Carlo return, bootstrapped at a cut.
     """
-
-    end = value[-1]
-    ahead = reward[:-1] + discount[:-1] * (1.0 - td_lambda) * value[1:]
-    returns = _backward(
-        jnp.where(last[:-1], value[:-1], ahead), jnp.where(last[:-1], 0.0, td_lambda * discount[:-1]), end
-    )
-    return jnp.concatenate([returns, end[None]])
+    one_step = reward[:-1] + discount[:-1] * (1.0 - td_lambda) * value[1:]
+    return _backward(value, last, one_step, td_lambda * discount[:-1])
 
 
 def corrected_returns(
@@ -66,12 +67,10 @@ def corrected_returns(
     where the action taken is greedy, else 0. No action is taken where ``last``: neither is read there.
     """
 
-    value, last, end = value[:-1], last[:-1], value[-1]
     # What a slot passes back, value + trace (G − baseline), by the same recursion.
-    constant = jnp.where(last, value, value + trace[:-1] * (reward[:-1] - baseline[:-1]))
-    passed = _backward(constant, jnp.where(last, 0.0, trace[:-1] * discount[:-1]), end)
-    ahead = jnp.concatenate([passed[1:], end[None]])
-    return jnp.concatenate([jnp.where(last, value, reward[:-1] + discount[:-1] * ahead), end[None]])
+    r, d, v, b, c = (x[:-1] for x in (reward, discount, value, baseline, trace))
+    passed = _backward(value, last, v + c * (r - b), c * d)
+    return jnp.concatenate([jnp.where(last[:-1], v, r + d * passed[1:]), value[-1:]])
 
 
 def n_step_returns(

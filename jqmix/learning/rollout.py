@@ -1,4 +1,4 @@
-"""Acting: one window from every rollout, and whole greedy episodes. Both take the same actor step."""
+"""Acting: one window from every rollout. Greedy, and the first episode of each counted, it is an evaluation."""
 
 from typing import Any, NamedTuple
 
@@ -71,9 +71,9 @@ def fresh(env: BatchedDecPOMDP, key: Array) -> tuple[Any, Any]:
 
 
 def start(agent: Agent, env_state: Any, packed: Any, e: int) -> Actor:
-    nobody, zeros = jnp.zeros((e, agent.n_agents), jnp.int32), jnp.zeros((e,))
+    no_action, zeros = jnp.zeros((e, agent.n_agents), jnp.int32), jnp.zeros((e,))
     no, yes = jnp.zeros((e,), bool), jnp.ones((e,), bool)
-    return Actor(env_state, packed, no, yes, agent.initial_state(e), nobody, zeros, zeros)
+    return Actor(env_state, packed, no, yes, agent.initial_state(e), no_action, zeros, zeros)
 
 
 def actor_step(
@@ -118,12 +118,12 @@ def collect(
         actor, used = carry
         stepped, led = actor_step(agent, params, env, actor, xs[0], xs[1], epsilon)
         record = Packed(actor.packed, stepped.action, led.reward, led.discount, actor.first, actor.last)
-        turn = used % pool_size
-        new = jax.tree.map(lambda x: x[turn, jnp.arange(e)], pool)
+        new = jax.tree.map(lambda x: x[used % pool_size, jnp.arange(e)], pool)
         env_state, packed = _where(actor.last, new, (stepped.env_state, stepped.packed))
         return (stepped._replace(env_state=env_state, packed=packed), used + actor.last), (record, led.episodes)
 
-    begin = start(agent, *jax.tree.map(lambda x: x[0], pool), e), jnp.ones((e,), jnp.int32)
+    env_state, packed = jax.tree.map(lambda x: x[0], pool)
+    begin = start(agent, env_state, packed, e), jnp.ones((e,), jnp.int32)
     _, (window, episodes) = jax.lax.scan(slot, begin, (u, jax.random.split(key_env, slots)))
     last = window.last.at[-1].set(True)
     return window._replace(last=last, reward=jnp.where(last, 0.0, window.reward)), episodes

@@ -101,11 +101,11 @@ class _Program(NamedTuple):
         k = iterations_per_chunk(self.cfg, self.env.spec)
         playing = math.ceil(self.cfg.eval.episodes / self.cfg.rollouts)
 
-        def turn(carry: tuple[Member, Shared], i: Array) -> tuple[tuple[Member, Shared], TurnStats]:
+        def one(carry: tuple[Member, Shared], i: Array) -> tuple[tuple[Member, Shared], TurnStats]:
             member, shared, stats = self.turn(*carry, i - k + 1)
             return (member, shared), stats
 
-        (member, shared), stats = jax.lax.scan(turn, (member, shared), jnp.arange(k + playing))
+        (member, shared), stats = jax.lax.scan(one, (member, shared), jnp.arange(k + playing))
         trained = jax.tree.map(lambda x: x[:k], stats)
         greedy = jax.tree.map(lambda x: x[k:].reshape(-1)[: self.cfg.eval.episodes], stats.episodes)
         return member, shared, self._metrics(member, trained, greedy)
@@ -114,20 +114,22 @@ class _Program(NamedTuple):
         """A window from every rollout into replay, U updates from it, and the target copy when it is due."""
         return self.turn(member, shared, jnp.zeros((), jnp.int32))
 
-    def turn(self, member: Member, shared: Shared, evaluation: Array) -> tuple[Member, Shared, TurnStats]:
-        """An iteration, or, where ``evaluation`` is its number 1, 2, …, a greedy episode of every rollout.
+    def turn(self, member: Member, shared: Shared, evaluation: Int[Array, ""]) -> tuple[Member, Shared, TurnStats]:
+        """An iteration; or, where ``evaluation`` > 0, a greedy window of every rollout, whose first episode counts.
 
-        What an evaluation plays is written where the next iteration's windows will be, before anything is drawn from
-        replay again: so the write needs no condition, under which the replay would be copied.
+        ``evaluation`` 1, 2, … are windows of their own. What they hold is written where the next iteration's will be,
+        before anything is drawn from replay again: so the write needs no condition, under which the replay would be
+        copied.
         """
         cfg, hyper, training = self.cfg, member.hyper, evaluation <= 0
         key = self._key(member, shared)
-        key = jnp.where(training, key, jax.random.fold_in(key, evaluation))
+        # 0 and 1 would give the keys that splitting gives.
+        key = jnp.where(training, key, jax.random.fold_in(key, evaluation + 1))
         key_collect, key_update = jax.random.split(key)
         epsilon = jnp.where(training, self.epsilon(member), 0.0)
-        window, episodes = collect(
-            self.learner.agent, member.learner.params["agent"], self.env, key_collect, epsilon, self.slots
-        )
+        agent, params = self.learner.agent, member.learner.params["agent"]
+        with jax.named_scope("collecting"):  # for profiles
+            window, episodes = collect(agent, params, self.env, key_collect, epsilon, self.slots)
         before = shared.iteration * cfg.rollouts  # windows
         added = before + cfg.rollouts
         member = member._replace(replay=replay.add(member.replay, window, before))
@@ -205,7 +207,8 @@ class _Program(NamedTuple):
             return (learner, priority), stats
 
         carry = member.learner, member.priority
-        (learner, priority), stats = jax.lax.scan(one, carry, jax.random.split(key, self.cfg.updates))
+        with jax.named_scope("learning"):
+            (learner, priority), stats = jax.lax.scan(one, carry, jax.random.split(key, self.cfg.updates))
         return learner, priority, jax.tree.map(jnp.mean, stats)
 
     def _wait(

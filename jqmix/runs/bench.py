@@ -13,7 +13,7 @@ from jqmix.config import Config
 from jqmix.envs.base import BatchedDecPOMDP
 from jqmix.learning.exploration import random_available
 from jqmix.learning.train import build_env
-from jqmix.runs.devices import EACH, make_mesh, over_devices
+from jqmix.runs.devices import EACH, compiler_options, make_mesh, over_devices
 from jqmix.runs.memory import tree_bytes
 from jqmix.runs.population import compile_population, starts_of
 
@@ -53,7 +53,7 @@ def bench_env(cfg: Config, steps: int = 100, repeats: int = 5) -> dict[str, floa
     env, seeds = build_env(cfg, cfg.rollouts), starts_of(cfg).seed
     play = over_devices(jax.vmap(random_play(env, steps)), make_mesh(cfg.seeds), (EACH,), EACH)
     begin = time.perf_counter()
-    compiled = jax.jit(play).lower(seeds).compile()
+    compiled = jax.jit(play).lower(seeds).compile(compiler_options())
     compile_s = time.perf_counter() - begin
     seconds = _timed(lambda: compiled(seeds), repeats)
     return {"steps_per_s": cfg.seeds * env.size * steps / seconds, "trace_and_compile_s": compile_s}

@@ -56,12 +56,12 @@ def use_cpu_cores() -> None:
         jax.config.update("jax_num_cpu_devices", cores)
 
 
-def compiler_options() -> dict[str, str | int | bool]:
+def compiler_options() -> dict[str, str | bool]:
     """For programs that train. On a CPU, vectors as wide as the machine has them (LLVM prefers half of AVX-512), and
     LLVM's first level of optimisation, which compiles faster and runs no slower (``benchmarks/README.md``)."""
     if jax.default_backend() != "cpu":
         return {}
-    return {"xla_cpu_prefer_vector_width": "512", "xla_backend_optimization_level": 1}
+    return {"xla_cpu_prefer_vector_width": "512", "xla_backend_optimization_level": "1"}
 
 
 def use_compilation_cache() -> None:

@@ -152,12 +152,13 @@ Compared = dict[str, Summary]  # by a variant's label
 
 
 def _compared(trick: Trick, folder: Path, summaries: Sequence[Summary]) -> Compared:
-    """A trick's variants; those of equal settings share their summary."""
+    """A trick's variants, all up to the last step that each of them reached; equal settings share a summary."""
     found = {m.run_dir: s for s in summaries if len(s.group.strata) == 1 for m in s.group.members}
     missing = [v.run for v in trick.variants if folder / v.run not in found]
     if missing:
         raise ConfigError(f"run_dir: {folder / missing[0]} is named in study.json but holds no results")
-    return {v.label: found[folder / v.run] for v in trick.variants}
+    common = min(int(found[folder / v.run].steps[-1]) for v in trick.variants)
+    return {v.label: summarise(found[folder / v.run].group, until=common) for v in trick.variants}
 
 
 def trick_rows(compared: dict[Trick, Compared]) -> Iterator[list[str]]:
@@ -165,7 +166,8 @@ def trick_rows(compared: dict[Trick, Compared]) -> Iterator[list[str]]:
     for trick, summaries in compared.items():
         ranked = sorted(summaries.items(), key=lambda item: -float(item[1].final.iqm))
         found = ", ".join(f"{label}: {_estimate(s)}" for label, s in ranked)
-        yield [trick.title, trick.published, found, _verdict([s for _, s in ranked])]
+        reached = f"{min(int(s.steps[-1]) for _, s in ranked):,}"
+        yield [trick.title, trick.direction, trick.published, found, _verdict([s for _, s in ranked]), reached]
 
 
 def _estimate(summary: Summary) -> str:
@@ -265,7 +267,14 @@ def _head(compared: dict[Trick, Compared]) -> list[str]:
     """What comes first: the curves, or of an ablation the tricks."""
     if not compared:
         return ["# Greedy results\n", "![Learning curves](report.png)\n"]
-    header = ["trick", "published (2102.03479, SMAC win %)", "here, best first", "intervals"]
+    header = [
+        "trick",
+        "better, as published",
+        "published (2102.03479, SMAC win %)",
+        "here, best first",
+        "intervals",
+        "at env steps",
+    ]
     return [
         "# Implementation tricks, one varied at a time\n",
         "![Final results](report.png)\n",

@@ -204,18 +204,20 @@ def _check_seeds(members: Sequence[Member]) -> None:
 # Summaries
 
 
-def summarise(group: Group) -> Summary:
-    """A group's curve and final result.
+def summarise(group: Group, until: int | None = None) -> Summary:
+    """A group's curve and final result; ``until``: as if each member's evaluation nearest to that step were its last.
 
     A member's final score is its own evaluation nearest to the last step that all members reached, the curve's end.
     Raises ``ConfigError`` for evaluations that are not finite, or out of order, or have no steps in common.
     """
     curves = [_curve(member, group.metric) for member in group.members]
+    if until is not None:
+        curves = [Curve(c.steps[: k + 1], c.values[: k + 1]) for c in curves for k in [_nearest(c, until)]]
     try:
         steps, values = align(curves)
     except ValueError as error:
         raise ConfigError(f"{group.name}: {error}") from None
-    last = [int(np.argmin(np.abs(c.steps - steps[-1]))) for c in curves]
+    last = [_nearest(c, int(steps[-1])) for c in curves]
     scores = np.array([c.values[i] for c, i in zip(curves, last, strict=True)])
     bounds = np.cumsum([len(stratum) for stratum in group.strata])[:-1]
     return Summary(
@@ -226,6 +228,10 @@ def summarise(group: Group) -> Summary:
         final=stratified_bootstrap(np.split(scores, bounds)),
         cut=sum(i < len(c.steps) - 1 for c, i in zip(curves, last, strict=True)),
     )
+
+
+def _nearest(curve: Curve, step: int) -> int:
+    return int(np.argmin(np.abs(curve.steps - step)))
 
 
 def _curve(member: Member, metric: str) -> Curve:

@@ -5,16 +5,16 @@ A study's folder holds a run directory per configuration and ``study.json``, whi
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from jqmix.config import Config, ConfigError, build, coerce_text, flatten, to_dict
+from jqmix.envs.registry import entries
 
 STUDY = "study.json"
-TRICKS = ("optimiser", "rollouts", "rollouts_same_ratio", "replay", "epsilon", "lambda", "width")
-LAMBDAS = (0.0, 0.3, 0.6, 0.9)
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,17 @@ class Variant:
 
 @dataclass(frozen=True)
 class Trick:
-    """A group of variants that differ in one thing; ``published`` is what 2102.03479 found (win rates on SMAC, %).
+    """A group of variants that differ in one thing, and what 2102.03479 found: which way the results pointed, and the
+    results themselves (win rates on SMAC, %).
 
     ``name`` is for the command line, ``title`` for readers.
     """
 
     name: str
     title: str
+    direction: str
     published: str
-    variants: tuple[Variant, ...]
+    variants: tuple[Variant, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,8 @@ def load_tricks(folder: Path) -> list[Trick]:
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
         return [
-            Trick(t["name"], t["title"], t["published"], tuple(Variant(**v) for v in t["variants"]))
-            for t in tree["tricks"]
+            Trick(**{**t, "variants": tuple(Variant(**v) for v in t["variants"])})
+            for t in ({"direction": "–"} | t for t in tree["tricks"])
         ]
     except (json.JSONDecodeError, KeyError, TypeError):
         raise ConfigError(f"{path}: not a study") from None
@@ -106,6 +108,51 @@ def sweep(cfg: Config, grid: Mapping[str, Sequence[Any]]) -> Study:
 
 # The implementation tricks
 
+TRICKS: dict[str, Trick] = {
+    trick.name: trick
+    for trick in [
+        Trick(
+            "optimiser",
+            "optimiser",
+            "Adam over RMSProp with 8 rollouts",
+            "corridor 81 / 0, 3s5z_vs_3s6z 24 / 0",
+        ),
+        Trick(
+            "rollouts",
+            "rollouts, updates per collection held",
+            "fewer on the hardest map, which learns more from every step then; elsewhere no clear order",
+            "8 / 4 / 2: 3s5z_vs_3s6z 57 / 74 / 79, MMM2 96 / 96 / 89, corridor 92 / 93 / 70",
+        ),
+        Trick("rollouts_same_ratio", "rollouts, replay ratio held", "not studied", "the ratio changed with them"),
+        Trick(
+            "replay",
+            "replay size",
+            "5k and 10k over 2k; 20k is worse on two maps of three",
+            "2k / 5k / 10k / 20k: 5m_vs_6m 79 / 80 / 81 / 74, MMM2 88 / 96 / 97 / 98, 3s5z_vs_3s6z 41 / 57 / 61 / 23",
+        ),
+        Trick(
+            "epsilon",
+            "ε steps",
+            "longer on hard maps, up to a point",
+            "100k / 500k / 1000k: 6h_vs_8z 32 / 77 / 0, 3s5z_vs_3s6z 57 / 76 / –",
+        ),
+        Trick(
+            "lambda",
+            "λ",
+            "0.3 to 0.6 over 0 and, on two maps of three, over 0.9",
+            "0 / 0.3 / 0.5 / 0.6 / 0.9: corridor 81 / 95 / 90 / 93 / 91, 3s5z_vs_3s6z 24 / 53 / 61 / 57 / 33, "
+            "6h_vs_8z 46 / 76 / 77 / 77 / 18",
+        ),
+        Trick(
+            "width",
+            "recurrent width",
+            "wider on the hardest map, narrower on MMM2",
+            "64 / 256 (GRU): 3s5z_vs_3s6z 57 / 80, corridor 93 / 93, MMM2 96 / 88",
+        ),
+    ]
+}
+Changes = dict[str, Any]
+
 
 def ablation(cfg: Config, grid: Mapping[str, Sequence[Any]] | None = None, only: Sequence[str] = ()) -> Study:
     """The six tricks of 2102.03479, each varied around ``cfg`` with everything else held.
@@ -114,87 +161,92 @@ def ablation(cfg: Config, grid: Mapping[str, Sequence[Any]] | None = None, only:
     study. The number of rollouts is studied twice: as published, with the same updates per collection, and with the
     same updates per environment step.
     """
-    found = {name: (title, published, rows) for name, title, published, rows in _tricks(cfg, dict(grid or {}))}
-    unknown = [name for name in only if name not in found]
+    unknown = [name for name in only if name not in TRICKS]
     if unknown:
-        raise ConfigError(f"only: {unknown[0]!r} is not one of {', '.join(found)}")
+        raise ConfigError(f"only: {unknown[0]!r} is not one of {', '.join(TRICKS)}")
+    grid, fields = grid or {}, {name: _field(name, cfg) for name in only or TRICKS}
+    foreign = [path for path in grid if path not in fields.values()]
+    if foreign:
+        raise ConfigError(f"grid: {foreign[0]} is not the field of a trick that is studied ({', '.join(fields)})")
     configs: dict[str, Config] = {"base": vary(cfg, {})}
     tricks = []
-    for name in only or found:
-        title, published, rows = found[name]
-        variants = []
-        for label, changes in rows:
+    for name, path in fields.items():
+        own, variants = flatten(to_dict(cfg))[path], []
+        for value in _sorted([*grid.get(path, _values(name, cfg)), own]):
+            changes = _changes(name, cfg, path, value)
+            if changes is None:
+                continue
             variant = vary(cfg, changes)
             same = [run for run, known in configs.items() if known == variant]
             run = same[0] if same else name_of(changes)
             configs.setdefault(run, variant)
-            variants.append(Variant(f"{label} (config)" if run == "base" else label, run))
+            variants.append(Variant(_spelled(value) + " (config)" * (run == "base"), run))
         if len({v.run for v in variants}) > 1:
-            tricks.append(Trick(name, title, published, tuple(variants)))
+            tricks.append(replace(TRICKS[name], variants=tuple(variants)))
+        elif only:
+            raise ConfigError(f"only: {name} has no value beside the configuration's {_spelled(own)}; see --grid")
     return Study(configs, tricks)
 
 
-Rows = list[tuple[str, dict[str, Any]]]  # label, changes
+def _field(name: str, cfg: Config) -> str:
+    """What a trick varies. Where targets are n-step returns, n is what λ is elsewhere."""
+    return {
+        "optimiser": "optim.name",
+        "rollouts": "rollouts",
+        "rollouts_same_ratio": "rollouts",
+        "replay": "replay.capacity",
+        "epsilon": "explore.eps_steps",
+        "lambda": "algo.n_step" if cfg.algo.target == "nstep" else "algo.td_lambda",
+        "width": "agent.hidden",
+    }[name]
 
 
-def _tricks(cfg: Config, grid: dict[str, Sequence[Any]]) -> Iterator[tuple[str, str, str, Rows]]:
-    own = flatten(to_dict(cfg))
+def _values(name: str, cfg: Config) -> Sequence[Any]:
+    """A trick's values, around the configuration's."""
+    e, steps, hidden = cfg.rollouts, cfg.explore.eps_steps, cfg.agent.hidden
+    fewer = [n for n in (e // 4, e // 2) if n]
+    return {
+        "optimiser": ("adam", "rmsprop"),
+        "rollouts": fewer if e > 1 else (2, 4),
+        # Fewer rollouts than updates can be shared out among keep no ratio: then more of them.
+        "rollouts_same_ratio": fewer
+        if len(fewer) > 1 and all(cfg.updates * n % e == 0 for n in fewer)
+        else (2 * e, 4 * e),
+        "replay": _replay_sizes(cfg),
+        "epsilon": (max(steps // 5, 1), 5 * steps),
+        "lambda": (1, 3, 5) if cfg.algo.target == "nstep" else (0.0, 0.3, 0.5, 0.6, 0.9),
+        "width": (max(hidden // 2, 1), 2 * hidden),
+    }[name]
 
-    def rows(path: str, defaults: Sequence[Any]) -> Rows:
-        values = [*grid.pop(path, defaults), own[path]]
-        return [(_spelled(value), {path: value}) for value in _sorted(values)]
 
-    e, u, hidden = cfg.rollouts, cfg.updates, cfg.agent.hidden
-    yield (
-        "optimiser",
-        "optimiser",
-        f"Adam over RMSProp with 8 rollouts: corridor 81 / 0, 3s5z_vs_3s6z 24 / 0 (here: {e} rollouts)",
-        rows("optim.name", ("adam", "rmsprop")),
-    )
-    numbers = _sorted([*grid.pop("rollouts", [n for n in (e // 4, e // 2) if n] if e > 1 else [2, 4]), e])
-    published = "8 / 4 / 2: 3s5z_vs_3s6z 57 / 74 / 79, MMM2 96 / 96 / 89, corridor 92 / 93 / 70"
-    yield (
-        "rollouts",
-        "rollouts, updates per collection held",
-        published,
-        [(str(n), _with_rollouts(cfg, n)) for n in numbers],
-    )
-    held = [(n, u * n // e) for n in numbers if u * n % e == 0 and u * n >= e]
-    yield (
-        "rollouts_same_ratio",
-        "rollouts, replay ratio held",
-        "not studied: there the ratio changed with the number of rollouts",
-        [(str(n), _with_rollouts(cfg, n) | ({"updates": updates} if n != e else {})) for n, updates in held],
-    )
-    sizes = [_capacity(cfg, e, factor) for factor in (0.2, 0.4, 2.0)]
-    yield (
-        "replay",
-        "replay size",
-        "2k / 5k / 10k / 20k: 5m_vs_6m 79 / 80 / 81 / 74, MMM2 88 / 96 / 97 / 98, 3s5z_vs_3s6z 41 / 57 / 61 / 23",
-        rows("replay.capacity", sizes),
-    )
-    steps = cfg.explore.eps_steps
-    yield (
-        "epsilon",
-        "ε steps",
-        "100k / 500k / 1000k: 6h_vs_8z 32 / 77 / 0, 3s5z_vs_3s6z 57 / 76 / –",
-        rows("explore.eps_steps", (max(steps // 5, 1), 5 * steps)),
-    )
-    yield (
-        "lambda",
-        "λ",
-        "0 / 0.3 / 0.5 / 0.6 / 0.9: corridor 81 / 95 / 90 / 93 / 91, 3s5z_vs_3s6z 24 / 53 / 61 / 57 / 33, "
-        "6h_vs_8z 46 / 76 / 77 / 77 / 18",
-        rows("algo.td_lambda", LAMBDAS),
-    )
-    yield (
-        "width",
-        "recurrent width",
-        "64 / 256 (GRU): 3s5z_vs_3s6z 57 / 80, corridor 93 / 93, MMM2 96 / 88",
-        rows("agent.hidden", (max(hidden // 2, 1), 2 * hidden)),
-    )
-    if grid:
-        raise ConfigError(f"grid: {next(iter(grid))} is not the field of a trick")
+def _changes(name: str, cfg: Config, path: str, value: Any) -> Changes | None:
+    """What makes a trick's variant of a value; None where it cannot be had, as it holds no ratio."""
+    if path != "rollouts":
+        return {path: value}
+    if value < 1:
+        raise ConfigError(f"grid: rollouts: {value} is out of range; it must be ≥ 1")
+    capacity = _capacity(cfg, value, cfg.replay.capacity)
+    changes = {"rollouts": value} | ({"replay.capacity": capacity} if capacity != cfg.replay.capacity else {})
+    if name == "rollouts" or value == cfg.rollouts:
+        return changes
+    if cfg.updates * value % cfg.rollouts:
+        return None
+    return changes | {"updates": cfg.updates * value // cfg.rollouts}
+
+
+def _replay_sizes(cfg: Config) -> list[int]:
+    """A fifth, two fifths and twice the replay; where a run collects less than it holds, of what it collects."""
+    sizes = entries()[cfg.env.name].sizes if cfg.env.factory is None else None
+    length = cfg.window or cfg.env.episode_limit or (sizes.episode_limit if sizes else None)
+    collected = cfg.total_steps // length if length else math.inf
+    most = min(cfg.replay.capacity, collected)
+    wanted = [0.2 * most, 0.4 * most] + [2 * cfg.replay.capacity] * (collected > cfg.replay.capacity)
+    return [_capacity(cfg, cfg.rollouts, size) for size in wanted]
+
+
+def _capacity(cfg: Config, rollouts: int, size: int | float) -> int:
+    """A replay of about that size: a multiple of the rollouts, and no less than a batch."""
+    return -(-max(int(size), cfg.replay.batch) // rollouts) * rollouts
 
 
 def _spelled(value: Any) -> str:
@@ -204,15 +256,3 @@ def _spelled(value: Any) -> str:
 def _sorted(values: Sequence[Any]) -> list[Any]:
     unique = list(dict.fromkeys(values))
     return unique if isinstance(unique[0], str) else sorted(unique)
-
-
-def _capacity(cfg: Config, rollouts: int, factor: float) -> int:
-    """About that share of the replay: a multiple of the rollouts, and no less than a batch."""
-    wanted = max(int(cfg.replay.capacity * factor), cfg.replay.batch)
-    return -(-wanted // rollouts) * rollouts
-
-
-def _with_rollouts(cfg: Config, rollouts: int) -> dict[str, Any]:
-    """So many rollouts; the replay keeps its size, but for what the rollouts need it to be a multiple of."""
-    capacity = _capacity(cfg, rollouts, 1.0)
-    return {"rollouts": rollouts} | ({"replay.capacity": capacity} if capacity != cfg.replay.capacity else {})
