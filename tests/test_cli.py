@@ -154,7 +154,7 @@ def test_bench(capsys):
             ["sweep", "--grid", "optim.lr=0.1,0.2", "--run-dir", "x"],
             "run_dir: a study's configurations have folders of",
         ),
-        (["ablate", "--group", "2"], "group: a study trains as many members at once as fit"),
+        (["ablate", "--group", "1"], "group: a study trains as many members at once as fit"),
         (["ablate", "--grid", "rollouts=0"], "grid: rollouts: 0 is out of range; it must be ≥ 1"),
         (["fly"], "invalid choice: 'fly'"),
         ([], "required: COMMAND"),
