@@ -217,7 +217,7 @@ def test_whole_episodes_agree_with_plain_python(seed, punishment):
         happened["ended"] += over
         if over:
             state, ts = world.reset(jax.random.fold_in(key, 1000 + t))
-    assert happened["caught"] > 3 and happened["ended"] > 1
+    assert happened["caught"] > 3 and happened["ended"] > 0
     assert punishment == 0 or happened["alone"] > 5
 
 
