@@ -229,7 +229,7 @@ class Learner(NamedTuple):
         state = self.mixer_state(moments, window.state)
         gradient = jax.grad(self.loss, has_aux=True)
         grads, (stats, priority) = gradient(learner.params, learner.target, window, state, hyper, weight)
-        # As one vector: an optimiser's few operations for each of a few dozen arrays would be a tenth of the program.
+        # As one vector: an optimiser would have its few operations for each of a few dozen arrays.
         vector, restore = ravel_pytree(grads)
         vector, stats = self.split.total((vector, stats))
         norm = jnp.linalg.norm(vector)
