@@ -345,6 +345,11 @@ def preset_names() -> list[str]:
     return sorted(p.stem for p in preset_dir().glob("*.yaml"))
 
 
+def _presets_near(name: str) -> str:
+    near = difflib.get_close_matches(name, preset_names(), n=3, cutoff=0.4) or preset_names()
+    return f"presets include {', '.join(near)}"
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
@@ -356,8 +361,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: a configuration is a mapping of fields")
     base = tree.pop("extends", None)
     if base is not None and base not in preset_names():
-        near = difflib.get_close_matches(str(base), preset_names(), n=3, cutoff=0.4) or preset_names()
-        raise ConfigError(f"{path}: extends: no preset {str(base)!r}; presets include {', '.join(near)}")
+        raise ConfigError(f"{path}: extends: no preset {str(base)!r}; {_presets_near(str(base))}")
     values = {} if base is None else _read(preset_dir() / f"{base}.yaml")
     return {**values, **flatten(tree)}
 
@@ -375,8 +379,7 @@ def load_config(source: str | Path | None = None, **overrides: Any) -> Config:
         if not path.is_file():
             path = preset_dir() / f"{source}.yaml"
         if not path.is_file():
-            near = difflib.get_close_matches(str(source), preset_names(), n=3, cutoff=0.4) or preset_names()
-            raise ConfigError(f"config: no file or preset {str(source)!r}; presets include {', '.join(near)}")
+            raise ConfigError(f"config: no file or preset {str(source)!r}; {_presets_near(str(source))}")
         values = _read(path)
     return build({**values, **overrides})
 

@@ -128,3 +128,12 @@ def test_bad_files(tmp_path):
         assert "\n" not in str(error.value)
     with pytest.raises(ConfigError, match="no file or preset 'smax_2s3y'; presets include smax_2s3z"):
         load_config("smax_2s3y")
+
+
+def test_a_file_may_extend_a_preset_and_no_other(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: smax_3m\nrollouts: 4\n")
+    assert load_config(path) == load_config("smax_3m", rollouts=4)
+    path.write_text("extends: smax_3n\n")
+    with pytest.raises(ConfigError, match="extends: no preset 'smax_3n'; presets include smax_3m"):
+        load_config(path)
