@@ -17,15 +17,18 @@ from typing import Any
 from measure import write
 
 
-def measure(preset: str, seeds: int, rollouts: int | None, hidden: int | None) -> dict[str, Any]:
+def measure(
+    preset: str, seeds: int, rollouts: int | None, hidden: int | None, changes: dict[str, str]
+) -> dict[str, Any]:
     """One case; where it fails, the last line of what it said."""
     command = [sys.executable, "-m", "jqmix.cli", "bench", preset, "--json", "--seeds", str(seeds)]
+    command += [word for field, value in changes.items() for word in (f"--{field}", value)]
     if rollouts is not None:
         command += ["--rollouts", str(rollouts)]
     if hidden is not None:
         command += ["--agent.hidden", str(hidden)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    result = {"preset": preset, "seeds": seeds, "rollouts": rollouts, "hidden": hidden}
+    result = {"preset": preset, "changes": changes, "seeds": seeds, "rollouts": rollouts, "hidden": hidden}
     if done.returncode:
         return result | {"error": (done.stderr.strip().splitlines() or ["no word"])[-1]}
     return result | json.loads(done.stdout)
@@ -37,11 +40,14 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 4, 8, 16])
     parser.add_argument("--rollouts", nargs="+", type=int, default=[None])
     parser.add_argument("--hidden", nargs="+", type=int, default=[None])
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="FIELD=VALUE", help="other fields to change, everywhere"
+    )
     parser.add_argument("--json", type=Path, help="write the results here, too")
     args = parser.parse_args()
-    rows = []
+    changes, rows = dict(text.split("=", 1) for text in args.set), []
     for preset, seeds, rollouts, hidden in itertools.product(args.preset, args.seeds, args.rollouts, args.hidden):
-        row = measure(preset, seeds, rollouts, hidden)
+        row = measure(preset, seeds, rollouts, hidden, changes)
         rows.append(row)
         case = f"{preset:24} {seeds:4} seeds  rollouts {rollouts or '–':>5}  hidden {hidden or '–':>4}"
         if "error" in row:

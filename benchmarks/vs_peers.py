@@ -11,7 +11,9 @@ the times at which it logs. Compiling is compared with evaluation on both sides,
 each with its own options, the peer's being JAX's; what it takes with jqmix's stands beside.
 
 ``products`` says what can be won: the peer's whole time over the time of the work's matrix products alone, at the rate
-that this device reaches in a large one. A float32 program that does the same work stays below that ``ceiling``.
+that this device reaches in a large one, and at those that it reaches in each one's own shape (``products.py``). A
+float32 program that does the same work stays below the first ``ceiling``, and below the second unless it has better
+products than XLA's.
 """
 
 import argparse
@@ -27,6 +29,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from measure import write
+from products import floor as products_alone
 from roofline import measured_peak, work_of
 
 from jqmix.config import Config, load_config
@@ -66,7 +69,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 BUFFER = 5000
 LEARNING_STARTS = 10_000
-Log = list[tuple[float, int]]  # (seconds, gradient steps so far), as the peer reports each iteration
+Log = list[tuple[float, dict[str, Any]]]  # (seconds, what the peer reports), one per iteration
 
 
 def stand_in(name: str, **attributes: Any) -> None:
@@ -82,7 +85,7 @@ def load_peer(path: Path, log: Log) -> types.ModuleType:
     stand_in("hydra", main=lambda **_: lambda f: f)
     stand_in("omegaconf", OmegaConf=None)
     wandb = types.ModuleType("wandb")
-    vars(wandb)["log"] = lambda metrics: log.append((time.perf_counter(), int(metrics["grad_steps"])))
+    vars(wandb)["log"] = lambda metrics: log.append((time.perf_counter(), metrics))
     sys.modules["wandb"] = wandb
     spec = importlib.util.spec_from_file_location("jaxmarl_qmix", path)
     assert spec is not None and spec.loader is not None
@@ -91,16 +94,12 @@ def load_peer(path: Path, log: Log) -> types.ModuleType:
     return module
 
 
-def peer_program(path: Path, case: dict[str, Any], learning: int, seeds: int) -> tuple[Callable[[], float], dict]:
-    """A call that trains the peer and returns its steps per second while learning; and what compiling took."""
-    log: Log = []
-    module, work = load_peer(path, log), case["work"]
-    per_iteration = work["rollouts"] * work["steps"]
-    # It learns from the iteration on at which each rollout has as many windows as a batch, and 10 000 steps are made.
-    waiting = max(work["batch"], LEARNING_STARTS // per_iteration + 1)
-    config = {
+def peer_config(case: dict[str, Any], total_steps: int) -> dict[str, Any]:
+    """JaxMARL's own settings (its config/alg/ql_rnn_*.yaml) for a case, without evaluation."""
+    work = case["work"]
+    return {
         **case["peer"],
-        "TOTAL_TIMESTEPS": (waiting + learning) * per_iteration,
+        "TOTAL_TIMESTEPS": total_steps,
         "NUM_ENVS": work["rollouts"],
         "NUM_STEPS": work["steps"],
         "BUFFER_SIZE": BUFFER,
@@ -123,6 +122,16 @@ def peer_program(path: Path, case: dict[str, Any], learning: int, seeds: int) ->
         "TEST_NUM_ENVS": 1,
         "WANDB_MODE": "logged",
     }
+
+
+def peer_program(path: Path, case: dict[str, Any], learning: int, seeds: int) -> tuple[Callable[[], float], dict]:
+    """A call that trains the peer and returns its steps per second while learning; and what compiling took."""
+    log: Log = []
+    module, work = load_peer(path, log), case["work"]
+    per_iteration = work["rollouts"] * work["steps"]
+    # It learns from the iteration on at which each rollout has as many windows as a batch, and 10 000 steps are made.
+    waiting = max(work["batch"], LEARNING_STARTS // per_iteration + 1)
+    config = peer_config(case, (waiting + learning) * per_iteration)
     env, _ = module.env_from_config(dict(config))
     keys = jax.random.split(jax.random.PRNGKey(0), seeds)
 
@@ -152,7 +161,7 @@ def peer_program(path: Path, case: dict[str, Any], learning: int, seeds: int) ->
         log.clear()
         jax.block_until_ready(compiled(keys if seeds > 1 else keys[0]))
         jax.effects_barrier()
-        learned = [t for t, grads in log[::seeds] if grads > 0]
+        learned = [t for t, metrics in log[::seeds] if metrics["grad_steps"] > 0]
         return seeds * per_iteration * (len(learned) - 1) / (learned[-1] - learned[0])
 
     return run, costs
@@ -206,18 +215,29 @@ def our_program(cfg: Config) -> tuple[Callable[[], float], dict]:
 
 
 def products(cfg: Config, work: dict[str, int], peers_steps_per_s: float) -> dict[str, float]:
-    """The floor of an iteration (all members), from its matrix products alone; and how far below the peer that lies."""
-    parts, peak = work_of(cfg), measured_peak()["flops"]
+    """The floors of an iteration (all members), from its matrix products alone; and how far below the peer they lie."""
+    parts, peak, own = work_of(cfg), measured_peak()["flops"], products_alone(cfg)["total_ms"]
     flops = cfg.seeds * (cfg.updates * parts["update"].flops + parts["acting, environment included"].flops)
-    peers_s = cfg.seeds * work["rollouts"] * work["steps"] / peers_steps_per_s
-    floor_s = flops / peak
-    return {"gflop": flops / 1e9, "peak_gflops": peak / 1e9, "floor_ms": 1e3 * floor_s, "ceiling": peers_s / floor_s}
+    peers_ms = 1e3 * cfg.seeds * work["rollouts"] * work["steps"] / peers_steps_per_s
+    floor = 1e3 * flops / peak
+    return {
+        "gflop": flops / 1e9,
+        "peak_gflops": peak / 1e9,
+        "floor_ms": floor,
+        "ceiling": peers_ms / floor,
+        "floor_ms_at_own_shapes": own,
+        "ceiling_at_own_shapes": peers_ms / own,
+    }
+
+
+def case_of(name: str, hidden: int | None) -> dict[str, Any]:
+    """A case, with another width of the agents where one is given."""
+    case = CASES[name]
+    return case | {"work": case["work"] | ({} if hidden is None else {"hidden": hidden})}
 
 
 def compare(args: argparse.Namespace, name: str, hidden: int | None) -> dict[str, Any]:
-    case = {**CASES[name], "work": dict(CASES[name]["work"])}
-    if hidden is not None:
-        case["work"]["hidden"] = hidden
+    case = case_of(name, hidden)
     iterations = args.iterations or case["iterations"]
     theirs, their_costs = peer_program(args.jaxmarl, case, iterations, args.seeds)
     cfg = our_config(name, case, iterations, args.seeds)

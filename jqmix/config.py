@@ -123,6 +123,9 @@ class ExploreConfig:
 class ReplayConfig:
     capacity: int = _f(5000, "windows kept", low=1)
     batch: int = _f(128, "windows per update", low=1)
+    dtype: Literal["float32", "bfloat16"] = _f(
+        "float32", "how what the agents and the mixer see is kept; bfloat16 halves it, to 8 significant bits"
+    )
     prioritised: bool = _f(False, "sample windows by their TD errors, with importance weights; false: uniformly")
     priority_alpha: float = _f(0.6, "prioritised: exponent of the priorities; 0 is uniform", low=0, high=1)
     priority_beta: float = _f(

@@ -25,7 +25,7 @@ BASE = {
 @cache
 def _learned(options):
     """A member after three iterations: its parameters, the rewards it holds, and the scores it was told."""
-    program = make_program(load_config(None, **BASE, **dict(options)))
+    program = make_program(load_config(None, **BASE | dict(options)))
     member, shared = program.init(jnp.int32(0))
     iteration = jax.jit(program.iteration)
     scores = []
@@ -55,6 +55,7 @@ def differ(a, b):
         ({}, {"algo.reward_norm": "running"}),
         ({}, {"algo.init": "orthogonal"}),
         ({"algo.init": "orthogonal"}, {"algo.init_gain": 0.5}),
+        ({"env.name": "mpe_simple_spread_v3", "window": 25}, {"replay.dtype": "bfloat16"}),
         ({}, {"agent.share_parameters": False}),
         ({}, {"agent.agent_id": False}),
         ({}, {"agent.last_action": False}),

@@ -130,3 +130,19 @@ def test_windows_come_back_with_whole_actions(key):
     window = replay.unpack(ENV, replay.sample(key, filled(2), jnp.int32(8), 6))
     assert window.action.dtype == jnp.int32
     assert window.obs.shape == (7, 6, 2, 1)
+
+
+def test_floats_kept_in_half_the_bits():
+    """They come back rounded to 8 significant bits; nothing else changes."""
+    rounded, exact = replay.init(ENV, 7, 4, "bfloat16"), replay.init(ENV, 7, 4)
+    marks = jax.tree.map(lambda x: (x + 1.00390625).astype(x.dtype), windows(1))  # 1 + 2⁻⁸ takes nine bits
+    kept, whole = (replay.unpack(ENV, replay.add(ring, marks, jnp.int32(0))) for ring in (rounded, exact))
+    assert whole.obs.dtype == kept.obs.dtype == jnp.float32
+    np.testing.assert_array_equal(kept.obs, whole.obs.astype(jnp.bfloat16).astype(jnp.float32))
+    assert not np.array_equal(kept.obs, whole.obs)
+    for name in ("action", "reward", "discount", "first", "last", "avail"):
+        np.testing.assert_array_equal(getattr(kept, name), getattr(whole, name))
+    floats = [x for x in jax.tree.leaves(exact.seen) if jnp.issubdtype(x.dtype, jnp.floating)]
+    assert sum(x.nbytes for x in jax.tree.leaves(rounded)) == sum(x.nbytes for x in jax.tree.leaves(exact)) - sum(
+        x.nbytes // 2 for x in floats
+    )

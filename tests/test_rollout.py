@@ -19,11 +19,11 @@ def agent_for(env, **sizes):
     return Agent(env.spec.n_agents, env.spec.n_actions, env.spec.obs_size, hidden=8, **sizes)
 
 
-def gather(one, limit, mode, slots, epsilon=1.0, seed=0):
+def gather(one, limit, mode, slots, epsilon=1.0, seed=0, only_first=False):
     env = TimeLimit(Batched(one, E), limit, mode)
     agent = agent_for(env)
     params = agent.init(jax.random.key(9))
-    packed, episodes = collect(agent, params, env, jax.random.key(seed), jnp.float32(epsilon), slots)
+    packed, episodes = collect(agent, params, env, jax.random.key(seed), jnp.float32(epsilon), slots, only_first)
     return agent, params, unpack(env, packed), episodes
 
 
@@ -82,8 +82,10 @@ def test_episode_statistics_count_whole_episodes_only():
     _, _, w, episodes = gather(Counting(3), 5, "bootstrap", slots=10)
     means = {k: float(v) for k, v in episodes.means().items()}
     assert means == {"return_mean": 3.0, "length_mean": 3.0, "episodes": 2.0 * E, "win_rate": 1.0}
-    np.testing.assert_array_equal(episodes.of_each().length, np.full(E, 6.0))
-    np.testing.assert_array_equal(episodes.of_each(only_first=True).length, np.full(E, 3.0))
+    np.testing.assert_array_equal(episodes.length, np.full(E, 6.0))
+    first = gather(Counting(3), 5, "bootstrap", slots=10, only_first=True)[3]
+    np.testing.assert_array_equal(first.length, np.full(E, 3.0))
+    np.testing.assert_array_equal(first.ended, np.ones(E))
     assert int(jnp.sum(~w.last)) == 7 * E
 
 

@@ -157,7 +157,8 @@ def test_an_evaluation_changes_nothing_that_is_learned_from(options, before):
 
 
 def test_turns_of_an_evaluation_differ():
-    program = make_program(config(**{"env.name": "memory_probe"}))
+    program = make_program(config(**{"env.name": "memory_probe", "eval.episodes": 16}))
+    assert program.evaluation_turns == 2
     member, shared = program.init(jnp.int32(0))
     turn = jax.jit(program.turn)
 

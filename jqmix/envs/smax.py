@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jqmix.types import EnvSpec, Seen, TimeStep
 
@@ -100,12 +100,20 @@ class SMAXState(NamedTuple):
 class PackedState(NamedTuple):
     """What the observations, the global state and the masks follow from, a tenth of their size or less."""
 
-    x: Float[Array, "*batch n"]
-    y: Float[Array, "*batch n"]
-    health: Float[Array, "*batch n"]
-    cooldown: Float[Array, "*batch n"]
+    units: Float[Array, "*batch 4n"]  # x, y, health, cooldown of all, one after another: copied as one array
     action: Int[Array, "*batch n"]
     types: Int[Array, "*batch n"] | None
+
+
+class Shown(NamedTuple):
+    """A :class:`PackedState` laid apart again, [n, E]: as of a state, what is seen can be computed of it."""
+
+    x: Float[Array, "n E"]
+    y: Float[Array, "n E"]
+    health: Float[Array, "n E"]
+    cooldown: Float[Array, "n E"]
+    action: Int[Array, "n E"]
+    types: Int[Array, "n E"] | None
 
 
 class Noise(NamedTuple):
@@ -166,7 +174,7 @@ class Battle(NamedTuple):
     see_enemy_actions: bool
     walls_cause_death: bool
 
-    def attributes(self, s: SMAXState | PackedState) -> Attributes:
+    def attributes(self, s: SMAXState | Shown) -> Attributes:
         return _attributes(self._types(s))
 
     def step(
@@ -254,12 +262,12 @@ class Battle(NamedTuple):
         move = jnp.where(jnp.abs(dx) > jnp.abs(dy), along_x, along_y)
         return jnp.where(focus == NOBODY, move, focus + MOVES), focus
 
-    # What is seen. All of it follows from a ``PackedState``.
+    # What is seen. All of it follows from what :class:`Shown` holds.
 
-    def show(self, s: SMAXState | PackedState) -> Seen:
+    def show(self, s: SMAXState | Shown) -> Seen:
         return Seen(self.observe(s), self.global_state(s), self.available(s))
 
-    def observe(self, s: SMAXState | PackedState) -> Float[Array, "E N O"]:
+    def observe(self, s: SMAXState | Shown) -> Float[Array, "E N O"]:
         """Of every other unit in sight: health, relative position, last move and attack, cooldown, type; then one's
         own health, position, cooldown and type. Allies come first; a dead agent sees nothing."""
         a, na, n = self.attributes(s), self.allies, self.allies + self.enemies
@@ -270,36 +278,36 @@ class Battle(NamedTuple):
         cooldown = jnp.clip(s.cooldown / a.max_cooldown, 0.0, 1.0)
         kinds = self._kinds(s)
         # The m-th other unit of agent i is m, or m + 1 from i itself on.
-        before = (np.arange(n - 1)[None] < np.arange(na)[:, None])[..., None]
+        before = np.arange(n - 1)[None] < np.arange(na)[:, None]
 
-        def others(v: Array) -> Array:
-            return jnp.where(before, v[None, :-1], v[None, 1:])
+        def others(v: Shaped[Array, "n *rest"]) -> Shaped[Array, "N n-1 *rest"]:
+            return jnp.where(before.reshape(na, n - 1, *(1,) * (v.ndim - 1)), v[None, :-1], v[None, 1:])
 
         dx, dy = others(s.x) - s.x[:na, None], others(s.y) - s.y[:na, None]
         sight = a.sight_range[:na, None]
         seen = (_distance(dx, dy) < sight) & alive[:na, None] & others(alive)
         features = [others(s.health / a.max_health), dx / sight, dy / sight]
         features += [others(jnp.where(told[:, None], v, 0.0)) for v in (*moves(s.action), attack)]
-        features += [others(cooldown), *(others(kind) for kind in kinds)]
+        features = [f[:, :, None] for f in (*features, others(cooldown))] + [others(jnp.moveaxis(kinds, 0, 1))]
         # [N, n - 1, 13, E]: next to one another along the unit as in the rows, which leaves one plain transposition.
-        seen_of_others = jnp.stack([jnp.where(seen, f, 0.0) for f in features], axis=2)
-        own = [s.health / a.max_health, s.x / SIZE, s.y / SIZE, cooldown, *kinds]
-        of_self = jnp.stack([jnp.where(alive, f, 0.0)[:na] for f in own])  # [10, N, E]
+        seen_of_others = jnp.concatenate([jnp.where(seen[:, :, None], f, 0.0) for f in features], axis=2)
+        own = [f[None] for f in (s.health / a.max_health, s.x / SIZE, s.y / SIZE, cooldown)] + [kinds]
+        of_self = jnp.concatenate([jnp.where(alive, f, 0.0)[:, :na] for f in own])  # [10, N, E]
         rows = jnp.moveaxis(seen_of_others, -1, 0).reshape(s.x.shape[1], na, UNIT_FEATURES * (n - 1))
         return jnp.concatenate([rows, of_self.transpose(2, 1, 0)], axis=-1)
 
-    def global_state(self, s: SMAXState | PackedState) -> Float[Array, "E S"]:
+    def global_state(self, s: SMAXState | Shown) -> Float[Array, "E S"]:
         """Of every living unit: health, position, cooldown, type; then all teams and types. Not normalised."""
         a, n = self.attributes(s), self.allies + self.enemies
         alive = s.health > 0
-        features = [s.health / a.max_health, s.x, s.y, s.cooldown, *self._kinds(s)]
-        units = jnp.stack([jnp.where(alive, f, 0.0) for f in features])  # [10, n, E]
+        features = [f[None] for f in (s.health / a.max_health, s.x, s.y, s.cooldown)] + [self._kinds(s)]
+        units = jnp.concatenate([jnp.where(alive, f, 0.0) for f in features])  # [10, n, E]
         e = s.x.shape[1]
         teams = jnp.broadcast_to((jnp.arange(n) >= self.allies).astype(jnp.float32), (e, n))
         types = jnp.broadcast_to(jnp.asarray(self._types(s), jnp.float32).T, (e, n))
         return jnp.concatenate([units.transpose(2, 1, 0).reshape(e, -1), teams, types], axis=-1)
 
-    def available(self, s: SMAXState | PackedState) -> Bool[Array, "E N A"]:
+    def available(self, s: SMAXState | Shown) -> Bool[Array, "E N A"]:
         """The living move, and attack the enemies in range; the dead stop."""
         a, na = self.attributes(s), self.allies
         alive = s.health > 0
@@ -308,13 +316,13 @@ class Battle(NamedTuple):
         walk = jnp.broadcast_to(alive[:na, None], (na, MOVES - 1, s.x.shape[1]))
         return jnp.concatenate([walk, jnp.ones_like(walk[:, :1]), attacks], axis=1).transpose(2, 0, 1)
 
-    def _types(self, s: SMAXState | PackedState) -> Array | np.ndarray:
+    def _types(self, s: SMAXState | Shown) -> Array | np.ndarray:
         return self.types if s.types is None else s.types
 
-    def _kinds(self, s: SMAXState | PackedState) -> list[Array]:
-        """One-hot types, each [n, E]."""
+    def _kinds(self, s: SMAXState | Shown) -> Float[Array, "6 n E"]:
+        """One-hot types."""
         types = jnp.broadcast_to(self._types(s), s.x.shape)
-        return [(types == k).astype(jnp.float32) for k in range(6)]
+        return (types == jnp.arange(6)[:, None, None]).astype(jnp.float32)
 
 
 def push_apart(
@@ -368,15 +376,15 @@ def initial_state(scenario: Scenario, key: Array, size: int) -> SMAXState:
     """``size`` = E fresh battles, [n, E]."""
     na, m = len(scenario.allies), len(scenario.enemies)
     fixed = np.array([*scenario.allies, *scenario.enemies])[:, None]
-    key_position, key_type = jax.random.split(key)
     if scenario.random:
+        key_position, key_type = jax.random.split(key)
         x, y = _random_positions(key_position, na, m, size)
         allies = jax.random.randint(key_type, (na, size), 0, 6)
         # The enemy mirrors the allies; enemies beyond their number are marines, as in JaxMARL.
         types = jnp.concatenate([allies, allies, jnp.zeros((m, size), allies.dtype)])[: na + m]
         types = types if m >= na else jnp.concatenate([allies, allies[:m]])
     else:
-        noise = jax.random.uniform(key_position, (2, na + m, size), minval=-2.0, maxval=2.0)
+        noise = jax.random.uniform(key, (2, na + m, size), minval=-2.0, maxval=2.0)
         home = np.where(np.arange(na + m) < na, SIZE / 4, 3 * SIZE / 4).astype(np.float32)
         x, y, types = jnp.asarray(home)[:, None] + noise[0], SIZE / 2 + noise[1], None
     a = _attributes(fixed if types is None else types)
@@ -485,14 +493,15 @@ class BatchedSMAX:
 
     def pack(self, state: SMAXState, timestep: TimeStep) -> PackedState:
         del timestep
-        kept = PackedState(*(getattr(state, name) for name in PackedState._fields))
-        types = None if kept.types is None else kept.types.astype(jnp.int8)
-        return kept._replace(action=kept.action.astype(jnp.int8), types=types)
+        units = jnp.concatenate([state.x, state.y, state.health, state.cooldown], axis=-1)
+        types = None if state.types is None else state.types.astype(jnp.int8)
+        return PackedState(units, state.action.astype(jnp.int8), types)
 
     def unpack(self, packed: PackedState) -> Seen:
-        *batch, _ = packed.x.shape
-        s = jax.tree.map(lambda v: v.reshape(-1, v.shape[-1]).T, packed)
-        seen = self._battle.show(s._replace(action=s.action.astype(jnp.int32)))
+        *batch, _ = packed.action.shape
+        units, action, types = jax.tree.map(lambda v: v.reshape(-1, v.shape[-1]).T, packed)
+        x, y, health, cooldown = jnp.split(units, 4)
+        seen = self._battle.show(Shown(x, y, health, cooldown, action.astype(jnp.int32), types))
         return jax.tree.map(lambda v: v.reshape(*batch, *v.shape[1:]), seen)
 
     def timestep(self, s: SMAXState, reward: Float[Array, " E"], won: Bool[Array, " E"]) -> TimeStep:

@@ -2,8 +2,10 @@
 
 How many were added is a shared counter, so the position is never batched over members and an add is one
 contiguous update. Actions are stored in the smallest integer that holds them, and what the agents saw as small as the
-environment can make it (``pack``).
+environment can make it (``pack``); its floating-point numbers, where that is asked for, in half the bits.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +21,16 @@ def action_dtype(n_actions: int) -> jnp.dtype:
     return jnp.dtype(jnp.int8 if n_actions <= 127 else jnp.int16)
 
 
-def init(env: BatchedDecPOMDP, slots: int, capacity: int) -> Replay:
-    """An empty replay of ``capacity`` windows of ``slots`` = T + 1 slots."""
+def _with_floats_in(x: Any, dtype: str) -> jnp.dtype:
+    return jnp.dtype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x.dtype
+
+
+def init(env: BatchedDecPOMDP, slots: int, capacity: int, dtype: str = "float32") -> Replay:
+    """An empty replay of ``capacity`` windows of ``slots`` = T + 1 slots, with the seen floats in ``dtype``."""
     n, a = env.spec.n_agents, env.spec.n_actions
     packed = jax.eval_shape(lambda key: env.pack(*env.reset(key)), jax.random.key(0))
     return Packed(
-        seen=jax.tree.map(lambda x: jnp.zeros((slots, capacity, *x.shape[1:]), x.dtype), packed),
+        seen=jax.tree.map(lambda x: jnp.zeros((slots, capacity, *x.shape[1:]), _with_floats_in(x, dtype)), packed),
         action=jnp.zeros((slots, capacity, n), action_dtype(a)),
         reward=jnp.zeros((slots, capacity)),
         discount=jnp.zeros((slots, capacity)),
@@ -60,7 +66,8 @@ def sample(key: Array, replay: Replay, added: Int[Array, ""], batch: int) -> Pac
 
 
 def unpack(env: BatchedDecPOMDP, packed: Packed) -> Window:
-    """The windows as they were collected."""
-    fields = packed._asdict() | env.unpack(packed.seen)._asdict()
+    """The windows as they were collected, but for what their floats lost to a smaller ``dtype``."""
+    seen = jax.tree.map(lambda x: x.astype(_with_floats_in(x, "float32")), packed.seen)
+    fields = packed._asdict() | env.unpack(seen)._asdict()
     del fields["seen"]
     return Window(**fields | {"action": packed.action.astype(jnp.int32)})

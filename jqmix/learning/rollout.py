@@ -32,12 +32,6 @@ class Episodes(NamedTuple):
             means["win_rate"] = jnp.sum(self.won) / n
         return means
 
-    def of_each(self, only_first: bool | Bool[Array, ""] = False) -> "Episodes":
-        """[slots, E] → [E]: each rollout's episodes, or its first one alone."""
-        earlier = jnp.cumsum(self.ended, axis=0) - self.ended
-        kept = ~jnp.asarray(only_first) | (earlier == 0)
-        return jax.tree.map(lambda x: jnp.sum(x * kept, axis=0), self)
-
 
 class Actor(NamedTuple):
     """What acting carries from slot to slot, for E rollouts; ``score`` and ``length`` are of the running episode.
@@ -102,11 +96,18 @@ def _where(mask: Bool[Array, " E"], a: Any, b: Any) -> Any:
 
 
 def collect(
-    agent: Agent, params: Any, env: BatchedDecPOMDP, key: Array, epsilon: Float[Array, ""], slots: int
+    agent: Agent,
+    params: Any,
+    env: BatchedDecPOMDP,
+    key: Array,
+    epsilon: Float[Array, ""],
+    slots: int,
+    only_first: bool | Bool[Array, ""] = False,
 ) -> tuple[Packed, Episodes]:
-    """A window of ``slots`` = T + 1 slots from each of E rollouts, and the episodes that ended at each, [slots, E].
+    """A window of ``slots`` = T + 1 slots from each of E rollouts, and what episodes ended in it, summed by rollout.
 
-    A window covers an episode, so that the first one of each rollout is whole: evaluation is this with ε = 0.
+    A window covers an episode, so that the first one of each rollout is whole: with ε = 0, and no other one counted,
+    this is an evaluation.
     """
     e, n = env.size, env.spec.n_agents
     key_reset, key_act, key_env = jax.random.split(key, 3)
@@ -114,17 +115,25 @@ def collect(
     pool = jax.vmap(lambda key: fresh(env, key))(jax.random.split(key_reset, pool_size))
     u = jax.random.uniform(key_act, (slots, 2, e, n))
 
-    def slot(carry: tuple[Actor, Array], xs: tuple[Array, Array]) -> tuple[tuple[Actor, Array], Any]:
-        actor, used = carry
+    def slot(
+        carry: tuple[Actor, Array], xs: tuple[Array, Array]
+    ) -> tuple[tuple[Actor, Array], tuple[Packed, Episodes]]:
+        actor, begun = carry
         stepped, led = actor_step(agent, params, env, actor, xs[0], xs[1], epsilon)
         record = Packed(actor.packed, stepped.action, led.reward, led.discount, actor.first, actor.last)
-        new = jax.tree.map(lambda x: x[used % pool_size, jnp.arange(e)], pool)
+        counts = ~jnp.asarray(only_first) | (begun == 1)
+        new = jax.tree.map(lambda x: x[begun % pool_size, jnp.arange(e)], pool)
         env_state, packed = _where(actor.last, new, (stepped.env_state, stepped.packed))
-        return (stepped._replace(env_state=env_state, packed=packed), used + actor.last), (record, led.episodes)
+        begun += actor.last
+        return (stepped._replace(env_state=env_state, packed=packed), begun), (
+            record,
+            jax.tree.map(lambda x: x * counts, led.episodes),
+        )
 
     env_state, packed = jax.tree.map(lambda x: x[0], pool)
     begin = start(agent, env_state, packed, e), jnp.ones((e,), jnp.int32)
     _, (window, episodes) = jax.lax.scan(slot, begin, (u, jax.random.split(key_env, slots)))
+    episodes = jax.tree.map(lambda x: jnp.sum(x, axis=0), episodes)
     last = window.last.at[-1].set(True)
     return window._replace(last=last, reward=jnp.where(last, 0.0, window.reward)), episodes
 
@@ -132,4 +141,4 @@ def collect(
 def evaluate(agent: Agent, params: Any, env: BatchedDecPOMDP, key: Array) -> Episodes:
     """Exactly one whole greedy episode in each of E environments: [E] sums, every count 1."""
     slots = env.spec.episode_limit + 1
-    return collect(agent, params, env, key, jnp.zeros(()), slots)[1].of_each(only_first=True)
+    return collect(agent, params, env, key, jnp.zeros(()), slots, only_first=True)[1]

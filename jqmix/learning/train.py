@@ -90,7 +90,7 @@ class _Program(NamedTuple):
             learner=self.learner.init(jax.random.fold_in(jax.random.key(seed), 0)),
             moments=normalise.init(spec.state_size),
             reward_moments=normalise.init(1) if cfg.algo.reward_norm == "running" else None,
-            replay=replay.init(self.env, self.slots, cfg.replay.capacity),
+            replay=replay.init(self.env, self.slots, cfg.replay.capacity, cfg.replay.dtype),
             priority=priorities.init(cfg.replay.capacity) if cfg.replay.prioritised else None,
             env_steps=jnp.zeros((), jnp.int32),
         )
@@ -99,13 +99,12 @@ class _Program(NamedTuple):
     def chunk(self, member: Member, shared: Shared) -> tuple[Member, Shared, dict[str, Array]]:
         """K iterations, then greedy episodes with what was learned."""
         k = iterations_per_chunk(self.cfg, self.env.spec)
-        playing = math.ceil(self.cfg.eval.episodes / self.cfg.rollouts)
 
         def one(carry: tuple[Member, Shared], i: Array) -> tuple[tuple[Member, Shared], TurnStats]:
             member, shared, stats = self.turn(*carry, i - k + 1)
             return (member, shared), stats
 
-        (member, shared), stats = jax.lax.scan(one, (member, shared), jnp.arange(k + playing))
+        (member, shared), stats = jax.lax.scan(one, (member, shared), jnp.arange(k + self.evaluation_turns))
         trained = jax.tree.map(lambda x: x[:k], stats)
         greedy = jax.tree.map(lambda x: x[k:].reshape(-1)[: self.cfg.eval.episodes], stats.episodes)
         return member, shared, self._metrics(member, trained, greedy)
@@ -122,14 +121,11 @@ class _Program(NamedTuple):
         copied.
         """
         cfg, hyper, training = self.cfg, member.hyper, evaluation <= 0
-        key = self._key(member, shared)
-        # 0 and 1 would give the keys that splitting gives.
-        key = jnp.where(training, key, jax.random.fold_in(key, evaluation + 1))
-        key_collect, key_update = jax.random.split(key)
+        key_collect, key_update = jax.random.split(self._key(member, shared, evaluation))
         epsilon = jnp.where(training, self.epsilon(member), 0.0)
         agent, params = self.learner.agent, member.learner.params["agent"]
         with jax.named_scope("collecting"):  # for profiles
-            window, episodes = collect(agent, params, self.env, key_collect, epsilon, self.slots)
+            window, episodes = collect(agent, params, self.env, key_collect, epsilon, self.slots, ~training)
         before = shared.iteration * cfg.rollouts  # windows
         added = before + cfg.rollouts
         member = member._replace(replay=replay.add(member.replay, window, before))
@@ -142,7 +138,7 @@ class _Program(NamedTuple):
             due = training & (added // cfg.algo.target_period > before // cfg.algo.target_period)
             learner = jax.lax.cond(due, lambda l: l._replace(target=l.params), lambda l: l, learner)  # noqa: E741
         shared = Shared(shared.iteration + training, shared.updates + jnp.where(ready, cfg.updates, 0))
-        stats = TurnStats(episodes.of_each(only_first=~training), learning, ready.astype(jnp.float32))
+        stats = TurnStats(episodes, learning, ready.astype(jnp.float32))
         return member._replace(learner=learner, priority=priority), shared, stats
 
     def _remember(self, member: Member, window: Packed, before: Array, training: Array) -> Member:
@@ -158,8 +154,16 @@ class _Program(NamedTuple):
         kept = {name: getattr(member, name) for name in changes}
         return member._replace(**jax.tree.map(lambda new, old: jnp.where(training, new, old), changes, kept))
 
-    def _key(self, member: Member, shared: Shared) -> Array:
-        return jax.random.fold_in(jax.random.key(member.seed), shared.iteration + 1)
+    def _key(self, member: Member, shared: Shared, evaluation: Int[Array, ""]) -> Array:
+        """Of a turn. Initialisation has number 0, iterations count up from 1, evaluations down from -1."""
+        evaluations = shared.iteration * self.evaluation_turns + evaluation
+        turn = jnp.where(evaluation <= 0, shared.iteration + 1, -evaluations)
+        return jax.random.fold_in(jax.random.key(member.seed), turn)
+
+    @property
+    def evaluation_turns(self) -> int:
+        """How many windows of all rollouts make an evaluation."""
+        return math.ceil(self.cfg.eval.episodes / self.cfg.rollouts)
 
     def epsilon(self, member: Member) -> Float[Array, ""]:
         h = member.hyper

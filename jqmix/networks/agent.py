@@ -53,12 +53,15 @@ class _QNetwork(nn.Module):
         self.norm = nn.LayerNorm() if sizes.layer_norm else lambda x: x
         self.head = linear(h, sizes.n_actions, init=sizes.dense_init(h, sizes.head_gain))
         if sizes.recurrent:
-            init = uniform_fan(h)
+
+            def gates(key: Array, *shape: int) -> gru.Gates:
+                return gru.Gates(*uniform_fan(h)(key, (3, *shape)))
+
             self.core = gru.GRUParams(
-                self.param("gru_w_i", init, (3, h, h)),
-                self.param("gru_b_i", init, (3, h)),
-                self.param("gru_w_h", init, (3, h, h)),
-                self.param("gru_b_h", init, (3, h)),
+                self.param("gru_w_i", gates, h, h),
+                self.param("gru_b_i", gates, h),
+                self.param("gru_w_h", gates, h, h),
+                self.param("gru_b_h", gates, h),
             )
         else:
             self.core = linear(h, h, init=sizes.dense_init(h))

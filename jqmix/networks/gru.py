@@ -16,37 +16,21 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 
-class GRUParams(NamedTuple):
-    """Weights and biases of both sides, the gates r, z, n along the first axis."""
-
-    w_i: Float[Array, "3 I H"]
-    b_i: Float[Array, "3 H"]
-    w_h: Float[Array, "3 H H"]
-    b_h: Float[Array, "3 H"]
-
-
 class Gates(NamedTuple):
-    """What the inputs contribute to each gate, biases apart."""
+    """One array for each gate."""
 
     r: Float[Array, "*batch H"]
     z: Float[Array, "*batch H"]
     n: Float[Array, "*batch H"]
 
 
-class Recurrent(NamedTuple):
-    """What the step needs of the parameters, its gates apart: sliced once, not at every step.
+class GRUParams(NamedTuple):
+    """Weights and biases of the input side, [I, H] and [H] a gate, and of the recurrent side, [H, H] and [H]."""
 
-    ``b_r`` and ``b_z`` are both sides' biases together. They are added in the step, where it costs nothing; to add them
-    to a whole window's inputs would be a pass over memory of its own.
-    """
-
-    w_r: Float[Array, "H H"]
-    w_z: Float[Array, "H H"]
-    w_n: Float[Array, "H H"]
-    b_r: Float[Array, " H"]
-    b_z: Float[Array, " H"]
-    b_in: Float[Array, " H"]
-    b_hn: Float[Array, " H"]
+    w_i: Gates
+    b_i: Gates
+    w_h: Gates
+    b_h: Gates
 
 
 class Residuals(NamedTuple):
@@ -59,28 +43,25 @@ class Residuals(NamedTuple):
 
 
 def project(params: GRUParams, x: Float[Array, "*batch I"]) -> Gates:
-    """The input side's products, for any number of leading axes."""
-    return Gates(*(x @ params.w_i[k] for k in range(3)))
+    """The input side's products, for any number of leading axes.
+
+    Biases come in the step, where they cost nothing: added here, they would be a pass of their own over a whole window.
+    """
+    return Gates(*(x @ w for w in params.w_i))
 
 
-def recurrent(params: GRUParams) -> Recurrent:
-    """The rest."""
-    both = params.b_i + params.b_h
-    w_r, w_z, w_n = (params.w_h[k] for k in range(3))
-    return Recurrent(w_r, w_z, w_n, b_r=both[0], b_z=both[1], b_in=params.b_i[2], b_hn=params.b_h[2])
-
-
-def _forward(side: Recurrent, h: Array, x: Gates) -> tuple[Array, Residuals]:
-    r = jax.nn.sigmoid(x.r + h @ side.w_r + side.b_r)
-    z = jax.nn.sigmoid(x.z + h @ side.w_z + side.b_z)
-    h_n = h @ side.w_n + side.b_hn
-    n = jnp.tanh(x.n + side.b_in + r * h_n)
+def _forward(params: GRUParams, h: Array, x: Gates) -> tuple[Array, Residuals]:
+    w, b_i, b_h = params.w_h, params.b_i, params.b_h
+    r = jax.nn.sigmoid(x.r + h @ w.r + (b_i.r + b_h.r))
+    z = jax.nn.sigmoid(x.z + h @ w.z + (b_i.z + b_h.z))
+    h_n = h @ w.n + b_h.n
+    n = jnp.tanh(x.n + b_i.n + r * h_n)
     return n + z * (h - n), Residuals(r, z, n, h_n)
 
 
 def cell(params: GRUParams, h: Float[Array, "*batch H"], x: Gates) -> Float[Array, "*batch H"]:
     """One step; ``x`` comes from :func:`project`."""
-    return _forward(recurrent(params), h, x)[0]
+    return _forward(params, h, x)[0]
 
 
 def reset_where(first: Bool[Array, "*batch"], h: Float[Array, "*batch H"]) -> Float[Array, "*batch H"]:
@@ -93,53 +74,78 @@ def unroll(
     params: GRUParams, h: Float[Array, "*batch H"], x: Float[Array, "T *batch I"], first: Bool[Array, "T *batch"]
 ) -> Float[Array, "T *batch H"]:
     """All hidden states of a sequence of inputs, reset before the steps where ``first`` is true."""
-    side = recurrent(params)
 
     def step(h: Array, inputs: tuple[Gates, Array]) -> tuple[Array, Array]:
-        h = _forward(side, reset_where(inputs[1], h), inputs[0])[0]
+        h = _forward(params, reset_where(inputs[1], h), inputs[0])[0]
         return h, h
 
     return jax.lax.scan(step, h, (project(params, x), first))[1]
 
 
 def _unroll_fwd(params: GRUParams, h: Array, x: Array, first: Array) -> tuple[Array, Any]:
-    side = recurrent(params)
-
     def step(h: Array, inputs: tuple[Gates, Array]) -> tuple[Array, tuple[Array, Residuals]]:
-        h, residuals = _forward(side, reset_where(inputs[1], h), inputs[0])
+        h, residuals = _forward(params, reset_where(inputs[1], h), inputs[0])
         return h, (h, residuals)
 
     hs, residuals = jax.lax.scan(step, h, (project(params, x), first))[1]
     return hs, (params, h, x, first, hs, residuals)
 
 
+def _backward(w_t: Gates, d: Array, h: Array, residuals: Residuals) -> tuple[Array, Gates]:
+    """A step's ∂h, and ∂ of what goes into its gates, from ∂h' = ``d``; ``w_t``: the recurrent weights transposed."""
+    r, z, n, h_n = residuals
+    d_n = d * (1.0 - z) * (1.0 - n * n)
+    d_z = d * (h - n) * z * (1.0 - z)
+    d_r = d_n * h_n * r * (1.0 - r)
+    return d * z + d_r @ w_t.r + d_z @ w_t.z + (d_n * r) @ w_t.n, Gates(d_r, d_z, d_n)
+
+
+def sums_within(rows: int, hidden: int) -> bool:
+    """Whether the weights' gradients are summed step by step, within the scan, or are one product after it.
+
+    Within, a step's arrays are still in a core's cache, while a product over the window reads all of them from memory
+    again; but every step reads and writes the sums. Measured on CPUs (``benchmarks/gru.py``). Accelerators want few
+    large products.
+    """
+    return jax.default_backend() == "cpu" and rows >= 32 and hidden <= 128
+
+
 def _unroll_bwd(saved: Any, d_hs: Array) -> tuple[GRUParams, Array, Array, None]:
-    """Only ∂h runs through the scan; each side's weights then have one product over all gates and steps."""
     params, h, x, first, hs, residuals = saved
-    before = reset_where(first, jnp.concatenate([h[None], hs[:-1]]))
-    w_r, w_z, w_n = (params.w_h[k].T for k in range(3))
+    before = jnp.concatenate([h[None], hs[:-1]])
+    w_t, w_i = (jax.tree.map(jnp.transpose, w) for w in (params.w_h, params.w_i))
+    within = sums_within(first[0].size, h.shape[-1])
 
-    def step(d_h: Array, inputs: tuple[Array, Array, Residuals, Array]) -> tuple[Array, Gates]:
-        d_out, h, (r, z, n, h_n), f = inputs
-        d = d_h + d_out
-        d_n = d * (1.0 - z) * (1.0 - n * n)
-        d_z = d * (h - n) * z * (1.0 - z)
-        d_r = d_n * h_n * r * (1.0 - r)
-        d_h = d * z + d_r @ w_r + d_z @ w_z + (d_n * r) @ w_n
-        return reset_where(f, d_h), Gates(d_r, d_z, d_n)
+    def step(carry: tuple[Array, Any], inputs: tuple[Array, Array, Array, Residuals, Array]) -> tuple[Any, Any]:
+        (d_h, sums), (d_out, h, x, residuals, first) = carry, inputs
+        h = reset_where(first, h)
+        d_h, d = _backward(w_t, d_h + d_out, h, residuals)
+        d_h = reset_where(first, d_h)
+        if not within:
+            return (d_h, sums), d
+        sums = jax.tree.map(jnp.add, sums, _of_weights(x, h, d, residuals.r))
+        return (d_h, sums), sum(g @ w for g, w in zip(d, w_i, strict=True))
 
-    d_h0, d = jax.lax.scan(step, jnp.zeros_like(d_hs[0]), (d_hs, before, residuals, first), reverse=True)
-    d_i = jnp.concatenate(d, axis=-1)
-    w_i, b_i = _weights_gradient(x, d_i)
-    w_h, b_h = _weights_gradient(before, jnp.concatenate([d.r, d.z, d.n * residuals.r], axis=-1))
-    d_x = d_i @ jnp.concatenate(list(params.w_i), axis=-1).T
-    return GRUParams(w_i, b_i, w_h, b_h), d_h0, d_x, None
+    none = jax.tree.map(jnp.zeros_like, params) if within else None
+    xs = d_hs, before, x, residuals, first
+    (d_h, sums), d = jax.lax.scan(step, (jnp.zeros_like(h), none), xs, reverse=True)
+    if within:
+        return sums, d_h, d, None
+    d_x = jnp.concatenate(d, axis=-1) @ jnp.concatenate(w_i)
+    return _of_weights(x, reset_where(first, before), d, residuals.r), d_h, d_x, None
 
 
-def _weights_gradient(x: Array, d: Array) -> tuple[Array, Array]:
-    """Of one side's weights and biases, from its inputs [.., I] and the gates' gradients side by side, [.., 3H]."""
-    rows, d = x.reshape(-1, x.shape[-1]), d.reshape(-1, d.shape[-1])
-    w, b = (jnp.stack(jnp.split(g, 3, axis=-1)) for g in (rows.T @ d, jnp.sum(d, axis=0)))
+def _of_weights(x: Array, h: Array, d: Gates, r: Array) -> GRUParams:
+    """The parameters' gradient, summed over all axes but the last; a side's gates have one product."""
+    w_i, b_i = _of_side(x, d)
+    w_h, b_h = _of_side(h, Gates(d.r, d.z, d.n * r))
+    return GRUParams(w_i, b_i, w_h, b_h)
+
+
+def _of_side(x: Array, d: Gates) -> tuple[Gates, Gates]:
+    beside = jnp.concatenate(d, axis=-1)
+    rows, beside = x.reshape(-1, x.shape[-1]), beside.reshape(-1, beside.shape[-1])
+    w, b = (Gates(*jnp.split(g, 3, axis=-1)) for g in (rows.T @ beside, jnp.sum(beside, axis=0)))
     return w, b
 
 
