@@ -55,7 +55,7 @@ def differ(a, b):
         ({}, {"algo.reward_norm": "running"}),
         ({}, {"algo.init": "orthogonal"}),
         ({"algo.init": "orthogonal"}, {"algo.init_gain": 0.5}),
-        ({"env.name": "mpe_simple_spread_v3", "window": 25}, {"replay.dtype": "bfloat16"}),
+        ({"env.name": "mpe_simple_spread_v3", "window": 26}, {"replay.dtype": "bfloat16"}),
         ({}, {"agent.share_parameters": False}),
         ({}, {"agent.agent_id": False}),
         ({}, {"agent.last_action": False}),
