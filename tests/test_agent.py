@@ -124,7 +124,7 @@ def test_orthogonal_initialisation(options, key):
             np.testing.assert_allclose(small, gain**2 * np.eye(len(small)), atol=1e-5)
         np.testing.assert_array_equal(params[name]["bias"], 0)
     for name in params.keys() - {name for name, _ in layers}:
-        np.testing.assert_array_equal(params[name], plain[name])
+        jax.tree.map(np.testing.assert_array_equal, params[name], plain[name])
 
 
 def test_initialisation_bounds(key):

@@ -145,6 +145,8 @@ def _distance(dx: Array, dy: Array) -> Array:
 
 
 def _attributes(types: Array | np.ndarray) -> Attributes:
+    if isinstance(types, np.ndarray):  # fixed by the map: constants of the program
+        return Attributes(*(column[types] for column in TABLE))
     return Attributes(*(jnp.asarray(column)[types] for column in TABLE))
 
 

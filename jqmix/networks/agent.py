@@ -54,14 +54,12 @@ class _QNetwork(nn.Module):
         self.head = linear(h, sizes.n_actions, init=sizes.dense_init(h, sizes.head_gain))
         if sizes.recurrent:
 
-            def gates(key: Array, *shape: int) -> gru.Gates:
-                return gru.Gates(*uniform_fan(h)(key, (3, *shape)))
+            def gates(name: str, *shape: int) -> gru.Gates:
+                drawn = lambda key: gru.Gates(*uniform_fan(h)(key, (3, *shape)))._asdict()  # noqa: E731
+                return gru.Gates(**self.param(name, drawn))
 
             self.core = gru.GRUParams(
-                self.param("gru_w_i", gates, h, h),
-                self.param("gru_b_i", gates, h),
-                self.param("gru_w_h", gates, h, h),
-                self.param("gru_b_h", gates, h),
+                gates("gru_w_i", h, h), gates("gru_b_i", h), gates("gru_w_h", h, h), gates("gru_b_h", h)
             )
         else:
             self.core = linear(h, h, init=sizes.dense_init(h))

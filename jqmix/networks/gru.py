@@ -107,7 +107,7 @@ def sums_within(rows: int, hidden: int) -> bool:
     again; but every step reads and writes the sums. Measured on CPUs (``benchmarks/gru.py``). Accelerators want few
     large products.
     """
-    return jax.default_backend() == "cpu" and rows >= 32 and hidden <= 128
+    return jax.default_backend() == "cpu" and rows >= 32 and hidden <= 256
 
 
 def _unroll_bwd(saved: Any, d_hs: Array) -> tuple[GRUParams, Array, Array, None]:
