@@ -4,8 +4,8 @@ python benchmarks/products.py [PRESET] [--set field=value …] [--json OUT]
 
 The products are read from the program itself, as one of the devices that share a batch sees it, and timed alone, all
 devices at once, compiled as training is. Their sum is how long the iteration would take if nothing but its products
-took time and each ran as fast as it does alone: a floor for float32 on this device that a large product's rate, which
-``roofline.py`` takes, does not give.
+took time and each ran as fast as it does alone, in the better order of its operands: a floor for float32 that the rate
+of a large product, which ``roofline.py`` takes, does not give.
 """
 
 import argparse
@@ -41,6 +41,12 @@ class Product(NamedTuple):
         (_, contracted), (_, batch) = self.dimensions
         free = [n for axis, n in enumerate(self.b) if axis not in (*contracted, *batch)]
         return 2.0 * float(np.prod(self.a)) * float(np.prod(free))
+
+    @property
+    def turned(self) -> "Product":
+        """The same numbers with the operands exchanged: compilers take either for the other."""
+        contracted, batch = self.dimensions
+        return Product(self.b, self.a, (contracted[::-1], batch[::-1]))
 
     def of(self, a: jax.Array, b: jax.Array) -> jax.Array:
         return jax.lax.dot_general(a, b, self.dimensions)
@@ -108,7 +114,7 @@ def floor(cfg: Config) -> dict[str, Any]:
     """All products of an iteration with their times; ``total_ms`` is what they take together."""
     rows = []
     for product, times in of_an_iteration(cfg).items():
-        each = milliseconds(product)
+        each = min(milliseconds(product), milliseconds(product.turned))
         rows.append(
             {
                 "a": product.a,

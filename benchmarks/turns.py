@@ -10,18 +10,17 @@ is what the others are compared with. A turn is one chunk: its iterations with l
 
 import argparse
 import json
-import os
-import statistics
 import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from measure import Contender, answer_turns, take_turns, write
 
 
 def serve(text: str) -> None:
-    """A checkout's own process: compiles what the settings say, then answers every line with milliseconds."""
-    import jax  # not before the sources are chosen
+    """A checkout's own process: whole training as the settings say, in milliseconds per iteration."""
+    import jax
 
     from jqmix.config import load_config
     from jqmix.learning.train import iterations_per_chunk
@@ -42,50 +41,22 @@ def serve(text: str) -> None:
     while int(state[1].updates) == 0:
         state[:] = jax.block_until_ready(population.step(*state))[:2]
     iterations = iterations_per_chunk(cfg, population.spec)
-    print(json.dumps({"trace_s": population.trace_s, "compile_s": population.compile_s}), flush=True)
-    for _ in sys.stdin:
+
+    def turn() -> float:
         begin = time.perf_counter()
         state[:] = jax.block_until_ready(population.step(*state))[:2]
-        print(json.dumps(1e3 * (time.perf_counter() - begin) / iterations), flush=True)
+        return 1e3 * (time.perf_counter() - begin) / iterations
 
-
-class Checkout:
-    """A process of its own with the sources of one checkout."""
-
-    def __init__(self, tree: Path, settings: dict[str, Any]):
-        command = [sys.executable, __file__, "--serve", json.dumps(settings)]
-        environment = os.environ | {"PYTHONPATH": str(tree.resolve())}  # before what is installed
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-        self.compiling = self.answer()
-        self.milliseconds: list[float] = []
-
-    def answer(self) -> Any:
-        stream: IO[str] | None = self.process.stdout
-        assert stream is not None
-        line = stream.readline()
-        if not line:
-            sys.exit(f"{self.process.args} ended")
-        return json.loads(line)
-
-    def turn(self) -> None:
-        assert self.process.stdin is not None
-        print(file=self.process.stdin, flush=True)
-        self.milliseconds.append(self.answer())
+    answer_turns({"trace_s": population.trace_s, "compile_s": population.compile_s}, turn)
 
 
 def compare(trees: list[Path], settings: dict[str, Any], repeats: int) -> list[dict[str, Any]]:
     """Per checkout its times per iteration, their median, and that over the first one's."""
-    checkouts = [Checkout(tree, settings) for tree in trees]
-    for _ in range(repeats):
-        for checkout in checkouts:
-            checkout.turn()
-    medians = [statistics.median(c.milliseconds) for c in checkouts]
-    commits = [_commit(tree) for tree in trees]
+    contenders = [Contender([__file__, "--serve", json.dumps(settings)], tree) for tree in trees]
+    medians = take_turns(contenders, repeats)
     return [
-        {"commit": commit, **c.compiling, "ms_per_iteration": m, "ratio": m / medians[0], "all": c.milliseconds}
-        for commit, c, m in zip(commits, checkouts, medians, strict=True)
+        {"commit": _commit(tree), **c.costs, "ms_per_iteration": m, "ratio": m / medians[0], "all": c.results}
+        for tree, c, m in zip(trees, contenders, medians, strict=True)
     ]
 
 
@@ -119,10 +90,7 @@ def main() -> None:
             f"{tree!s:30} {row['commit']:20} {row['ms_per_iteration']:10.2f} ms per iteration  ×{row['ratio']:.3f}   "
             f"trace {row['trace_s']:.1f} s  compile {row['compile_s']:.1f} s"
         )
-    if args.json:
-        from measure import write  # this process needs no JAX before
-
-        write(args.json, {"settings": settings, "checkouts": rows})
+    write(args.json, {"settings": settings, "checkouts": rows})
 
 
 if __name__ == "__main__":

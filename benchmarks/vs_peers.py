@@ -1,4 +1,4 @@
-"""Whole QMIX training on the same work: JaxMARL's own program and jqmix, in one process, taking turns.
+"""Whole QMIX training on the same work: JaxMARL's own program and jqmix, each in a process of its own, taking turns.
 
 python benchmarks/vs_peers.py --jaxmarl CLONE/baselines/QLearning/qmix_rnn.py [--case smax_3m] [--hidden 64]
 
@@ -18,7 +18,6 @@ products than XLA's.
 
 import argparse
 import importlib.util
-import statistics
 import sys
 import time
 import types
@@ -28,7 +27,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from measure import write
+from measure import Contender, answer_turns, take_turns, write
 from products import floor as products_alone
 from roofline import measured_peak, work_of
 
@@ -236,37 +235,36 @@ def case_of(name: str, hidden: int | None) -> dict[str, Any]:
     return case | {"work": case["work"] | ({} if hidden is None else {"hidden": hidden})}
 
 
-def compare(args: argparse.Namespace, name: str, hidden: int | None) -> dict[str, Any]:
-    case = case_of(name, hidden)
-    iterations = args.iterations or case["iterations"]
-    theirs, their_costs = peer_program(args.jaxmarl, case, iterations, args.seeds)
-    cfg = our_config(name, case, iterations, args.seeds)
-    ours, our_costs = our_program(cfg)
-    speeds = {"jaxmarl": [], "jqmix": []}
-    for _ in range(args.repeats):
-        speeds["jaxmarl"].append(theirs())
-        speeds["jqmix"].append(ours())
-    a, b = statistics.median(speeds["jaxmarl"]), statistics.median(speeds["jqmix"])
-    compiling = [c["trace_s"] + c["compile_s"] for c in (their_costs, our_costs)]
+def serve(who: str, args: argparse.Namespace, case: dict[str, Any], iterations: int) -> None:
+    """A contender's own process."""
+    use_cpu_cores()
+    if who == "jaxmarl":
+        run, costs = peer_program(args.jaxmarl, case, iterations, args.seeds)
+    else:
+        run, costs = our_program(our_config(args.case, case, iterations, args.seeds))
+    answer_turns(costs, run)
+
+
+def compare(args: argparse.Namespace, case: dict[str, Any], iterations: int) -> dict[str, Any]:
+    theirs, ours = contenders = [Contender([*sys.argv, "--serve", who]) for who in ("jaxmarl", "jqmix")]
+    a, b = take_turns(contenders, args.repeats)
+    compiling = [c.costs["trace_s"] + c.costs["compile_s"] for c in contenders]
+    replay_bytes = [c.costs["replay_bytes_per_seed"] for c in contenders]
+    use_cpu_cores()
     return {
-        "environment": name,
+        "environment": args.case,
         "seeds": args.seeds,
         "work": case["work"],
         "iterations": iterations,
-        "steps_per_s": {"jaxmarl": a, "jqmix": b, "ratio": b / a, "all": speeds},
-        "products": products(cfg, case["work"], a),
-        "trace_and_compile_s": {
-            "jaxmarl": compiling[0],
-            "jqmix": compiling[1],
-            "ratio": compiling[1] / compiling[0],
-            "jaxmarl_with_our_options": their_costs["with_our_options_s"],
-        },
-        "replay_bytes_per_seed": {
-            "jaxmarl": their_costs["replay_bytes_per_seed"],
-            "jqmix": our_costs["replay_bytes_per_seed"],
-            "ratio": our_costs["replay_bytes_per_seed"] / their_costs["replay_bytes_per_seed"],
-        },
+        "steps_per_s": beside(a, b) | {"all": {"jaxmarl": theirs.results, "jqmix": ours.results}},
+        "products": products(our_config(args.case, case, iterations, args.seeds), case["work"], a),
+        "trace_and_compile_s": beside(*compiling) | {"jaxmarl_with_our_options": theirs.costs["with_our_options_s"]},
+        "replay_bytes_per_seed": beside(*replay_bytes),
     }
+
+
+def beside(theirs: float, ours: float) -> dict[str, Any]:
+    return {"jaxmarl": theirs, "jqmix": ours, "ratio": ours / theirs}
 
 
 def main() -> None:
@@ -278,9 +276,13 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, help="timed learning iterations of each turn")
     parser.add_argument("--repeats", type=int, default=3, help="turns")
     parser.add_argument("--json", type=Path, help="write the result here, too")
+    parser.add_argument("--serve", choices=["jaxmarl", "jqmix"], help=argparse.SUPPRESS)
     args = parser.parse_args()
-    use_cpu_cores()
-    result = compare(args, args.case, args.hidden)
+    case = case_of(args.case, args.hidden)
+    iterations = args.iterations or case["iterations"]
+    if args.serve:
+        return serve(args.serve, args, case, iterations)
+    result = compare(args, case, iterations)
     for what in ("steps_per_s", "trace_and_compile_s", "replay_bytes_per_seed"):
         row = result[what]
         print(f"{what:22} jaxmarl {row['jaxmarl']:>14,.1f}   jqmix {row['jqmix']:>14,.1f}   ratio {row['ratio']:.3f}")
