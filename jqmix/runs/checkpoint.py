@@ -50,4 +50,14 @@ def load_members(run_dir: Path, cfg: Config) -> dict[str, Any]:
 
 def load_params(run_dir: Path, cfg: Config) -> Any:
     """The learned parameters of all members, from the newest checkpoint: every leaf leads with P = ``cfg.seeds``."""
-    return load_members(run_dir, cfg)["learner"]["params"]
+    return _gates_apart(load_members(run_dir, cfg)["learner"]["params"])
+
+
+def _gates_apart(params: Any, name: str = "") -> Any:
+    """Earlier checkpoints hold a GRU's three gates in one array, ahead of the axes that a gate's own has."""
+    if isinstance(params, dict):
+        return {name: _gates_apart(inner, name) for name, inner in params.items()}
+    if not name.startswith("gru_"):
+        return params
+    gates = np.moveaxis(params, -3 if name.startswith("gru_w") else -2, 0)
+    return dict(zip("rzn", gates, strict=True))
