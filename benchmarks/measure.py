@@ -17,11 +17,13 @@ class Contender:
 
     def __init__(self, command: list[str], sources: Path | None = None):
         """``sources``: a checkout that is to be used in place of what is installed."""
-        paths = {} if sources is None else {"PYTHONPATH": str(sources.resolve())}
+        environment = os.environ | ({} if sources is None else {"PYTHONPATH": str(sources.resolve())})
+        # Contenders live at the same time, and JAX would have each take three quarters of a GPU's memory at once.
+        environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         self.command = command
         self.process = subprocess.Popen(
             [sys.executable, *command],
-            env=os.environ | paths,
+            env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

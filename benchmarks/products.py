@@ -25,7 +25,9 @@ from jqmix.config import Config, load_config
 from jqmix.learning.train import make_program
 from jqmix.runs.devices import make_mesh, use_cpu_cores
 
-PASSES_FLOPS = 4e8  # of one timed call
+# Of one timed call: so much work that what it takes to start one is lost in it, in no more passes than that.
+CALL_FLOPS, CALL_FLOPS_ON_CPU = 1e11, 4e8
+MOST_PASSES = 2000
 
 
 class Product(NamedTuple):
@@ -91,7 +93,8 @@ def of_an_iteration(cfg: Config) -> Counter[Product]:
 
 def milliseconds(product: Product) -> float:
     """Of one pass, while every device computes it."""
-    passes = max(1, int(PASSES_FLOPS / product.flops))
+    flops = CALL_FLOPS_ON_CPU if jax.default_backend() == "cpu" else CALL_FLOPS
+    passes = min(max(1, int(flops / product.flops)), MOST_PASSES)
     mesh = Mesh(np.array(jax.local_devices()), ("all",))
 
     def repeated(a: jax.Array, b: jax.Array) -> jax.Array:
