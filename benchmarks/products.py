@@ -50,6 +50,20 @@ class Product(NamedTuple):
         contracted, batch = self.dimensions
         return Product(self.b, self.a, (contracted[::-1], batch[::-1]))
 
+    @property
+    def of_matrices(self) -> "Product":
+        """The same with all axes that are contracted as one, and those that are not as another, as compilers do it."""
+        (contracted, batch), shapes, axes = self.dimensions, [], []
+        if batch[0]:
+            return self
+        for shape, over in zip((self.a, self.b), contracted, strict=True):
+            first = 0 in over  # the contracted axes come first; else last
+            inner = int(np.prod([shape[axis] for axis in over]))
+            free = int(np.prod(shape)) // inner
+            shapes.append((inner, free) if first else (free, inner))
+            axes.append((0 if first else 1,))
+        return Product(shapes[0], shapes[1], (tuple(axes), batch))
+
     def of(self, a: jax.Array, b: jax.Array) -> jax.Array:
         return jax.lax.dot_general(a, b, self.dimensions)
 
@@ -91,6 +105,11 @@ def of_an_iteration(cfg: Config) -> Counter[Product]:
     return products_in(jax.make_jaxpr(program.iteration)(member, shared).jaxpr)
 
 
+def first(x: jax.Array) -> jax.Array:
+    """The first number, with as many axes."""
+    return jax.lax.slice(x, (0,) * x.ndim, (1,) * x.ndim)
+
+
 def milliseconds(product: Product) -> float:
     """Of one pass, while every device computes it."""
     flops = CALL_FLOPS_ON_CPU if jax.default_backend() == "cpu" else CALL_FLOPS
@@ -100,7 +119,8 @@ def milliseconds(product: Product) -> float:
     def repeated(a: jax.Array, b: jax.Array) -> jax.Array:
         def one(_: Any, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             a, y = carry
-            a = a.at[(0,) * a.ndim].add(1e-9 * y.reshape(-1)[0])  # so that no pass is another one's
+            changed = first(a) + 1e-9 * first(y).reshape((1,) * a.ndim)  # so that no pass is another one's
+            a = jax.lax.dynamic_update_slice(a, changed, (0,) * a.ndim)  # in place: ``at`` would copy it
             return a, product.of(a, b)
 
         return jax.lax.fori_loop(0, passes, one, (a, product.of(a, b)))[1]
@@ -117,7 +137,8 @@ def floor(cfg: Config) -> dict[str, Any]:
     """All products of an iteration with their times; ``total_ms`` is what they take together."""
     rows = []
     for product, times in of_an_iteration(cfg).items():
-        each = min(milliseconds(product), milliseconds(product.turned))
+        matrices = product.of_matrices
+        each = min(milliseconds(matrices), milliseconds(matrices.turned))
         rows.append(
             {
                 "a": product.a,

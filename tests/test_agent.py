@@ -146,14 +146,14 @@ def test_feed_forward_has_no_memory(rng, key):
     np.testing.assert_array_equal(unroll(agent, params, obs, action, first)[4:], q[4:])
 
 
-@pytest.mark.parametrize("within", [False, True])
-def test_gru_gradients_are_those_of_the_plain_loop(rng, monkeypatch, within):
+@pytest.mark.parametrize(("within", "inputs"), [(False, 4), (False, 5), (True, 5)])
+def test_gru_gradients_are_those_of_the_plain_loop(rng, monkeypatch, within, inputs):
     """The hand-written backward pass, in both of its forms, against automatic differentiation of step after step."""
     monkeypatch.setattr(gru, "sums_within", lambda *_: within)
     H, T, M = 5, 9, 6
     draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
-    params = gru.GRUParams(*(gru.Gates(*draw(3, *shape)) for shape in ((4, H), (H,), (H, H), (H,))))
-    x, h, weight = draw(T, M, 4), draw(M, H), draw(T, M, H)
+    params = gru.GRUParams(*(gru.Gates(*draw(3, *shape)) for shape in ((inputs, H), (H,), (H, H), (H,))))
+    x, h, weight = draw(T, M, inputs), draw(M, H), draw(T, M, H)
     first = jnp.asarray(rng.random((T, M)) < 0.3)
 
     def plain(params, x, h):

@@ -22,6 +22,7 @@ FAST = {
     "smax_smacv2_5_units",
     "jaxmarl/smax_3m",
     "mpe_simple_spread_v3",
+    "jaxmarl/mpe_simple_spread_v3",
     "mpe_simple_reference_v3",
     "mpe_simple_speaker_listener_v4",
     "overcooked_cramped_room",
@@ -203,6 +204,20 @@ class Custom:
 
     def step(self, key, state, actions):
         return state, self._emit(self.pay)
+
+
+@pytest.mark.parametrize("name", ["memory_probe", "predator_prey", "smax_3m", "smax_smacv2_5_units"])
+def test_noise_drawn_for_many_steps_at_once_is_that_of_each(name, key):
+    env = make_env(name, batch=BATCH)
+    keys = jax.random.split(key, 3)
+    state, seen = env.reset(key)
+    action = random_available(jax.random.uniform(key, (BATCH, env.spec.n_agents)), seen.avail)
+    noise = jax.vmap(env.noise)(keys)
+    for t, each in enumerate(keys):
+        by_key = env.step(each, state, action)
+        by_noise = env.step_with(jax.tree.map(lambda x, t=t: x[t], noise), state, action)
+        jax.tree.map(np.testing.assert_array_equal, by_key, by_noise)
+        state = by_key[0]
 
 
 def test_a_users_environment(key):

@@ -103,6 +103,7 @@ def test_running_moments_of_some_rows(rng):
         "smax_smacv2_5_units",
         "predator_prey",
         "mpe_simple_spread_v3",
+        "jaxmarl/mpe_simple_spread_v3",
         "mpe_simple_reference_v3",
         "mpe_simple_speaker_listener_v4",
     ],

@@ -6,8 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import ks_2samp
 
+from jqmix.envs import smax
 from jqmix.envs.jaxmarl import smax as jaxmarl_smax
 from jqmix.envs.registry import SMAX_MAPS, make_env
 from jqmix.envs.smax import MOVES, SIZE, SMAX, STOP, WORLD_STEPS, Noise, SMAXState
@@ -118,9 +121,35 @@ def test_whole_episodes_from_one_start_agree(map_name: str) -> None:
     assert_episodes_agree(*both_episodes(map_name, free=True))
 
 
+def test_the_form_for_many_units_is_jaxmarls_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The larger maps, which have more than a few, are slow to test."""
+    monkeypatch.setattr(smax, "FEW", 0)
+    assert_episodes_agree(*both_episodes("2s3z", free=False))
+
+
 @pytest.mark.parametrize("option", ["see_enemy_actions", "walls_cause_death"])
 def test_the_options_agree_too(option: str) -> None:
     assert_episodes_agree(*both_episodes("3m", free=False, **{option: False}))
+
+
+@settings(max_examples=20, deadline=None)
+@given(n=st.integers(2, 9), seed=st.integers(0, 2**31))
+def test_both_forms_push_and_number_alike(n: int, seed: int) -> None:
+    """Units that overlap, dead ones among them, and numbers that nobody has."""
+    rng = np.random.default_rng(seed)
+    x, y, radius = (jnp.asarray(rng.uniform(0, 2, (n, 5)), jnp.float32) for _ in range(3))
+    unit = jnp.asarray(rng.integers(-1, n + 1, (n, 5)))
+    alive = jnp.asarray(rng.random((n, 5)) < 0.8)
+
+    def all_of() -> Any:
+        return smax.push_apart(x, y, alive, radius), smax._of(x, unit), smax._received(x, unit)
+
+    few = all_of()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(smax, "FEW", 0)
+        many = all_of()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), few, many)
+    np.testing.assert_array_equal(few[1], np.take_along_axis(np.asarray(x), np.clip(unit, 0, n - 1), 0))
 
 
 def random_episodes(name: str, size: int) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray]:

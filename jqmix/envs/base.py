@@ -1,5 +1,6 @@
 """The contract of an environment, and the two wrappers every environment gets: a time limit and a batch axis."""
 
+from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -17,7 +18,9 @@ class DecPOMDP(Protocol):
 
     ``step`` never resets by itself. What it returns after an episode's end is unspecified, but finite.
     An environment whose observations follow from less than they take may say so with ``pack(state, timestep)`` and
-    ``unpack(packed) -> Seen``, for one environment: replay then keeps that.
+    ``unpack(packed) -> Seen``, for one environment: replay then keeps that. One that draws all of a step's randomness
+    first may offer ``noise(key)`` and ``step_with(noise, state, actions)``: a window then draws that of its steps at
+    once.
     """
 
     @property
@@ -33,6 +36,7 @@ class BatchedDecPOMDP(Protocol):
     """E environments at once: the same functions, one key for all, actions ``[E, N]`` and a leading E everywhere.
 
     An environment with a form of its own for this offers it as ``batched(size)``; for the others it is a ``vmap``.
+    ``noise`` and ``step_with`` may be missing there, too; those that ``make_env`` gives have all of these.
     """
 
     @property
@@ -45,6 +49,14 @@ class BatchedDecPOMDP(Protocol):
 
     def step(self, key: Array, state: EnvState, actions: Int[Array, "E N"]) -> tuple[EnvState, TimeStep]: ...
 
+    def noise(self, key: Array) -> Any:
+        """What a step with this key draws, for all environments: a window draws it for all its steps at once."""
+        ...
+
+    def step_with(self, noise: Any, state: EnvState, actions: Int[Array, "E N"]) -> tuple[EnvState, TimeStep]:
+        """``step`` with its randomness given: ``step(key, …)`` is ``step_with(noise(key), …)``."""
+        ...
+
     def pack(self, state: EnvState, timestep: TimeStep) -> Any:
         """What replay is to keep of a time step, [E, …]: all that it shows, or less that determines it."""
         ...
@@ -52,6 +64,15 @@ class BatchedDecPOMDP(Protocol):
     def unpack(self, packed: Any) -> Seen:
         """What it showed; for any leading axes."""
         ...
+
+
+def _noise(env: Any, key: Array) -> Any:
+    """What a step of an environment, or of many, draws from its key; of one that does not say so, the key."""
+    return env.noise(key) if hasattr(env, "step_with") else key
+
+
+def _step_with(env: Any, noise: Any, state: EnvState, actions: Array) -> tuple[EnvState, TimeStep]:
+    return (env.step_with if hasattr(env, "step_with") else env.step)(noise, state, actions)
 
 
 class TimedState(NamedTuple):
@@ -86,8 +107,15 @@ class TimeLimit:
         return TimedState(inner, jnp.zeros(timestep.last.shape, jnp.int32)), timestep
 
     def step(self, key: Array, state: EnvState, actions: Int[Array, "*E N"]) -> tuple[EnvState, TimeStep]:
-        inner, timestep = self._env.step(key, state.inner, actions)
-        t = state.t + 1
+        return self._limited(state.t + 1, *self._env.step(key, state.inner, actions))
+
+    def noise(self, key: Array) -> Any:
+        return _noise(self._env, key)
+
+    def step_with(self, noise: Any, state: EnvState, actions: Int[Array, "*E N"]) -> tuple[EnvState, TimeStep]:
+        return self._limited(state.t + 1, *_step_with(self._env, noise, state.inner, actions))
+
+    def _limited(self, t: Int[Array, "*E"], inner: EnvState, timestep: TimeStep) -> tuple[EnvState, TimeStep]:
         over = t >= self.spec.episode_limit
         discount = timestep.discount
         if self._mode == "terminate":
@@ -107,7 +135,13 @@ class Batched:
         return jax.vmap(self._env.reset)(jax.random.split(key, self.size))
 
     def step(self, key: Array, state: EnvState, actions: Int[Array, "E N"]) -> tuple[EnvState, TimeStep]:
-        return jax.vmap(self._env.step)(jax.random.split(key, self.size), state, actions)
+        return self.step_with(self.noise(key), state, actions)
+
+    def noise(self, key: Array) -> Any:
+        return jax.vmap(partial(_noise, self._env))(jax.random.split(key, self.size))
+
+    def step_with(self, noise: Any, state: EnvState, actions: Int[Array, "E N"]) -> tuple[EnvState, TimeStep]:
+        return jax.vmap(partial(_step_with, self._env))(noise, state, actions)
 
     def pack(self, state: EnvState, timestep: TimeStep) -> Any:
         if hasattr(self._env, "pack"):

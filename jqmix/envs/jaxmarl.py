@@ -229,7 +229,8 @@ def smax(map_name: str, **kwargs: Any) -> SMAXEnv:
 def mpe(scenario: str, **kwargs: Any) -> MPEEnv:
     """A cooperative MPE scenario; rewards are summed over agents, as JaxMARL reports them."""
     limit = kwargs.pop("max_steps", 25) + 1
-    return MPEEnv(_jaxmarl_make(f"MPE_{scenario}", max_steps=NO_LIMIT, **kwargs), f"mpe_{scenario}", limit)
+    name = f"jaxmarl/mpe_{scenario}" if scenario == "simple_spread_v3" else f"mpe_{scenario}"  # whose name ours has
+    return MPEEnv(_jaxmarl_make(f"MPE_{scenario}", max_steps=NO_LIMIT, **kwargs), name, limit)
 
 
 def overcooked(layout: str, shaping: float = 0.0, **kwargs: Any) -> OvercookedEnv:

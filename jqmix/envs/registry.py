@@ -185,7 +185,7 @@ def _register_builtin() -> None:
     _add("memory_probe", "probes:MemoryProbe", (2, 2, 4, 4, 4))
     for name, (allies, enemies) in SMAX_MAPS.items():
         _add(f"smax_{name}", "smax:SMAX", _smax_sizes(allies, enemies), map_name=name)
-    _add("mpe_simple_spread_v3", "jaxmarl:mpe", (3, 5, 18, 54, 26), scenario="simple_spread_v3")
+    _add("mpe_simple_spread_v3", "mpe:SimpleSpread", (3, 5, 18, 54, 26))
     _add("mpe_simple_reference_v3", "jaxmarl:mpe", (2, 50, 21, 42, 26), scenario="simple_reference_v3")
     _add("mpe_simple_speaker_listener_v4", "jaxmarl:mpe", (2, 5, 11, 14, 26), scenario="simple_speaker_listener_v4")
     for layout, cells in OVERCOOKED_LAYOUTS.items():
@@ -194,8 +194,10 @@ def _register_builtin() -> None:
         _add(f"overcooked_v2_{layout}", "jaxmarl:overcooked_v2", (2, 6, obs, 2 * obs, 400), layout=layout)
     _add("hanabi", "jaxmarl:hanabi", (2, 21, 658, 1316, 100))
     _add("switch_riddle", "jaxmarl:switch_riddle", (3, 3, 2, 6, 6))
-    for name, (allies, enemies) in SMAX_MAPS.items():  # the original, for comparison
+    # The originals of what is ours, for comparison.
+    for name, (allies, enemies) in SMAX_MAPS.items():
         _add(f"jaxmarl/smax_{name}", "jaxmarl:smax", _smax_sizes(allies, enemies), map_name=name)
+    _add("jaxmarl/mpe_simple_spread_v3", "jaxmarl:mpe", (3, 5, 18, 54, 26), scenario="simple_spread_v3")
 
 
 _register_builtin()

@@ -27,6 +27,7 @@ STOP = MOVES - 1
 NOBODY = -1  # in place of a unit's number
 FAR = 1e4  # from everything on the map
 AT_ONCE = 4  # how far loops over units are unrolled
+FEW = 16  # units, of which everybody is compared with everybody at once: fewer and larger steps, if more work
 UNIT_FEATURES, OWN_FEATURES = 13, 10
 # A move's length in float32: JaxMARL turns a diagonal vector by 45 degrees, which rounds to a little under 1.
 MOVE = float(np.float32(2) * np.float32(1 / np.sqrt(2)) ** 2)
@@ -157,7 +158,22 @@ def _aside(x: Array, alive: Array) -> Array:
 
 def _of(v: Array, unit: Int[Array, "k E"]) -> Array:
     """``v`` [n, E] of the units with these numbers; of the first one for NOBODY, of the last beyond it."""
-    return jnp.take_along_axis(v, jnp.maximum(unit, 0), axis=0, mode="clip")
+    if len(v) > FEW:
+        return jnp.take_along_axis(v, jnp.maximum(unit, 0), axis=0, mode="clip")
+    reached = unit >= jnp.arange(1, len(v))[:, None, None]  # [n - 1, k, E]
+    found = jnp.broadcast_to(v[0], unit.shape)
+    for its, at_least in zip(v[1:], reached, strict=True):
+        found = jnp.where(at_least, its, found)
+    return found
+
+
+def _received(v: Array | np.ndarray, unit: Int[Array, "n E"]) -> Array:
+    """What units [n, E] receive where each one gives its ``v`` [n, E or 1] to the unit with this number, if any."""
+    if len(v) > FEW:
+        at = jnp.where(unit == NOBODY, len(v), unit), jnp.arange(unit.shape[1])
+        return jnp.zeros(unit.shape).at[at].add(jnp.broadcast_to(v, unit.shape), mode="drop")
+    numbers = jnp.arange(len(v))[:, None]
+    return sum(jnp.where(to == numbers, gift, 0.0) for to, gift in zip(unit, v, strict=True))  # type: ignore[return-value]
 
 
 def moves(action: Array) -> tuple[Array, Array]:
@@ -210,9 +226,8 @@ class Battle(NamedTuple):
         ready = alive & (s.cooldown <= 0.0)
         distance = _distance(s.x - _of(s.x, aim), s.y - _of(s.y, aim))
         fired = ready & (aim != NOBODY) & _of(alive, aim) & (distance < a.attack_range)
-        at = jnp.where(fired, aim, s.x.shape[0]), jnp.arange(s.x.shape[1])
         # Sums of whole numbers: exact in any order.
-        damage = jnp.zeros_like(s.health).at[at].add(jnp.broadcast_to(a.attack, aim.shape), mode="drop")
+        damage = _received(a.attack, jnp.where(fired, aim, NOBODY))
         recharge = a.max_cooldown + (3 * DT * u - DT)
         move_x, move_y = moves(s.action)
         x = jnp.where(alive, jnp.clip(s.x + move_x * a.velocity * DT, 0.0, SIZE), s.x)
@@ -327,23 +342,33 @@ class Battle(NamedTuple):
         return (types == jnp.arange(6)[:, None, None]).astype(jnp.float32)
 
 
-def push_apart(
-    x: Array, y: Array, alive: Array, radius: Array | np.ndarray, at_once: int = AT_ONCE
-) -> tuple[Array, Array]:
-    """Moves every living unit half of its overlaps with the living away from them; all [n, E].
+def push_apart(x: Array, y: Array, alive: Array, radius: Array | np.ndarray) -> tuple[Array, Array]:
+    """Moves every living unit half of its overlaps with the living away from them; all [n, E]."""
+    x_here = _aside(x, alive)
+    pushed = _pushed_by_all if len(x) <= FEW else _pushed_in_pairs
+    push_x, push_y = pushed(x_here, y, radius)
+    return jnp.where(alive, x + push_x / 2, x), jnp.where(alive, y + push_y / 2, y)
 
-    Unit i meets unit i + k (mod n), for k = 1 … n/2: every pair once, where an [n, n, E] array would hold it twice
-    and have to be summed over an axis. What i is pushed by, i + k is pushed back by.
-    """
-    n = x.shape[0]
+
+def _overlap(dx: Array, dy: Array, reach: Array | np.ndarray) -> Array:
+    """Of two units with this sum of radii, as a multiple of their distance."""
+    return jnp.maximum(reach / (_distance(dx, dy) + 1e-6) - 1.0, 0.0)
+
+
+def _pushed_by_all(x: Array, y: Array, radius: Array | np.ndarray) -> tuple[Array, Array]:
+    """Sums of the overlaps, along x and y: everybody with everybody, oneself at a distance of nothing included."""
+    overlap = _overlap(x - x[:, None], y - y[:, None], radius + radius[:, None])  # [n, n, E]
+    along = lambda v: sum((v - other) * by for other, by in zip(v, overlap, strict=True))  # noqa: E731
+    return along(x), along(y)  # type: ignore[return-value]
+
+
+def _pushed_in_pairs(x: Array, y: Array, radius: Array | np.ndarray) -> tuple[Array, Array]:
+    """The same, pair by pair: unit i meets unit i + k (mod n), for k = 1 … n/2. What i is pushed by, i + k is pushed
+    back by; an [n, n, E] array would hold every pair twice."""
+    n = len(x)
     shifts = jnp.arange(1, n // 2 + 1)
     share = jnp.where(2 * shifts == n, 0.5, 1.0)  # of an even number of units, the last shift meets every pair twice
-
-    def doubled(v: Array | np.ndarray) -> Array:
-        return jnp.tile(jnp.broadcast_to(v, x.shape), (2, 1))
-
-    here = _aside(x, alive)
-    xs, ys, radii = doubled(here), doubled(y), doubled(radius)
+    xs, ys, radii = (jnp.tile(jnp.broadcast_to(v, x.shape), (2, 1)) for v in (x, y, radius))
 
     def meet(pushed: Pushed, shift: tuple[Array, Array]) -> tuple[Pushed, None]:
         k, share = shift
@@ -354,8 +379,8 @@ def push_apart(
         def pushed_back(v: Array, push: Array) -> Array:
             return jax.lax.dynamic_update_slice_in_dim(v, other(v) - push, k, axis=0)
 
-        dx, dy = here - other(xs), y - other(ys)
-        overlap = share * jnp.maximum((radius + other(radii)) / (_distance(dx, dy) + 1e-6) - 1.0, 0.0)
+        dx, dy = x - other(xs), y - other(ys)
+        overlap = share * _overlap(dx, dy, radius + other(radii))
         push_x, push_y = dx * overlap, dy * overlap
         return Pushed(
             pushed.x + push_x,
@@ -365,10 +390,8 @@ def push_apart(
         ), None
 
     still, back = jnp.zeros_like(x), jnp.zeros_like(xs)
-    pushed, _ = jax.lax.scan(meet, Pushed(still, still, back, back), (shifts, share), unroll=at_once)
-    moved_x = x + (pushed.x + pushed.back_x[:n] + pushed.back_x[n:]) / 2
-    moved_y = y + (pushed.y + pushed.back_y[:n] + pushed.back_y[n:]) / 2
-    return jnp.where(alive, moved_x, x), jnp.where(alive, moved_y, y)
+    pushed, _ = jax.lax.scan(meet, Pushed(still, still, back, back), (shifts, share), unroll=AT_ONCE)
+    return pushed.x + pushed.back_x[:n] + pushed.back_x[n:], pushed.y + pushed.back_y[:n] + pushed.back_y[n:]
 
 
 # Where a battle begins.
@@ -390,8 +413,7 @@ def initial_state(scenario: Scenario, key: Array, size: int) -> SMAXState:
         home = np.where(np.arange(na + m) < na, SIZE / 4, 3 * SIZE / 4).astype(np.float32)
         x, y, types = jnp.asarray(home)[:, None] + noise[0], SIZE / 2 + noise[1], None
     a = _attributes(fixed if types is None else types)
-    # Rarely done, so a small program is worth more than a fast one.
-    x, y = push_apart(x, y, jnp.ones(x.shape, bool), a.radius, at_once=1)
+    x, y = push_apart(x, y, jnp.ones(x.shape, bool), a.radius)
     zeros = jnp.zeros(x.shape)
     return SMAXState(
         x=x,
@@ -478,18 +500,24 @@ class BatchedSMAX:
         s = initial_state(self._scenario, key, self.size)
         return _transposed(s), self.timestep(s, jnp.zeros((self.size,)), jnp.zeros((self.size,), bool))
 
-    def noise(self, key: Array) -> Noise:
-        """One step's noise for all environments, in one draw."""
+    def noise(self, key: Array) -> Shaped[Array, "K E"]:
+        """One step's for all environments: numbers of 16 bits, which are fine enough, of one draw."""
         n, m = self._battle.allies + self._battle.enemies, self._battle.enemies
         count = WORLD_STEPS * n + m
-        bits = jax.random.bits(key, (-(-count // 2), self.size))  # 32 each: two numbers of 16, which are fine enough
-        u = jnp.concatenate([bits >> 16, bits & 0xFFFF])[:count].astype(jnp.float32) / 2**16
-        return Noise(u[m:].reshape(WORLD_STEPS, n, self.size), u[:m])
+        bits = jax.random.bits(key, (-(-count // 2), self.size))
+        return jnp.concatenate([bits >> 16, bits & 0xFFFF])[:count].astype(jnp.uint16)
 
     def step(self, key: Array, state: SMAXState, actions: Int[Array, "E N"]) -> tuple[SMAXState, TimeStep]:
         return self.step_with(self.noise(key), state, actions)
 
-    def step_with(self, noise: Noise, state: SMAXState, actions: Int[Array, "E N"]) -> tuple[SMAXState, TimeStep]:
+    def step_with(
+        self, noise: Noise | Shaped[Array, "K E"], state: SMAXState, actions: Int[Array, "E N"]
+    ) -> tuple[SMAXState, TimeStep]:
+        """``noise``: as drawn, or laid apart."""
+        if not isinstance(noise, Noise):
+            n, m = self._battle.allies + self._battle.enemies, self._battle.enemies
+            u = noise.astype(jnp.float32) / 2**16
+            noise = Noise(u[m:].reshape(WORLD_STEPS, n, self.size), u[:m])
         s, reward, won = self._battle.step(_transposed(state), actions.T, noise)
         return _transposed(s), self.timestep(s, reward, won)
 

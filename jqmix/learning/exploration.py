@@ -18,9 +18,13 @@ def greedy(q: Float[Array, "*batch A"], avail: Bool[Array, "*batch A"]) -> Int[A
 def random_available(u: Float[Array, "*batch"], avail: Bool[Array, "*batch A"]) -> Int[Array, "*batch"]:
     """The available action that the uniform number ``u`` ∈ [0, 1) picks, all equally likely."""
     count = jnp.sum(avail, axis=-1)
-    wanted = jnp.minimum(jnp.floor(u * count), count - 1)  # rank of the action among the available
-    rank = jnp.cumsum(avail, axis=-1) - 1
-    return jnp.argmax(avail & (rank == wanted[..., None]), axis=-1).astype(jnp.int32)
+    wanted = jnp.minimum(jnp.floor(u * count), count - 1)  # how many of the available come before it
+    # Action by action, as this is one step of a program where a cumulative sum over so short an axis takes several.
+    so_far, index = jnp.zeros_like(count), jnp.zeros_like(count)
+    for action in range(avail.shape[-1]):
+        so_far += avail[..., action]
+        index += so_far <= wanted
+    return index.astype(jnp.int32)
 
 
 def epsilon_greedy(

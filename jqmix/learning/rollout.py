@@ -71,16 +71,16 @@ def start(agent: Agent, env_state: Any, packed: Any, e: int) -> Actor:
 
 
 def actor_step(
-    agent: Agent, params: Any, env: BatchedDecPOMDP, actor: Actor, u: Float[Array, "2 E N"], key: Array, epsilon: Array
+    agent: Agent, params: Any, env: BatchedDecPOMDP, actor: Actor, u: Float[Array, "2 E N"], noise: Any, epsilon: Array
 ) -> tuple[Actor, Led]:
-    """Acts in every rollout and steps it. Resets nothing.
+    """Acts in every rollout and steps it with the environments' ``noise``. Resets nothing.
 
     Where the actor's observation was an episode's last one, what comes back is not to be used.
     """
     seen = env.unpack(actor.packed)
     q, h = agent.step(params, actor.h, seen.obs, actor.action, actor.first)
     action = epsilon_greedy(u, q, seen.avail, epsilon)
-    env_state, after = env.step(key, actor.env_state, action)
+    env_state, after = env.step_with(noise, actor.env_state, action)
     score = jnp.where(actor.first, 0.0, actor.score) + after.info.get("score", after.reward)
     length = jnp.where(actor.first, 0.0, actor.length) + 1.0
     ended = (after.last & ~actor.last).astype(jnp.float32)
@@ -114,10 +114,9 @@ def collect(
     pool_size = 1 + slots // SLOTS_PER_RESET
     pool = jax.vmap(lambda key: fresh(env, key))(jax.random.split(key_reset, pool_size))
     u = jax.random.uniform(key_act, (slots, 2, e, n))
+    noise = jax.vmap(env.noise)(jax.random.split(key_env, slots))  # all at once: small draws cost more than large ones
 
-    def slot(
-        carry: tuple[Actor, Array], xs: tuple[Array, Array]
-    ) -> tuple[tuple[Actor, Array], tuple[Packed, Episodes]]:
+    def slot(carry: tuple[Actor, Array], xs: tuple[Array, Any]) -> tuple[tuple[Actor, Array], tuple[Packed, Episodes]]:
         actor, begun = carry
         stepped, led = actor_step(agent, params, env, actor, xs[0], xs[1], epsilon)
         record = Packed(actor.packed, stepped.action, led.reward, led.discount, actor.first, actor.last)
@@ -132,7 +131,7 @@ def collect(
 
     env_state, packed = jax.tree.map(lambda x: x[0], pool)
     begin = start(agent, env_state, packed, e), jnp.ones((e,), jnp.int32)
-    _, (window, episodes) = jax.lax.scan(slot, begin, (u, jax.random.split(key_env, slots)))
+    _, (window, episodes) = jax.lax.scan(slot, begin, (u, noise))
     episodes = jax.tree.map(lambda x: jnp.sum(x, axis=0), episodes)
     last = window.last.at[-1].set(True)
     return window._replace(last=last, reward=jnp.where(last, 0.0, window.reward)), episodes

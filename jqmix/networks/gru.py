@@ -33,6 +33,15 @@ class GRUParams(NamedTuple):
     b_h: Gates
 
 
+class Beside(NamedTuple):
+    """A gradient of :class:`GRUParams`, each with its gates beside one another."""
+
+    w_i: Float[Array, "I 3H"]
+    b_i: Float[Array, " 3H"]
+    w_h: Float[Array, "H 3H"]
+    b_h: Float[Array, " 3H"]
+
+
 class Residuals(NamedTuple):
     """What one step leaves for the backward pass: its gates, and h W_hn + b_hn."""
 
@@ -69,84 +78,136 @@ def reset_where(first: Bool[Array, "*batch"], h: Float[Array, "*batch H"]) -> Fl
     return jnp.where(first[..., None], 0.0, h)
 
 
+# Loops over a window write what a step gives in place of what it took. As outputs of a scan it would have memory of its
+# own, which is filled with zeros first: on a CPU several passes over a window more.
+
+
+def _at(window: Any, t: Array) -> Any:
+    """Step t of arrays [T, ..]."""
+    return jax.tree.map(lambda v: jax.lax.dynamic_index_in_dim(v, t, keepdims=False), window)
+
+
+def _put(window: Any, t: Array, step: Any) -> Any:
+    """Arrays [T, ..] with their step t replaced."""
+    return jax.tree.map(lambda v, new: jax.lax.dynamic_update_index_in_dim(v, new, t, axis=0), window, step)
+
+
 @jax.custom_vjp
 def unroll(
     params: GRUParams, h: Float[Array, "*batch H"], x: Float[Array, "T *batch I"], first: Bool[Array, "T *batch"]
 ) -> Float[Array, "T *batch H"]:
     """All hidden states of a sequence of inputs, reset before the steps where ``first`` is true."""
 
-    def step(h: Array, inputs: tuple[Gates, Array]) -> tuple[Array, Array]:
-        h = _forward(params, reset_where(inputs[1], h), inputs[0])[0]
-        return h, h
+    def step(carry: tuple[Array, Gates], at: tuple[Array, Array]) -> tuple[tuple[Array, Gates], None]:
+        (h, gates), (t, first) = carry, at
+        h = _forward(params, reset_where(first, h), _at(gates, t))[0]
+        return (h, gates._replace(r=_put(gates.r, t, h))), None
 
-    return jax.lax.scan(step, h, (project(params, x), first))[1]
-
-
-def _unroll_fwd(params: GRUParams, h: Array, x: Array, first: Array) -> tuple[Array, Any]:
-    def step(h: Array, inputs: tuple[Gates, Array]) -> tuple[Array, tuple[Array, Residuals]]:
-        h, residuals = _forward(params, reset_where(inputs[1], h), inputs[0])
-        return h, (h, residuals)
-
-    hs, residuals = jax.lax.scan(step, h, (project(params, x), first))[1]
-    return hs, (params, h, x, first, hs, residuals)
+    return jax.lax.scan(step, (h, project(params, x)), (jnp.arange(len(x)), first))[0][1].r
 
 
-def _backward(w_t: Gates, d: Array, h: Array, residuals: Residuals) -> tuple[Array, Gates]:
-    """A step's ∂h, and ∂ of what goes into its gates, from ∂h' = ``d``; ``w_t``: the recurrent weights transposed."""
+class Saved(NamedTuple):
+    """What a window leaves for the backward pass: what went in, and what came of it."""
+
+    params: GRUParams
+    start: Float[Array, "*batch H"]
+    x: Float[Array, "T *batch I"]
+    first: Bool[Array, "T *batch"]
+    hs: Float[Array, "T *batch H"]
+    residuals: Residuals  # of T steps
+
+
+def _unroll_fwd(params: GRUParams, h: Array, x: Array, first: Array) -> tuple[Array, Saved]:
+    def step(carry: tuple[Array, Residuals, Array], at: tuple[Array, Array]) -> tuple[Any, None]:
+        (h, residuals, hs), (t, first) = carry, at
+        h, new = _forward(params, reset_where(first, h), Gates(*_at(residuals[:3], t)))
+        return (h, _put(residuals, t, new), _put(hs, t, h)), None
+
+    gates = project(params, x)
+    empty = jnp.zeros_like(gates.n)
+    begin = h, Residuals(*gates, empty), empty
+    _, residuals, hs = jax.lax.scan(step, begin, (jnp.arange(len(x)), first))[0]
+    return hs, Saved(params, h, x, first, hs, residuals)
+
+
+def sums_within(rows: int, inputs: int, hidden: int) -> bool:
+    """Whether the weights' gradients are summed step by step, within the loop, or are one product after it.
+
+    Within, a step's arrays are still in a core's cache, while a product over the window reads all of them from memory
+    again; but every step reads and writes the sums. Measured on CPUs (``benchmarks/gru.py``). Accelerators want few
+    large products. Within, ∂ of the inputs takes the place of ∂ of the hidden states: both must have one size.
+    """
+    return jax.default_backend() == "cpu" and inputs == hidden and rows >= 32 and hidden <= 256
+
+
+def _unroll_bwd(saved: Saved, d_hs: Array) -> tuple[GRUParams, Array, Array, None]:
+    within = sums_within(saved.first[0].size, saved.x.shape[-1], saved.start.shape[-1])
+    sums, d_h, d_x = (_backward_within if within else _backward_after)(saved, d_hs)
+    return GRUParams(*(Gates(*jnp.split(side, 3, axis=-1)) for side in sums)), d_h, d_x, None
+
+
+def _beside(gates: Gates) -> Array:
+    """[.., 3H]: what a product over all gates takes, or gives the gradient of."""
+    return jnp.concatenate(gates, axis=-1)
+
+
+def _backward(w_h: Array, d: Array, h: Array, residuals: Residuals) -> tuple[Array, Gates, Array]:
+    """From a step's ∂h' = ``d``: its ∂h, ∂ of what goes into its gates, and ∂ of h W_hn; ``w_h``: [3H, H]."""
     r, z, n, h_n = residuals
     d_n = d * (1.0 - z) * (1.0 - n * n)
     d_z = d * (h - n) * z * (1.0 - z)
     d_r = d_n * h_n * r * (1.0 - r)
-    return d * z + d_r @ w_t.r + d_z @ w_t.z + (d_n * r) @ w_t.n, Gates(d_r, d_z, d_n)
+    d_h_n = d_n * r
+    return d * z + _beside(Gates(d_r, d_z, d_h_n)) @ w_h, Gates(d_r, d_z, d_n), d_h_n
 
 
-def sums_within(rows: int, hidden: int) -> bool:
-    """Whether the weights' gradients are summed step by step, within the scan, or are one product after it.
+def _backward_within(saved: Saved, d_hs: Array) -> tuple[Beside, Array, Array]:
+    """∂ of the parameters, of the first hidden state and of the inputs."""
+    params, start, x, first, hs, residuals = saved
+    w_h, w_i = (_beside(w).T for w in (params.w_h, params.w_i))
 
-    Within, a step's arrays are still in a core's cache, while a product over the window reads all of them from memory
-    again; but every step reads and writes the sums. Measured on CPUs (``benchmarks/gru.py``). Accelerators want few
-    large products.
-    """
-    return jax.default_backend() == "cpu" and rows >= 32 and hidden <= 256
+    def step(carry: tuple[Array, Beside, Array], at: tuple[Array, Array]) -> tuple[Any, None]:
+        (d_h, sums, d_x), (t, first) = carry, at  # what comes before t in d_x is still d_hs
+        before = jnp.maximum(t - 1, 0)
+        h = reset_where(first, jnp.where(t == 0, start, _at(hs, before)))
+        d_h, d, d_h_n = _backward(w_h, d_h, h, _at(residuals, t))
+        sums = jax.tree.map(jnp.add, sums, _of_weights(_at(x, t), h, d, d_h_n))
+        d_x = _put(d_x, t, _beside(d) @ w_i)
+        # Read after the writing, and for the next step, or all of it would be copied.
+        return (reset_where(first, d_h) + jnp.where(t == 0, 0.0, _at(d_x, before)), sums, d_x), None
 
-
-def _unroll_bwd(saved: Any, d_hs: Array) -> tuple[GRUParams, Array, Array, None]:
-    params, h, x, first, hs, residuals = saved
-    before = jnp.concatenate([h[None], hs[:-1]])
-    w_t, w_i = (jax.tree.map(jnp.transpose, w) for w in (params.w_h, params.w_i))
-    within = sums_within(first[0].size, h.shape[-1])
-
-    def step(carry: tuple[Array, Any], inputs: tuple[Array, Array, Array, Residuals, Array]) -> tuple[Any, Any]:
-        (d_h, sums), (d_out, h, x, residuals, first) = carry, inputs
-        h = reset_where(first, h)
-        d_h, d = _backward(w_t, d_h + d_out, h, residuals)
-        d_h = reset_where(first, d_h)
-        if not within:
-            return (d_h, sums), d
-        sums = jax.tree.map(jnp.add, sums, _of_weights(x, h, d, residuals.r))
-        return (d_h, sums), sum(g @ w for g, w in zip(d, w_i, strict=True))
-
-    none = jax.tree.map(jnp.zeros_like, params) if within else None
-    xs = d_hs, before, x, residuals, first
-    (d_h, sums), d = jax.lax.scan(step, (jnp.zeros_like(h), none), xs, reverse=True)
-    if within:
-        return sums, d_h, d, None
-    d_x = jnp.concatenate(d, axis=-1) @ jnp.concatenate(w_i)
-    return _of_weights(x, reset_where(first, before), d, residuals.r), d_h, d_x, None
+    none = Beside(*(jnp.zeros_like(_beside(gates)) for gates in params))
+    times = jnp.arange(len(x)), first
+    d_h, sums, d_x = jax.lax.scan(step, (d_hs[-1], none, d_hs), times, reverse=True)[0]
+    return sums, d_h, d_x
 
 
-def _of_weights(x: Array, h: Array, d: Gates, r: Array) -> GRUParams:
-    """The parameters' gradient, summed over all axes but the last; a side's gates have one product."""
+def _backward_after(saved: Saved, d_hs: Array) -> tuple[Beside, Array, Array]:
+    """The same."""
+    params, start, x, first, hs, residuals = saved
+    w_h, w_i = (_beside(w).T for w in (params.w_h, params.w_i))
+    before = reset_where(first, jnp.concatenate([start[None], hs[:-1]]))
+
+    def step(d_h: Array, inputs: tuple[Array, Array, Residuals, Array]) -> tuple[Array, tuple[Gates, Array]]:
+        d_out, h, residuals, first = inputs
+        d_h, d, d_h_n = _backward(w_h, d_h + d_out, h, residuals)
+        return reset_where(first, d_h), (d, d_h_n)
+
+    xs = d_hs, before, residuals, first
+    d_h, (d, d_h_n) = jax.lax.scan(step, jnp.zeros_like(start), xs, reverse=True)
+    return _of_weights(x, before, d, d_h_n), d_h, _beside(d) @ w_i
+
+
+def _of_weights(x: Array, h: Array, d: Gates, d_h_n: Array) -> Beside:
+    """∂ of the parameters, summed over all axes but the last; a side's gates have one product."""
     w_i, b_i = _of_side(x, d)
-    w_h, b_h = _of_side(h, Gates(d.r, d.z, d.n * r))
-    return GRUParams(w_i, b_i, w_h, b_h)
+    w_h, b_h = _of_side(h, d._replace(n=d_h_n))
+    return Beside(w_i, b_i, w_h, b_h)
 
 
-def _of_side(x: Array, d: Gates) -> tuple[Gates, Gates]:
-    beside = jnp.concatenate(d, axis=-1)
-    rows, beside = x.reshape(-1, x.shape[-1]), beside.reshape(-1, beside.shape[-1])
-    w, b = (Gates(*jnp.split(g, 3, axis=-1)) for g in (rows.T @ beside, jnp.sum(beside, axis=0)))
-    return w, b
+def _of_side(x: Array, d: Gates) -> tuple[Array, Array]:
+    rows, d_rows = (v.reshape(-1, v.shape[-1]) for v in (x, _beside(d)))
+    return rows.T @ d_rows, jnp.sum(d_rows, axis=0)
 
 
 unroll.defvjp(_unroll_fwd, _unroll_bwd)

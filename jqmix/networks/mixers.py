@@ -97,13 +97,16 @@ class _QMixNetwork(nn.Module):
     def __call__(self, q: Float[Array, "*batch N"], state: Float[Array, "*batch S"]) -> Float[Array, "*batch"]:
         n, s, e, hh = self.sizes.n_agents, self.sizes.state_size, self.sizes.embed, self.sizes.hypernet_hidden
         positive = POSITIVITY[self.sizes.positivity]
-        hyper = nn.relu(linear(s, 2 * hh, "hyper")(state))  # W1's and W2's hidden layers, side by side
-        w1 = positive(linear(hh, n * e, "w1")(hyper[..., :hh]))
-        w2 = positive(linear(hh, e, "w2")(hyper[..., hh:]))
+        # W1's and W2's hidden layers, side by side. Split, not cut: the gradient of a split is a concatenation, that of
+        # slices a sum of as many arrays as there are, padded with zeros. And at once, not after what is elementwise.
+        of_w1, of_w2 = jnp.split(linear(s, 2 * hh, "hyper")(state), 2, axis=-1)
+        w1 = jnp.split(linear(hh, n * e, "w1")(nn.relu(of_w1)), n, axis=-1)
+        w2 = positive(linear(hh, e, "w2")(nn.relu(of_w2)))
         b1 = linear(s, e, "b1")(state)
         v = linear(e, 1, "v")(nn.relu(linear(s, e, "v_hidden")(state)))[..., 0]
         # qᵀ W1, agent by agent: as a sum over an axis, XLA's CPU compiler makes one slow kernel of it and of b1.
-        mixed = sum((q[..., i, None] * w1[..., i * e : (i + 1) * e] for i in range(n)), start=b1)
+        of_agents = zip(jnp.split(q, n, axis=-1), w1, strict=True)
+        mixed = sum((q_i * positive(w1_i) for q_i, w1_i in of_agents), start=b1)
         hidden = nn.elu(mixed)
         return jnp.sum(hidden * w2, axis=-1) + v
 
