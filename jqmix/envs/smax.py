@@ -10,6 +10,7 @@ alone to settle whether it hits. Noise is an argument of the dynamics, and one c
 
 import difflib
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -115,6 +116,16 @@ class Shown(NamedTuple):
     cooldown: Float[Array, "n E"]
     action: Int[Array, "n E"]
     types: Int[Array, "n E"] | None
+
+
+class Viewer(NamedTuple):
+    """An agent that looks at the other units."""
+
+    before: Bool[Array, " others"]  # which of the others have a number below its own
+    x: Float[Array, " E"]
+    y: Float[Array, " E"]
+    sight: Float[Array, " E"]
+    alive: Bool[Array, " E"]
 
 
 class Noise(NamedTuple):
@@ -294,20 +305,27 @@ class Battle(NamedTuple):
         attack = jnp.where(s.action >= MOVES, s.action, 0) / acts[:, None].astype(np.float32)
         cooldown = jnp.clip(s.cooldown / a.max_cooldown, 0.0, 1.0)
         kinds = self._kinds(s)
+        told_of = [jnp.where(told[:, None], v, 0.0) for v in (*moves(s.action), attack)]
+        nothing = jnp.zeros_like(s.health)
+        columns = [v[:, None] for v in (s.health / a.max_health, nothing, nothing, *told_of, cooldown)]
+        shown = jnp.concatenate([*columns, jnp.moveaxis(kinds, 0, 1)], axis=1)  # [n, 13, E]
+        feature = jnp.arange(UNIT_FEATURES)[:, None]
+
+        def seen_by(viewer: Viewer) -> Float[Array, "others 13 E"]:
+            def others(v: Shaped[Array, "n *rest"]) -> Shaped[Array, "others *rest"]:
+                return jnp.where(viewer.before.reshape(n - 1, *(1,) * (v.ndim - 1)), v[:-1], v[1:])
+
+            dx, dy = others(s.x) - viewer.x, others(s.y) - viewer.y
+            seen = (_distance(dx, dy) < viewer.sight) & viewer.alive & others(alive)
+            x, y = (dx / viewer.sight)[:, None], (dy / viewer.sight)[:, None]
+            told = jnp.where(feature == 1, x, jnp.where(feature == 2, y, others(shown)))
+            return jnp.where(seen[:, None], told, 0.0)
+
         # The m-th other unit of agent i is m, or m + 1 from i itself on.
-        before = np.arange(n - 1)[None] < np.arange(na)[:, None]
-
-        def others(v: Shaped[Array, "n *rest"]) -> Shaped[Array, "N n-1 *rest"]:
-            return jnp.where(before.reshape(na, n - 1, *(1,) * (v.ndim - 1)), v[None, :-1], v[None, 1:])
-
-        dx, dy = others(s.x) - s.x[:na, None], others(s.y) - s.y[:na, None]
-        sight = a.sight_range[:na, None]
-        seen = (_distance(dx, dy) < sight) & alive[:na, None] & others(alive)
-        features = [others(s.health / a.max_health), dx / sight, dy / sight]
-        features += [others(jnp.where(told[:, None], v, 0.0)) for v in (*moves(s.action), attack)]
-        features = [f[:, :, None] for f in (*features, others(cooldown))] + [others(jnp.moveaxis(kinds, 0, 1))]
+        before = jnp.arange(n - 1)[None] < jnp.arange(na)[:, None]
+        viewers = Viewer(before, s.x[:na], s.y[:na], jnp.broadcast_to(a.sight_range, s.x.shape)[:na], alive[:na])
         # [N, n - 1, 13, E]: next to one another along the unit as in the rows, which leaves one plain transposition.
-        seen_of_others = jnp.concatenate([jnp.where(seen[:, :, None], f, 0.0) for f in features], axis=2)
+        seen_of_others = _over_viewers(seen_by, viewers)
         own = [f[None] for f in (s.health / a.max_health, s.x / SIZE, s.y / SIZE, cooldown)] + [kinds]
         of_self = jnp.concatenate([jnp.where(alive, f, 0.0)[:, :na] for f in own])  # [10, N, E]
         rows = jnp.moveaxis(seen_of_others, -1, 0).reshape(s.x.shape[1], na, UNIT_FEATURES * (n - 1))
@@ -340,6 +358,14 @@ class Battle(NamedTuple):
         """One-hot types."""
         types = jnp.broadcast_to(self._types(s), s.x.shape)
         return (types == jnp.arange(6)[:, None, None]).astype(jnp.float32)
+
+
+def _over_viewers(seen_by: Callable[[Viewer], Array], viewers: Viewer) -> Float[Array, "N others 13 E"]:
+    """What each sees. On a CPU one viewer after another: XLA's compiler would do it together with the transposition
+    that follows, number by number, which takes twice as long for any number of battles."""
+    if jax.default_backend() == "cpu":
+        return jax.lax.map(seen_by, viewers)
+    return jax.vmap(seen_by)(viewers)
 
 
 def push_apart(x: Array, y: Array, alive: Array, radius: Array | np.ndarray) -> tuple[Array, Array]:

@@ -4,6 +4,7 @@ Four pure functions, so that acting and learning are one definition: ``init``, `
 and ``unroll`` (a window). Source: QMIX (1803.11485) and 2102.03479; parameter counts in PyTorch's conventions.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -15,6 +16,13 @@ from jqmix.networks import gru
 from jqmix.networks.init import Init, linear, orthogonal, torch_default, uniform_fan
 
 Params = Any
+
+
+def _on_rows(x: Float[Array, "*batch I"], layer: Callable[[Array], Array]) -> Float[Array, "*batch O"]:
+    """A layer with all leading axes as one: its weights' gradient is then a product of matrices as they are, where
+    XLA's CPU compiler would transpose an array of more axes first."""
+    out = layer(x.reshape(-1, x.shape[-1]))
+    return out.reshape(*x.shape[:-1], out.shape[-1])
 
 
 class _Encoder(nn.Module):
@@ -34,10 +42,10 @@ class _Encoder(nn.Module):
         init = sizes.dense_init(fan_in)
         kernel = self.param("kernel", init.kernel, (fan_in, sizes.hidden))
         bias = self.param("bias", init.bias, (sizes.hidden,))
-        x = obs @ kernel[:o]
+        x = _on_rows(obs, lambda rows: rows @ kernel[:o])
         if sizes.last_action:
             taken = jax.nn.one_hot(last_action, a) * ~first[..., None, None]
-            x = x + taken @ kernel[o : o + a]
+            x = x + _on_rows(taken, lambda rows: rows @ kernel[o : o + a])
         if sizes.agent_id:
             bias = kernel[o + a :] + bias
         x = x + jnp.broadcast_to(bias, x.shape)
@@ -71,7 +79,7 @@ class _QNetwork(nn.Module):
         else:
             starts = jnp.broadcast_to(first[..., None], x.shape[:-1])
             hs = gru.unroll(self.core, h, x, starts)
-        return self.head(self.norm(hs)), hs
+        return _on_rows(self.norm(hs), self.head), hs
 
     def step(self, h: Array, obs: Array, last_action: Array, first: Array) -> tuple[Array, Array]:
         x = self.encoder(obs, last_action, first)
@@ -80,7 +88,7 @@ class _QNetwork(nn.Module):
         else:
             starts = jnp.broadcast_to(first[..., None], x.shape[:-1])
             h = gru.cell(self.core, gru.reset_where(starts, h), gru.project(self.core, x))
-        return self.head(self.norm(h)), h
+        return _on_rows(self.norm(h), self.head), h
 
 
 class Agent(NamedTuple):
