@@ -82,7 +82,7 @@ def working_bytes(cfg: Config, spec: EnvSpec) -> int:
     n, o, s = spec.n_agents, spec.obs_size, spec.state_size
     mixer, sizes = make_learner(cfg, spec).mixer, mixer_sizes(cfg, spec)
     seen = 3 * (n * (o + 2 * spec.n_actions) + s)
-    numbers = seen + (20 if mixer.critic is None else 27) * n * cfg.agent.hidden
+    numbers = seen + (14 if mixer.critic is None else 21) * n * cfg.agent.hidden
     mixing = mixer_bytes(mixer, sizes) + (0 if mixer.critic is None else mixer_bytes(mixer.critic.mixer, sizes))
     return int((window_length(cfg, spec) + 1) * cfg.replay.batch * (4 * numbers + 1.3 * mixing))
 
