@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from jqmix.envs import registry
+from jqmix.envs.base import Batched
 from jqmix.envs.registry import EnvError, make_env, register
 from jqmix.learning.exploration import random_available
+from jqmix.learning.rollout import collect
+from jqmix.networks.agent import Agent
 
 # A whole episode of each of these takes minutes to compile or run; `pytest -m slow` has them.
 FAST = {
@@ -218,6 +221,22 @@ def test_noise_drawn_for_many_steps_at_once_is_that_of_each(name, key):
         by_noise = env.step_with(jax.tree.map(lambda x, t=t: x[t], noise), state, action)
         jax.tree.map(np.testing.assert_array_equal, by_key, by_noise)
         state = by_key[0]
+
+
+class OwnForm(Custom):
+    """A user's own form for many environments, of what the contract asks for alone."""
+
+    def batched(self, size):
+        inner, self.size = Batched(Custom(self.pay), size), size
+        self.pack, self.unpack, self.reset, self.step = inner.pack, inner.unpack, inner.reset, inner.step
+        return self
+
+
+def test_a_users_own_batched_form_is_played(key):
+    env = make_env(None, batch=2, factory="test_envs:OwnForm", pay=2.0)
+    agent = Agent(2, 3, 1, hidden=8)
+    window, _ = collect(agent, agent.init(key), env, key, jnp.float32(1.0), slots=5)
+    np.testing.assert_array_equal(window.reward[:-1], 2.0)
 
 
 def test_a_users_environment(key):

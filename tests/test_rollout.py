@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from worlds import Counting, Ragged
+from worlds import Counting, Ragged, Rolling
 
 from jqmix.envs.base import Batched, TimeLimit
 from jqmix.envs.probes import MemoryProbe
@@ -48,6 +48,13 @@ def test_a_time_limit_keeps_its_final_observation(mode, discount):
     assert np.asarray(w.last[:, 0]).tolist() == [False, False, True, False, True]
     assert float(w.discount[0, 0]) == 1.0
     assert float(w.discount[1, 0]) == discount
+
+
+def test_every_step_of_every_rollout_draws_anew_however_it_is_told():
+    """Drawn before the window or in its steps, the numbers are the same, and no two of them."""
+    told, drawn = (np.asarray(gather(Rolling(t), 99, "bootstrap", slots=20)[2].reward)[:-1] for t in (True, False))
+    np.testing.assert_array_equal(told, drawn)
+    assert len(np.unique(told)) == told.size == 19 * E
 
 
 def test_a_termination_at_the_limit_is_a_termination():

@@ -152,6 +152,17 @@ def test_both_forms_push_and_number_alike(n: int, seed: int) -> None:
     np.testing.assert_array_equal(few[1], np.take_along_axis(np.asarray(x), np.clip(unit, 0, n - 1), 0))
 
 
+@pytest.mark.parametrize("map_name", ["2s3z", "smacv2_5_units"])
+def test_an_accelerator_is_shown_the_same(map_name: str, key: jax.Array, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All viewers at once, where a CPU takes one after another."""
+    env = SMAX(map_name).batched(8)
+    packed = env.pack(*env.reset(key))
+    packed = packed._replace(units=packed.units * jax.random.uniform(key, packed.units.shape))
+    one_by_one = env.unpack(packed)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    jax.tree.map(np.testing.assert_array_equal, one_by_one, env.unpack(packed))
+
+
 def random_episodes(name: str, size: int) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray]:
     """The states after reset, and the return, length and win of ``size`` episodes of random play."""
     env = make_env(name, batch=size)

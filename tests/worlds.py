@@ -56,3 +56,18 @@ class Ragged:
     def step(self, key, state, actions):
         t, length = state[0] + 1, state[1]
         return (t, length), self._emit(t, jnp.float32(1), t % length == 0)
+
+
+class Rolling(Counting):
+    """Counting that rewards with a number drawn in the step, which it has as an argument if ``told``."""
+
+    def __init__(self, told: bool):
+        super().__init__(99)
+        if told:
+            self.noise, self.step_with = jax.random.uniform, lambda noise, state, actions: self._roll(state, noise)
+
+    def _roll(self, state, reward):
+        return state + 1, self._emit(state + 1, reward)
+
+    def step(self, key, state, actions):
+        return self._roll(state, jax.random.uniform(key))

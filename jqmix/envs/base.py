@@ -36,7 +36,7 @@ class BatchedDecPOMDP(Protocol):
     """E environments at once: the same functions, one key for all, actions ``[E, N]`` and a leading E everywhere.
 
     An environment with a form of its own for this offers it as ``batched(size)``; for the others it is a ``vmap``.
-    ``noise`` and ``step_with`` may be missing there, too; those that ``make_env`` gives have all of these.
+    Where that form has no ``noise`` and ``step_with``, :class:`TimeLimit` gives it them.
     """
 
     @property

@@ -4,8 +4,9 @@ It is the same environment as JaxMARL 0.2's ``HeuristicEnemySMAX``: equal states
 states, observations, rewards and masks (``tests/test_smax.py``, against the installed JaxMARL). What differs is the
 shape of the computation. Inside, the environments are the *last* axis of every array, units come before it, and x and
 y are apart: ``[n, E]`` for units. So every operation runs along full vector registers, where ``[E, n, n, 2]`` leaves it
-an axis of 2. What the dynamics ask of pairs of units is a short loop over one of the two; a unit looks at its target
-alone to settle whether it hits. Noise is an argument of the dynamics, and one call draws all that a step needs.
+an axis of 2. Of few units, what is asked of pairs is asked of all pairs at once, as with few environments operations
+cost more than what they do; of many, each pair once, in a short loop. Noise is an argument of the dynamics, and one
+call draws all that a step needs.
 """
 
 import difflib
@@ -361,8 +362,8 @@ class Battle(NamedTuple):
 
 
 def _over_viewers(seen_by: Callable[[Viewer], Array], viewers: Viewer) -> Float[Array, "N others 13 E"]:
-    """What each sees. On a CPU one viewer after another: XLA's compiler would do it together with the transposition
-    that follows, number by number, which takes twice as long for any number of battles."""
+    """What each sees. On a CPU one viewer after another: all at once, XLA's compiler makes one operation of it and of
+    the transposition that follows, which places the numbers one by one and takes about twice as long."""
     if jax.default_backend() == "cpu":
         return jax.lax.map(seen_by, viewers)
     return jax.vmap(seen_by)(viewers)
@@ -526,24 +527,18 @@ class BatchedSMAX:
         s = initial_state(self._scenario, key, self.size)
         return _transposed(s), self.timestep(s, jnp.zeros((self.size,)), jnp.zeros((self.size,), bool))
 
-    def noise(self, key: Array) -> Shaped[Array, "K E"]:
-        """One step's for all environments: numbers of 16 bits, which are fine enough, of one draw."""
+    def noise(self, key: Array) -> Noise:
+        """One step's for all environments, in one draw: numbers of 16 bits, which are fine enough."""
         n, m = self._battle.allies + self._battle.enemies, self._battle.enemies
         count = WORLD_STEPS * n + m
         bits = jax.random.bits(key, (-(-count // 2), self.size))
-        return jnp.concatenate([bits >> 16, bits & 0xFFFF])[:count].astype(jnp.uint16)
+        u = jnp.concatenate([bits >> 16, bits & 0xFFFF])[:count].astype(jnp.float32) / 2**16
+        return Noise(u[m:].reshape(WORLD_STEPS, n, self.size), u[:m])
 
     def step(self, key: Array, state: SMAXState, actions: Int[Array, "E N"]) -> tuple[SMAXState, TimeStep]:
         return self.step_with(self.noise(key), state, actions)
 
-    def step_with(
-        self, noise: Noise | Shaped[Array, "K E"], state: SMAXState, actions: Int[Array, "E N"]
-    ) -> tuple[SMAXState, TimeStep]:
-        """``noise``: as drawn, or laid apart."""
-        if not isinstance(noise, Noise):
-            n, m = self._battle.allies + self._battle.enemies, self._battle.enemies
-            u = noise.astype(jnp.float32) / 2**16
-            noise = Noise(u[m:].reshape(WORLD_STEPS, n, self.size), u[:m])
+    def step_with(self, noise: Noise, state: SMAXState, actions: Int[Array, "E N"]) -> tuple[SMAXState, TimeStep]:
         s, reward, won = self._battle.step(_transposed(state), actions.T, noise)
         return _transposed(s), self.timestep(s, reward, won)
 
