@@ -1,5 +1,7 @@
 """The agent against PyTorch's conventions in NumPy; acting and unrolling are one function."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -170,6 +172,23 @@ def test_gru_gradients_are_those_of_the_plain_loop(rng, monkeypatch, within, inp
     got = jax.value_and_grad(scanned, (0, 1, 2))(params, x, h)
     for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(got), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_no_step_of_the_gru_copies_a_window():
+    """Neither loop may: they write a window in place, which a read at the wrong moment turns into a copy per step."""
+    T, M, H = 33, 40, 64
+    gates = lambda *shape: gru.Gates(*jnp.ones((3, *shape)))  # noqa: E731
+    params = gru.GRUParams(gates(H, H), gates(H), gates(H, H), gates(H))
+    assert gru.sums_within(M, H, H)  # else another loop would be looked at
+
+    def loss(params, x):
+        return jnp.sum(gru.unroll(params, jnp.zeros((M, H)), x, jnp.zeros((T, M), bool)) ** 2)
+
+    program = jax.jit(jax.grad(loss, (0, 1))).lower(params, jnp.ones((T, M, H))).compile().as_text()
+    loops, entry = program.split("ENTRY")
+    window = rf"= f32\[{T},{M},{H}\]\S* "
+    assert re.search(window + r"\S+\(", loops)  # windows are in the loops
+    assert not re.search(window + r"copy\(", loops)
 
 
 @pytest.mark.parametrize("options", [*OPTIONS, {"recurrent": False}], ids=str)
