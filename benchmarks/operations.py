@@ -3,7 +3,8 @@
 python benchmarks/operations.py [PRESET] [--set field=value …] [--top 30] [--json OUT]
 
 Times are those that the device's own profiler records, summed over all devices; recording costs a little with every
-operation, most where they are small. Loops are left out, being the sum of what is in them.
+operation, most where they are small. Loops are left out, being the sum of what is in them. Beside the times stands how
+many operations were run.
 """
 
 import argparse
@@ -40,15 +41,17 @@ def operations(program: str) -> dict[str, tuple[str, str]]:
     return found
 
 
-def recorded(folder: str) -> dict[str, float]:
-    """Milliseconds by event, from a profile's folder."""
+def recorded(folder: str) -> tuple[dict[str, float], dict[str, int]]:
+    """Milliseconds by event, and how often it was run, from a profile's folder."""
     total: dict[str, float] = collections.defaultdict(float)
+    times: dict[str, int] = collections.defaultdict(int)
     for path in Path(folder).rglob("*.xplane.pb"):
         for plane in ProfileData.from_file(str(path)).planes:
             for line in plane.lines:
                 for event in line.events:
                     total[event.name] += event.duration_ns / 1e6
-    return total
+                    times[event.name] += 1
+    return total, times
 
 
 def profile(cfg: Any, chunks: int) -> dict[str, Any]:
@@ -66,14 +69,16 @@ def profile(cfg: Any, chunks: int) -> dict[str, Any]:
             for _ in range(chunks):
                 run()
             wall = time.perf_counter() - begin
-        times = recorded(folder)
+        times, counts = recorded(folder)
     updates = int(state[1].updates) - before
     known = operations(population.step.as_text())
     table: dict[str, dict[str, float]] = collections.defaultdict(lambda: collections.defaultdict(float))
+    run_by_part: dict[str, float] = collections.defaultdict(float)
     for name, ms in times.items():
         if name in known:
             part, kind = known[name]
             table[part][kind] += ms / updates
+            run_by_part[part] += counts[name] / updates
     top = [
         (name, *known[name], ms / updates) for name, ms in sorted(times.items(), key=lambda x: -x[1]) if name in known
     ]
@@ -81,6 +86,7 @@ def profile(cfg: Any, chunks: int) -> dict[str, Any]:
         "updates": updates,
         "wall_ms": 1e3 * wall / updates,
         "ms": {k: dict(v) for k, v in table.items()},
+        "operations": dict(run_by_part),
         "top": top,
     }
 
@@ -98,9 +104,10 @@ def main() -> None:
     result = profile(load_config(args.preset, **changes), args.chunks)
     kinds = [kind for kind, _ in KINDS] + ["moves"]
     print(f"{result['updates']} updates, {result['wall_ms']:.2f} ms of wall time for each; device ms for each:")
-    print("| part | " + " | ".join(kinds) + " |\n|---|" + "---|" * len(kinds))
+    print("| part | " + " | ".join(kinds) + " | operations |\n|---|" + "---|" * (len(kinds) + 1))
     for part, row in result["ms"].items():
-        print(f"| {part} | " + " | ".join(f"{row.get(kind, 0.0):.2f}" for kind in kinds) + " |")
+        ms = " | ".join(f"{row.get(kind, 0.0):.2f}" for kind in kinds)
+        print(f"| {part} | {ms} | {result['operations'][part]:.0f} |")
     for name, part, kind, ms in result["top"][: args.top]:
         print(f"{ms:9.3f}  {part:10}  {kind:11}  {name}")
     write(args.json, {"preset": args.preset, "changes": changes} | result | {"top": result["top"][: args.top]})
