@@ -133,9 +133,10 @@ def _unroll_fwd(params: GRUParams, h: Array, x: Array, first: Array) -> tuple[Ar
 def sums_within(rows: int, inputs: int, hidden: int) -> bool:
     """Whether the weights' gradients are summed step by step, within the loop, or are one product after it.
 
-    Within, a step's arrays are still in a core's cache, while a product over the window reads all of them from memory
-    again; but every step reads and writes the sums. Measured on CPUs in whole training (``benchmarks/README.md``): alone,
-    the product after it may be the faster. Accelerators want few large products. Within, ∂ of the inputs takes the place of ∂ of the hidden states: both must have one size.
+    Within, a step's arrays are still in a core's cache, while a product over the window reads all of them from
+    memory again; but every step reads and writes the sums. Measured on CPUs in whole training
+    (``benchmarks/README.md``): alone, the product after it may be the faster. Accelerators want few large products.
+    Within, ∂ of the inputs takes the place of ∂ of the hidden states: both must have one size.
     """
     return jax.default_backend() == "cpu" and inputs == hidden and rows >= 32 and hidden <= 256
 
