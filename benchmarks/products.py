@@ -3,9 +3,10 @@
 python benchmarks/products.py [PRESET] [--set field=value …] [--json OUT]
 
 The products are read from the program itself, as one of the devices that share a batch sees it, and timed alone, all
-devices at once, compiled as training is. Their sum is how long the iteration would take if nothing but its products
-took time and each ran as fast as it does alone, in the better order of its operands: a floor for float32 that the rate
-of a large product, which ``roofline.py`` takes, does not give.
+devices at once, compiled as training is, as they are written and with their operands exchanged. The sum of the better
+times is how long the iteration would take if nothing but its products took time and each ran as fast as it does alone:
+a floor for float32 that the rate of a large product, which ``roofline.py`` takes, does not give. The order matters most
+to the gradients of weights (``jqmix/networks/linear.py`` chooses it).
 """
 
 import argparse
@@ -134,11 +135,12 @@ def milliseconds(product: Product) -> float:
 
 
 def floor(cfg: Config) -> dict[str, Any]:
-    """All products of an iteration with their times; ``total_ms`` is what they take together."""
+    """All products of an iteration with their times; ``total_ms`` is what they take together, ``as_written_ms`` in the
+    order in which the program has their operands."""
     rows = []
     for product, times in of_an_iteration(cfg).items():
-        matrices = product.of_matrices
-        each = min(milliseconds(matrices), milliseconds(matrices.turned))
+        written, turned = (milliseconds(p) for p in (product.of_matrices, product.of_matrices.turned))
+        each = min(written, turned)
         rows.append(
             {
                 "a": product.a,
@@ -147,11 +149,14 @@ def floor(cfg: Config) -> dict[str, Any]:
                 "times": times,
                 "gflop": product.flops * times / 1e9,
                 "ms": each * times,
+                "as_written_ms": written * times,
+                "turned_ms": turned * times,
                 "gflops_per_device": product.flops / each / 1e6,
             }
         )
     rows.sort(key=lambda row: -row["ms"])
-    return {"products": rows, "total_ms": sum(r["ms"] for r in rows), "gflop": sum(r["gflop"] for r in rows)}
+    sums = {f"total_{name}": sum(row[name] for row in rows) for name in ("ms", "as_written_ms", "gflop")}
+    return {"products": rows} | sums
 
 
 def main() -> None:
@@ -163,11 +168,15 @@ def main() -> None:
     use_cpu_cores()
     changes = dict(text.split("=", 1) for text in args.set)
     result = floor(load_config(args.preset, **changes))
-    print("| operands | times | GFLOP | ms | GFLOP/s a device |\n|---|---|---|---|---|")
+    print("| operands | times | GFLOP | as written, ms | turned, ms | GFLOP/s a device |\n|---|---|---|---|---|---|")
     for row in result["products"]:
         shapes = " · ".join("×".join(map(str, row[side])) for side in ("a", "b"))
-        print(f"| {shapes} | {row['times']} | {row['gflop']:.3g} | {row['ms']:.3g} | {row['gflops_per_device']:.0f} |")
-    print(f"together {result['total_ms']:.1f} ms, {result['gflop']:.2f} GFLOP a device")
+        both = f"{row['as_written_ms']:.3g} | {row['turned_ms']:.3g}"
+        print(f"| {shapes} | {row['times']} | {row['gflop']:.3g} | {both} | {row['gflops_per_device']:.0f} |")
+    print(
+        f"together {result['total_ms']:.1f} ms, as written {result['total_as_written_ms']:.1f} ms; "
+        f"{result['total_gflop']:.2f} GFLOP a device"
+    )
     write(args.json, {"preset": args.preset, "changes": changes} | result)
 
 

@@ -124,15 +124,21 @@ def make(cfg, rng, key):
     return learner, state._replace(target=other), random_window(rng)
 
 
+def mean_loss(learner, params, target, window, hyper, *weight):
+    """The loss per slot that counts, and what comes beside the sum."""
+    loss, summed = learner.loss(params, target, window, window.state, hyper, *weight)
+    return loss / summed.slots, summed
+
+
 @pytest.mark.parametrize("mixer", list(MIXERS))
 @pytest.mark.parametrize("double_q", [True, False])
 def test_loss_matches_numpy(rng, key, mixer, double_q):
     cfg = config(**{"algo.mixer": mixer, "algo.double_q": double_q, "algo.reward_scale": 2.0, "algo.td_lambda": 0.7})
     learner, state, w = make(cfg, rng, key)
     window = jax.tree.map(jnp.asarray, w)
-    loss, (stats, _) = learner.loss(state.params, state.target, window, window.state, hyper_of(cfg))
+    loss, summed = mean_loss(learner, state.params, state.target, window, hyper_of(cfg))
     np.testing.assert_allclose(loss, numpy_loss(cfg, state.params, state.target, w), rtol=1e-4)
-    assert float(stats.loss) == float(loss)
+    assert float(summed.stats.loss / summed.slots) == float(loss)
 
 
 @pytest.mark.parametrize("mixer", ["iql", "qmix", "qplex", "cw_qmix"])
@@ -150,7 +156,7 @@ def test_loss_of_every_target_matches_numpy(rng, key, mixer, double_q, target):
     )
     learner, state, w = make(cfg, rng, key)
     window = jax.tree.map(jnp.asarray, w)
-    loss, _ = learner.loss(state.params, state.target, window, window.state, hyper_of(cfg))
+    loss, _ = mean_loss(learner, state.params, state.target, window, hyper_of(cfg))
     np.testing.assert_allclose(loss, numpy_loss(cfg, state.params, state.target, w), rtol=1e-4)
 
 
@@ -160,9 +166,7 @@ def test_windows_count_by_their_weights_and_get_new_priorities(rng, key, mixer):
     cfg = config(**{"algo.mixer": mixer})
     learner, state, w = make(cfg, rng, key)
     window, weight = jax.tree.map(jnp.asarray, w), rng.uniform(0.1, 1, w.reward.shape[1]).astype(np.float32)
-    loss, (_, priority) = learner.loss(
-        state.params, state.target, window, window.state, hyper_of(cfg), jnp.asarray(weight)
-    )
+    loss, (_, _, priority) = mean_loss(learner, state.params, state.target, window, hyper_of(cfg), jnp.asarray(weight))
     errors = np.stack(numpy_errors(cfg, state.params, state.target, w))
     expected = np.sum(weight * np.where(w.last, 0, 0.5 * np.square(errors))) / (len(errors) * (~w.last).sum())
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
@@ -181,7 +185,7 @@ def test_every_parameter_learns_and_the_target_does_not(rng, key, mixer):
     learner, state, w = make(cfg, rng, key)
     window = jax.tree.map(jnp.asarray, w)
     grads, grads_target = jax.jit(
-        jax.grad(lambda p, t: learner.loss(p, t, window, window.state, hyper_of(cfg))[0], argnums=(0, 1))
+        jax.grad(lambda p, t: mean_loss(learner, p, t, window, hyper_of(cfg))[0], argnums=(0, 1))
     )(state.params, state.target)
     for path, g in jax.tree_util.tree_leaves_with_path(grads):
         # A key's bias shifts all agents' attention alike, which a softmax does not see.
@@ -204,7 +208,7 @@ def test_the_critic_learns_from_its_own_error_alone(rng, key, mixer):
         return jnp.sum(jnp.where(window.last, 0, 0.5 * (q_hat - returns) ** 2)) / jnp.sum(~window.last)
 
     def whole(params, alpha):
-        return learner.loss(params, state.target, window, window.state, hyper._replace(wqmix_alpha=alpha))[0]
+        return mean_loss(learner, params, state.target, window, hyper._replace(wqmix_alpha=alpha))[0]
 
     expected = jax.grad(critic_loss)(state.params["critic"])
     some, none = (jax.grad(whole)(state.params, jnp.float32(alpha)) for alpha in (0.3, 0.0))
@@ -221,7 +225,7 @@ def test_slots_without_a_transition_do_not_count(rng, key):
 
     def loss(w):
         window = jax.tree.map(jnp.asarray, w)
-        return float(learner.loss(state.params, state.target, window, window.state, hyper_of(cfg))[0])
+        return float(mean_loss(learner, state.params, state.target, window, hyper_of(cfg))[0])
 
     changed = w._replace(
         reward=np.where(w.last, 1e3, w.reward).astype(np.float32),

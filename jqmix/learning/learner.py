@@ -84,6 +84,14 @@ class UpdateStats(NamedTuple):
     grad_norm: Float[Array, ""]
 
 
+class Summed(NamedTuple):
+    """What comes beside a loss, of the same windows."""
+
+    stats: UpdateStats  # summed over the valid slots
+    slots: Float[Array, ""]  # how many these are
+    priority: Float[Array, " B"]  # the windows' new ones
+
+
 def taken(q: Float[Array, "*batch A"], action: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
     """q at ``action``. A masked sum: its gradient is a product, where a gather's would be a scatter."""
     return jnp.sum(q * jax.nn.one_hot(action, q.shape[-1], dtype=q.dtype), axis=-1)
@@ -178,12 +186,11 @@ class Learner(NamedTuple):
         state: Array,
         hyper: Hyper,
         weight: float | Float[Array, " B"] = 1.0,
-    ) -> tuple[Float[Array, ""], tuple[UpdateStats, Float[Array, " B"]]]:
-        """Σ w m ½ (Q_tot − G)² / Σ m, with m = 1 exactly on the slots that a transition leaves, w the windows' weights;
-        and what the mixer adds, weighted alike.
+    ) -> tuple[Float[Array, ""], Summed]:
+        """Σ w m ½ (Q_tot − G)², with m = 1 exactly on the slots that a transition leaves, w the windows' weights; and
+        what the mixer adds, weighted alike. To be divided by Σ m, which is ``slots`` beside it.
 
-        Where devices split the batch, this device's share of it: Σ m counts the slots of all. Beside it what to log,
-        and the windows' new priorities.
+        Where devices split the batch, the sum over this device's share: dividing comes when they have added theirs up.
         """
         mixer = self.mixer
         values = self.values(params, window)
@@ -203,15 +210,15 @@ class Learner(NamedTuple):
         mask = ~window.last
         if mixer.per_agent:
             mask = jnp.broadcast_to(mask[..., None], q_tot.shape)
-        count = jnp.maximum(self.split.total(jnp.sum(mask)), 1)
 
-        def mean(x: Array) -> Array:
-            return jnp.sum(jnp.where(mask, x, 0.0)) / count
+        def total(x: Array) -> Array:
+            return jnp.sum(jnp.where(mask, x, 0.0))
 
         per_slot = jnp.reshape(weight, (-1, *(1,) * (error.ndim - 2)))  # over the axes that follow B
-        loss = mean(per_slot * losses)
-        stats = UpdateStats(loss, mean(jnp.abs(error)), mean(q_tot), mean(returns), jnp.zeros(()))
-        return loss, (stats, priorities.of_errors(error, ~window.last))
+        loss = total(per_slot * losses)
+        stats = UpdateStats(loss, total(jnp.abs(error)), total(q_tot), total(returns), jnp.zeros(()))
+        slots = jnp.sum(mask, dtype=jnp.float32)  # of one type with what it is added up with
+        return loss, Summed(stats, slots, priorities.of_errors(error, ~window.last))
 
     def update(
         self,
@@ -228,18 +235,20 @@ class Learner(NamedTuple):
         """
         state = self.mixer_state(moments, window.state)
         gradient = jax.grad(self.loss, has_aux=True)
-        grads, (stats, priority) = gradient(learner.params, learner.target, window, state, hyper, weight)
+        grads, summed = gradient(learner.params, learner.target, window, state, hyper, weight)
         # As one vector: an optimiser would have its few operations for each of a few dozen arrays.
         vector, restore = ravel_pytree(grads)
-        vector, stats = self.split.total((vector, stats))
-        norm = jnp.linalg.norm(vector)
-        scale = jnp.minimum(1.0, hyper.grad_clip / (norm + 1e-6))
+        vector, stats, slots = self.split.total((vector, summed.stats, summed.slots))  # devices wait once
+        each = 1.0 / jnp.maximum(slots, 1.0)
+        norm = jnp.linalg.norm(vector) * each
+        scale = jnp.minimum(1.0, hyper.grad_clip / (norm + 1e-6)) * each
+        stats = jax.tree.map(lambda x: x * each, stats)._replace(grad_norm=norm)
         steps, opt_state = self.optimizer.update(vector * scale, learner.opt_state)
         params = jax.tree.map(lambda p, s: p - lr * s, learner.params, restore(jnp.asarray(steps)))
         target = learner.target
         if self.algo.target_update == "soft":
             target = jax.tree.map(lambda t, p: t + hyper.target_tau * (p - t), target, params)
-        return LearnerState(params, target, opt_state), stats._replace(grad_norm=norm), priority
+        return LearnerState(params, target, opt_state), stats, summed.priority
 
 
 def make_optimizer(name: str) -> optax.GradientTransformation:

@@ -4,7 +4,7 @@ Four pure functions, so that acting and learning are one definition: ``init``, `
 and ``unroll`` (a window). Source: QMIX (1803.11485) and 2102.03479; parameter counts in PyTorch's conventions.
 """
 
-from collections.abc import Callable
+import math
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -13,16 +13,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jqmix.networks import gru
-from jqmix.networks.init import Init, linear, orthogonal, torch_default, uniform_fan
+from jqmix.networks.init import Init, orthogonal, torch_default, uniform_fan
+from jqmix.networks.linear import linear, product
 
 Params = Any
-
-
-def _on_rows(x: Float[Array, "*batch I"], layer: Callable[[Array], Array]) -> Float[Array, "*batch O"]:
-    """A layer with all leading axes as one: its weights' gradient is then a product of matrices as they are, where
-    XLA's CPU compiler would transpose an array of more axes first."""
-    out = layer(x.reshape(-1, x.shape[-1]))
-    return out.reshape(*x.shape[:-1], out.shape[-1])
 
 
 class _Encoder(nn.Module):
@@ -42,14 +36,16 @@ class _Encoder(nn.Module):
         init = sizes.dense_init(fan_in)
         kernel = self.param("kernel", init.kernel, (fan_in, sizes.hidden))
         bias = self.param("bias", init.bias, (sizes.hidden,))
-        x = _on_rows(obs, lambda rows: rows @ kernel[:o])
+        x = product(obs, kernel[:o])
         if sizes.last_action:
             taken = jax.nn.one_hot(last_action, a) * ~first[..., None, None]
-            x = x + _on_rows(taken, lambda rows: rows @ kernel[o : o + a])
+            x = x + product(taken, kernel[o : o + a])
         if sizes.agent_id:
             bias = kernel[o + a :] + bias
         x = x + jnp.broadcast_to(bias, x.shape)
-        return nn.relu(nn.LayerNorm(name="norm")(x) if sizes.layer_norm else x)
+        x = nn.LayerNorm(name="norm")(x) if sizes.layer_norm else x
+        # As rows, as the GRU takes them, or a CPU computes this for each form that is asked for.
+        return nn.relu(x.reshape(math.prod(x.shape[:-1]), sizes.hidden)).reshape(x.shape)
 
 
 class _QNetwork(nn.Module):
@@ -79,7 +75,7 @@ class _QNetwork(nn.Module):
         else:
             starts = jnp.broadcast_to(first[..., None], x.shape[:-1])
             hs = gru.unroll(self.core, h, x, starts)
-        return _on_rows(self.norm(hs), self.head), hs
+        return self.head(self.norm(hs)), hs
 
     def step(self, h: Array, obs: Array, last_action: Array, first: Array) -> tuple[Array, Array]:
         x = self.encoder(obs, last_action, first)
@@ -88,7 +84,7 @@ class _QNetwork(nn.Module):
         else:
             starts = jnp.broadcast_to(first[..., None], x.shape[:-1])
             h = gru.cell(self.core, gru.reset_where(starts, h), gru.project(self.core, x))
-        return _on_rows(self.norm(h), self.head), h
+        return self.head(self.norm(h)), h
 
 
 class Agent(NamedTuple):

@@ -111,7 +111,7 @@ class Saved(NamedTuple):
 
     params: GRUParams
     start: Float[Array, "*batch H"]
-    x: Float[Array, "T *batch I"]
+    x: Float[Array, "rows I"]  # of T steps
     first: Bool[Array, "T *batch"]
     hs: Float[Array, "T *batch H"]
     residuals: Residuals  # of T steps
@@ -123,11 +123,12 @@ def _unroll_fwd(params: GRUParams, h: Array, x: Array, first: Array) -> tuple[Ar
         h, new = _forward(params, reset_where(first, h), Gates(*_at(residuals[:3], t)))
         return (h, _put(residuals, t, new), _put(hs, t, h)), None
 
-    gates = project(params, x)
+    rows = x.reshape(-1, x.shape[-1])  # kept and multiplied in one form, or what makes x is computed for each
+    gates = Gates(*(v.reshape(*x.shape[:-1], v.shape[-1]) for v in project(params, rows)))
     empty = jnp.zeros_like(gates.n)
     begin = h, Residuals(*gates, empty), empty
     _, residuals, hs = jax.lax.scan(step, begin, (jnp.arange(len(x)), first))[0]
-    return hs, Saved(params, h, x, first, hs, residuals)
+    return hs, Saved(params, h, rows, first, hs, residuals)
 
 
 def sums_within(rows: int, inputs: int, hidden: int) -> bool:
@@ -172,13 +173,14 @@ def _backward_within(saved: Saved, d_hs: Array) -> tuple[Beside, Array, Array]:
         before = jnp.maximum(t - 1, 0)
         h = reset_where(first, jnp.where(t == 0, start, _at(hs, before)))
         d_h, d, d_h_n = _backward(w_h, d_h, h, _at(residuals, t))
-        sums = jax.tree.map(jnp.add, sums, _of_weights(_at(x, t), h, d, d_h_n))
+        rows = jax.lax.dynamic_slice_in_dim(x, t * first.size, first.size)
+        sums = jax.tree.map(jnp.add, sums, _of_weights(rows, h, d, d_h_n))
         d_x = _put(d_x, t, _beside(d) @ w_i)
         # Read after the writing, and for the next step, or all of it would be copied.
         return (reset_where(first, d_h) + jnp.where(t == 0, 0.0, _at(d_x, before)), sums, d_x), None
 
     none = Beside(*(jnp.zeros_like(_beside(gates)) for gates in params))
-    times = jnp.arange(len(x)), first
+    times = jnp.arange(len(hs)), first
     d_h, sums, d_x = jax.lax.scan(step, (d_hs[-1], none, d_hs), times, reverse=True)[0]
     return sums, d_h, d_x
 

@@ -1,9 +1,8 @@
-"""PyTorch's initialisation, which the published results use, the orthogonal one, and a linear layer."""
+"""PyTorch's initialisation, which the published results use, and the orthogonal one."""
 
 import math
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.nn import initializers
@@ -40,9 +39,3 @@ def orthogonal(gain: float) -> Init:
     A QR factorisation: never vmap it (ARCHITECTURE, decisions).
     """
     return Init(initializers.orthogonal(gain), initializers.zeros)
-
-
-def linear(n_in: int, n_out: int, name: str | None = None, init: Init | None = None) -> nn.Dense:
-    """A dense layer, with PyTorch's initialisation unless told."""
-    kernel, bias = init or torch_default(n_in)
-    return nn.Dense(n_out, kernel_init=kernel, bias_init=bias, name=name)
