@@ -69,6 +69,10 @@ class AgentConfig:
     share_parameters: bool = _f(True, "one network for all agents; false: each has its own, and needs no id")
     agent_id: bool = _f(True, "a shared network reads which agent it acts for")
     last_action: bool = _f(True, "the network reads the agent's last action")
+    one_kernel: bool = _f(
+        False,
+        "on a GPU, the GRU's recurrence over a window as one kernel (widths 16, 32, 64, 128, 256; not measured yet)",
+    )
 
 
 @dataclass(frozen=True)

@@ -148,10 +148,10 @@ def test_feed_forward_has_no_memory(rng, key):
     np.testing.assert_array_equal(unroll(agent, params, obs, action, first)[4:], q[4:])
 
 
-@pytest.mark.parametrize(("within", "inputs"), [(False, 4), (False, 5), (True, 5)])
-def test_gru_gradients_are_those_of_the_plain_loop(rng, monkeypatch, within, inputs):
-    """The hand-written backward pass, in both of its forms, against automatic differentiation of step after step."""
-    monkeypatch.setattr(gru, "sums_within", lambda *_: within)
+@pytest.mark.parametrize(("form", "inputs"), [("after", 4), ("after", 5), ("within", 5), ("kernel", 4), ("kernel", 5)])
+def test_gru_gradients_are_those_of_the_plain_loop(rng, monkeypatch, form, inputs):
+    """The hand-written backward pass, in all of its forms, against automatic differentiation of step after step."""
+    monkeypatch.setattr(gru, "sums_within", lambda *_: form == "within")
     H, T, M = 5, 9, 6
     draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
     params = gru.GRUParams(*(gru.Gates(*draw(3, *shape)) for shape in ((inputs, H), (H,), (H, H), (H,))))
@@ -166,12 +166,56 @@ def test_gru_gradients_are_those_of_the_plain_loop(rng, monkeypatch, within, inp
         return total
 
     def scanned(params, x, h):
-        return jnp.sum(gru.unroll(params, h, x, first) * weight)
+        return jnp.sum(gru.unroll(params, h, x, first, form == "kernel") * weight)
 
     expected = jax.value_and_grad(plain, (0, 1, 2))(params, x, h)
     got = jax.value_and_grad(scanned, (0, 1, 2))(params, x, h)
     for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(got), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def window_of_a_gru(rng, T, *batch, H):
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
+    params = gru.GRUParams(*(gru.Gates(*draw(3, *shape)) for shape in ((H, H), (H,), (H, H), (H,))))
+    return params, draw(*batch, H), draw(T, *batch, H), jnp.asarray(rng.random((T, *batch)) < 0.3)
+
+
+@pytest.mark.parametrize("rows", [1, 15, 16, 35])
+def test_the_kernel_is_the_scan(rng, rows):
+    """However many rows its programs have to share, along whatever axes; for one member as under ``vmap``."""
+    args = window_of_a_gru(rng, 7, rows, 2, H=16)
+    weight = jnp.asarray(rng.normal(size=(7, rows, 2, 16)), jnp.float32)
+
+    def both_passes(one_kernel, params, h, x, first):
+        return jax.value_and_grad(lambda *p: jnp.sum(weight * gru.unroll(*p, first, one_kernel)), (0, 1, 2))(
+            params, h, x
+        )
+
+    two = jax.tree.map(lambda v: jnp.stack([v, v[::-1]]), args)
+    acting = [gru.unroll(*args, one_kernel) for one_kernel in (True, False)]  # with no backward pass to come
+    np.testing.assert_allclose(*acting, rtol=1e-4, atol=1e-5)
+    for mapped, given in ((lambda f: f, args), (jax.vmap, two)):
+        kernel, scan = (mapped(lambda *a, k=k: both_passes(k, *a))(*given) for k in (True, False))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), kernel, scan)
+
+
+@pytest.mark.parametrize("hidden", [16, 64, 128])
+def test_a_gpu_is_given_two_kernels_and_no_loop(rng, monkeypatch, hidden):
+    """Triton's own compiler needs a GPU; what it is given does not."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    args = window_of_a_gru(rng, 5, 24, H=hidden)
+    agent = Agent(2, 3, 4, hidden=hidden, one_kernel=True)
+    assert gru.fits_one_kernel(hidden)
+    assert not gru.fits_one_kernel(hidden - 1)
+    params, (obs, action, first) = agent.init(jax.random.key(0)), (args[2][..., :4], args[3].astype(int), args[3])
+    obs, action = (jnp.stack([v, v], axis=2) for v in (obs, action))
+
+    def loss(params):
+        return jnp.sum(agent.unroll(params, obs, action, first))
+
+    program = jax.jit(jax.grad(loss)).trace(params).lower(lowering_platforms=("cuda",)).as_text()
+    assert program.count("__gpu$xla.gpu.triton") == 2
+    assert "stablehlo.while" not in program
 
 
 def test_no_step_of_the_gru_copies_a_window():

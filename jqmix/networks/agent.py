@@ -74,7 +74,7 @@ class _QNetwork(nn.Module):
             hs = nn.relu(self.core(x))
         else:
             starts = jnp.broadcast_to(first[..., None], x.shape[:-1])
-            hs = gru.unroll(self.core, h, x, starts)
+            hs = gru.unroll(self.core, h, x, starts, self.sizes.one_kernel and gru.fits_one_kernel(self.sizes.hidden))
         return self.head(self.norm(hs)), hs
 
     def step(self, h: Array, obs: Array, last_action: Array, first: Array) -> tuple[Array, Array]:
@@ -104,6 +104,7 @@ class Agent(NamedTuple):
     share_parameters: bool = True
     agent_id: bool = True
     last_action: bool = True
+    one_kernel: bool = False
     orthogonal: bool = False
     head_gain: float = 0.01
 
