@@ -71,7 +71,7 @@ class AgentConfig:
     last_action: bool = _f(True, "the network reads the agent's last action")
     one_kernel: bool = _f(
         False,
-        "on a GPU, the GRU's recurrence over a window as one kernel (widths 16, 32, 64, 128, 256; not measured yet)",
+        "on a GPU, the GRU's recurrence over a window as one kernel, for widths 16, 32, 64 and 128 (not measured yet)",
     )
 
 
