@@ -5,7 +5,8 @@ compute (``benchmarks/ROOFLINE.md``). Here one program takes ``ROWS`` rows (batc
 hidden state, or its gradient, in registers. What is not recurrent stays outside, as few large products: those of the
 inputs, and the weights' gradients. The formulas are those of :mod:`jqmix.networks.gru`, whose scan is the oracle.
 
-Off a GPU the kernels are interpreted: for tests alone. On a GPU they have not been measured yet.
+Off a GPU the kernels are interpreted: for tests alone. On a GPU they have not been measured yet; and jax 0.11 announces
+that Pallas will give Triton up. So nothing depends on them (``agent.one_kernel``, off unless asked for).
 """
 
 from collections.abc import Callable
