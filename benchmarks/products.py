@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.interpreters.partial_eval import dce_jaxpr
 from jax.sharding import Mesh, PartitionSpec
 from measure import median_ms, write
 
@@ -103,7 +104,9 @@ def of_an_iteration(cfg: Config) -> Counter[Product]:
     parts = make_mesh(cfg.seeds, cfg.replay.batch).shape["batch"]
     program = make_program(replace(cfg, replay=replace(cfg.replay, batch=cfg.replay.batch // parts)))
     member, shared = jax.eval_shape(program.init, jnp.int32(0))
-    return products_in(jax.make_jaxpr(program.iteration)(member, shared).jaxpr)
+    jaxpr = jax.make_jaxpr(program.iteration)(member, shared).jaxpr
+    # Without what nothing depends on (gradients of inputs, say), as the compiler leaves it away, too.
+    return products_in(dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0])
 
 
 def first(x: jax.Array) -> jax.Array:
