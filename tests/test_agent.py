@@ -214,9 +214,11 @@ def test_a_gpu_is_given_two_kernels_and_no_loop(rng, monkeypatch, hidden):
     def loss(params):
         return jnp.sum(agent.unroll(params, obs, action, first))
 
-    program = jax.jit(jax.grad(loss)).trace(params).lower(lowering_platforms=("cuda",)).as_text()
-    assert program.count("__gpu$xla.gpu.triton") == 2
-    assert "stablehlo.while" not in program
+    several = jax.tree.map(lambda v: jnp.stack([v] * 3), params)
+    for gradient, given in ((jax.grad(loss), params), (jax.vmap(jax.grad(loss)), several)):
+        program = jax.jit(gradient).trace(given).lower(lowering_platforms=("cuda",)).as_text()
+        assert program.count("__gpu$xla.gpu.triton") == 2
+        assert "stablehlo.while" not in program
 
 
 def test_no_step_of_the_gru_copies_a_window():
