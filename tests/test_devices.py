@@ -8,6 +8,7 @@ import pytest
 
 from jqmix.config import load_config
 from jqmix.runs import devices
+from jqmix.runs import population as population_module
 from jqmix.runs.population import compile_population
 
 
@@ -70,3 +71,25 @@ def test_a_split_batch_teaches_the_same(monkeypatch, mixer, prioritised):
         np.testing.assert_array_equal(here, there)
     for name, value in whole_metrics.items():
         np.testing.assert_allclose(split_metrics[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def test_members_in_turn_are_those_at_once(monkeypatch):
+    """Two members on each core, one after the other as on a CPU, or batched as on an accelerator."""
+    cfg = load_config(
+        None,
+        **{"env.name": "chain_probe", "agent.hidden": 8, "replay.capacity": 64, "replay.batch": 16, "seeds": 4},
+        **{"eval.every": 160, "eval.episodes": 2},
+    )
+    runs = []
+    for in_turn in (True, False):
+        monkeypatch.setattr(population_module, "members_take_turns", lambda in_turn=in_turn: in_turn)
+        population = compile_population(cfg)
+        runs.append(population.step(population.members, population.shared))
+    (members, shared, metrics), (at_once, shared_at_once, metrics_at_once) = runs
+    assert int(shared.updates) == int(shared_at_once.updates) > 1
+    for a, b in zip(jax.tree.leaves(members.learner.params), jax.tree.leaves(at_once.learner.params), strict=True):
+        assert not np.allclose(a[0], a[1])  # each its own
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    for name, value in metrics.items():
+        assert value.shape == (4,)
+        np.testing.assert_allclose(value, metrics_at_once[name], rtol=1e-3, atol=1e-5, err_msg=name)

@@ -50,14 +50,29 @@ def test_every_mixer_is_counted():
 
 
 def test_as_many_members_at_once_as_fit(monkeypatch):
+    """Two cores, whose members take turns: each core needs a copy of one's state beside what it holds."""
     cfg = load_config(None, **SMALL, **{"env.name": "two_step_game", "seeds": 12})
     plan = plan_of(cfg)
-    each = plan.state + plan.working
-    assert plan.group == 12
-    for devices, memory_of_each, group in [(1, 5 * each, 4), (1, 4 * each, 4), (2, 3 * each, 6), (1, each - 1, 1)]:
-        monkeypatch.setattr(memory, "available_bytes", lambda d=devices, m=memory_of_each: (d * m, d))
-        assert plan_of(cfg).group == group
-        assert f"{group} of 12 at once" in str(plan_of(cfg))
+    state, working = plan.state, plan.working
+    assert (plan.group, plan.busy, plan.need) == (12, 2, 14 * state + 2 * working)
+    assert plan._replace(group=2).need == 2 * (state + working)
+    assert plan._replace(busy=12).need == 12 * (state + working)  # all at once, as on an accelerator
+    for need, group in [(14 * state + 2 * working, 12), (8 * state + 2 * working, 6), (6 * state + 2 * working, 4)]:
+        for short, fewer in ((0, group), (1, {12: 6, 6: 4, 4: 3}[group])):
+            monkeypatch.setattr(memory, "available_bytes", lambda n=need - short: (n, 1))
+            assert plan_of(cfg).group == fewer
+            assert f"{fewer} of 12 at once" in str(plan_of(cfg)) or fewer == 12
+    monkeypatch.setattr(memory, "available_bytes", lambda: (state + working - 1, 1))
+    assert plan_of(cfg).group == 1
+
+
+def test_members_that_take_turns_share_their_working_space():
+    """What the compiler reserves for six of them is not six times as much: one's work, and a copy of its state."""
+    settings = {"env.name": "predator_prey", "replay.batch": 32, "env.episode_limit": 20, "algo.mixer": "vdn"}
+    two, six = (compile_population(load_config(None, **SMALL, **settings, seeds=n)) for n in (2, 6))
+    one_state = tree_bytes(two.members) // 2
+    reserved = [p.step.memory_analysis().temp_size_in_bytes for p in (two, six)]
+    assert reserved[1] < reserved[0] + 1.5 * one_state
 
 
 def test_a_replay_that_cannot_fit_is_refused(monkeypatch):

@@ -39,6 +39,15 @@ def make_mesh(members: int, batch: int = 1) -> Mesh:
     return Mesh(np.array(devices[: rows * columns]).reshape(rows, columns), (AXIS, split.AXIS))
 
 
+def members_take_turns() -> bool:
+    """Whether a device's members are computed one after another, or all at once.
+
+    A core gains nothing from more work at once: by ``vmap``, four members took longer by a seventh, sixteen by a third
+    (``benchmarks/README.md``).
+    """
+    return jax.default_backend() == "cpu"
+
+
 def over_devices(f: Any, mesh: Mesh, ins: Any, outs: Any) -> Any:
     """``f``, a function over the axis of members, with the members shared out; ``ins`` and ``outs`` say which of its
     arguments and results have that axis."""

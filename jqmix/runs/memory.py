@@ -12,7 +12,7 @@ from jqmix.learning import split
 from jqmix.learning.learner import make_learner, mixer_sizes
 from jqmix.learning.train import Member, window_length
 from jqmix.networks.mixers import Joint, Mixer, MixerSizes
-from jqmix.runs.devices import make_mesh, shares
+from jqmix.runs.devices import AXIS, make_mesh, members_take_turns, shares
 from jqmix.types import EnvSpec
 
 # Of a device's memory, what a plan may use: programs, constants and other processes take some, too.
@@ -30,6 +30,7 @@ class MemoryPlan(NamedTuple):
     members: int
     group: int
     copies: int  # of a member's state: CPU cores that split its batches hold one each
+    busy: int  # members of a group that are computed at the same time
 
     @property
     def state(self) -> int:
@@ -37,8 +38,9 @@ class MemoryPlan(NamedTuple):
 
     @property
     def need(self) -> int:
-        """Of a group."""
-        return self.group * (self.copies * self.state + self.working)
+        """Of a group. Where its members take turns, those that are busy have a copy of their state besides."""
+        states = self.group + (self.busy if self.busy < self.group else 0)
+        return states * self.copies * self.state + self.busy * self.working
 
     def __str__(self) -> str:
         each = f"memory per member: {_mega(self.replay)} of replay, {_mega(self.parameters + self.optimiser)} of "
@@ -113,6 +115,7 @@ def make_plan(cfg: Config, spec: EnvSpec, member: Member) -> MemoryPlan:
         members=cfg.seeds,
         group=1,
         copies=1,
+        busy=1,
     )
     if plan.state > available // devices:
         raise ConfigError(
@@ -121,7 +124,9 @@ def make_plan(cfg: Config, spec: EnvSpec, member: Member) -> MemoryPlan:
         )
 
     def of(group: int) -> MemoryPlan:
-        return plan._replace(group=group, copies=make_mesh(group, cfg.replay.batch).shape[split.AXIS])
+        mesh = make_mesh(group, cfg.replay.batch)
+        busy = mesh.shape[AXIS] if members_take_turns() else group
+        return plan._replace(group=group, copies=mesh.shape[split.AXIS], busy=busy)
 
     def fits(group: int) -> bool:
         return of(group).need // shares(group, devices) <= available // devices

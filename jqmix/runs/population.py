@@ -1,6 +1,7 @@
-"""A population: the training program vmapped over members, initialised and compiled once."""
+"""A population: the training program over all members, initialised and compiled once."""
 
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,8 +13,10 @@ from jqmix.learning import split
 from jqmix.learning.learner import Hyper, hyper_of
 from jqmix.learning.split import Split
 from jqmix.learning.train import Member, Shared, iterations_per_chunk, make_program, window_length
-from jqmix.runs.devices import AXIS, EACH, SAME, compiler_options, make_mesh, over_devices
+from jqmix.runs.devices import AXIS, EACH, SAME, compiler_options, make_mesh, members_take_turns, over_devices
 from jqmix.types import EnvSpec
+
+Chunk = Callable[[Member, Shared], tuple[Member, Shared, Any]]
 
 
 class Population(NamedTuple):
@@ -79,9 +82,7 @@ def compile_population(cfg: Config, group: int | None = None, starts: Starts | N
     init = jax.jit(over_devices(init_all, mesh, (EACH,), (EACH, SAME)))
     members, shared = init(starts.slice(0, size))
     begin = time.perf_counter()
-    together = _alone if size == mesh.shape[AXIS] else jax.vmap
-    chunk = together(program.chunk, in_axes=(0, None), out_axes=(0, None, 0))
-    chunk = over_devices(chunk, mesh, (EACH, SAME), (EACH, SAME, EACH))
+    chunk = over_devices(_of_all(program.chunk, size // mesh.shape[AXIS]), mesh, (EACH, SAME), (EACH, SAME, EACH))
     lowered = jax.jit(chunk, donate_argnums=0).lower(members, shared)
     traced = time.perf_counter()
     step = lowered.compile(compiler_options())
@@ -89,17 +90,28 @@ def compile_population(cfg: Config, group: int | None = None, starts: Starts | N
     return Population(cfg, program.env.spec, init, step, members, shared, traced - begin, compiled - traced)
 
 
-def _alone(f: Any, in_axes: Any, out_axes: Any) -> Any:
-    """``jax.vmap`` for an axis of one, without batching, with which a lone member took a tenth longer on a CPU."""
+def _of_all(chunk: Chunk, count: int) -> Chunk:
+    """A device's members' chunk from that of one; all have a leading axis of ``count`` but for what they share."""
+    if count > 1 and not members_take_turns():
+        return jax.vmap(chunk, in_axes=(0, None), out_axes=(0, None, 0))
 
-    def run(*args: Any) -> Any:
-        inside = (x if axis is None else jax.tree.map(lambda y: y[0], x) for axis, x in zip(in_axes, args, strict=True))
-        return tuple(
-            x if axis is None else jax.tree.map(lambda y: y[None], x)
-            for axis, x in zip(out_axes, f(*inside), strict=True)
-        )
+    def alone(members: Member, shared: Shared) -> tuple[Member, Shared, Any]:
+        """Without a loop, which would copy the replay."""
+        member, shared, metrics = chunk(jax.tree.map(lambda x: x[0], members), shared)
+        member, metrics = jax.tree.map(lambda x: x[None], (member, metrics))
+        return member, shared, metrics
 
-    return run
+    def in_turn(members: Member, shared: Shared) -> tuple[Member, Shared, Any]:
+        def one(members: Member, i: Array) -> tuple[Member, tuple[Shared, Any]]:
+            member = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), members)
+            member, after, metrics = chunk(member, shared)
+            put = lambda every, new: jax.lax.dynamic_update_index_in_dim(every, new, i, 0)  # noqa: E731
+            return jax.tree.map(put, members, member), (after, metrics)
+
+        members, (after, metrics) = jax.lax.scan(one, members, jnp.arange(count))
+        return members, jax.tree.map(lambda x: x[0], after), metrics
+
+    return alone if count == 1 else in_turn
 
 
 def parameter_count(member: Member) -> int:
