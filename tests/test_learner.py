@@ -1,5 +1,7 @@
 """The loss, the update and the target copy, against NumPy."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -305,3 +307,18 @@ def test_the_mixer_reads_the_normalised_state(rng, key):
 
     np.testing.assert_allclose(seen(cfg, large), seen(cfg, w.state), atol=1e-3)
     np.testing.assert_array_equal(seen(raw, large), large)
+
+
+@pytest.mark.parametrize("clip", [1e-3, 1e3])
+def test_an_update_logs_and_clips_the_gradient_of_the_mean(rng, key, clip):
+    """Not of the sum, which the loss is: Adam's first moment, a tenth of what it was given, says which it was."""
+    learner, state, w = make(config(), rng, key)
+    window, hyper = jax.tree.map(jnp.asarray, w), hyper_of(config())._replace(grad_clip=jnp.float32(clip))
+    loss, grads = jax.value_and_grad(lambda p: mean_loss(learner, p, state.target, window, hyper)[0])(state.params)
+    norm = np.sqrt(sum(float(jnp.sum(g**2)) for g in jax.tree.leaves(grads)))
+    moments = normalise.init(window.state.shape[-1])
+    learner = learner._replace(algo=replace(learner.algo, state_norm="none"))
+    after, stats, _ = learner.update(state, window, moments, hyper, jnp.float32(0.0))
+    np.testing.assert_allclose([stats.loss, stats.grad_norm], [loss, norm], rtol=1e-4)
+    moment = 10 * np.linalg.norm(after.opt_state.mu)
+    np.testing.assert_allclose(moment, min(norm, clip), rtol=1e-3)

@@ -62,6 +62,9 @@ def test_as_many_members_at_once_as_fit(monkeypatch):
             monkeypatch.setattr(memory, "available_bytes", lambda n=need - short: (n, 1))
             assert plan_of(cfg).group == fewer
             assert f"{fewer} of 12 at once" in str(plan_of(cfg)) or fewer == 12
+    # Two devices: each needs what its half of the members takes.
+    monkeypatch.setattr(memory, "available_bytes", lambda: (2 * (4 * state + working), 2))
+    assert plan_of(cfg).group == 6
     monkeypatch.setattr(memory, "available_bytes", lambda: (state + working - 1, 1))
     assert plan_of(cfg).group == 1
 
