@@ -71,7 +71,7 @@ def profile(cfg: Any, chunks: int) -> dict[str, Any]:
             wall = time.perf_counter() - begin
         times, counts = recorded(folder)
     updates = int(state[1].updates) - before
-    known = operations(population.step.as_text())
+    known = operations(population.compiled.as_text())
     table: dict[str, dict[str, float]] = collections.defaultdict(lambda: collections.defaultdict(float))
     run_by_part: dict[str, float] = collections.defaultdict(float)
     for name, ms in times.items():

@@ -6,11 +6,14 @@ import difflib
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from jqmix.config import Config, ConfigError, describe_type, fields_of, load_config, preset_names
 from jqmix.envs.registry import EnvError, entries
+from jqmix.interrupts import exit_code
+from jqmix.runs.run_dir import RunError
 from jqmix.runs.study import TRICKS
 
 DEFAULT_PRESET = "smax_3m"
@@ -76,9 +79,18 @@ def _parser() -> _Parser:
     train.add_argument("--quiet", action="store_true", help="print the run directory alone")
     train.epilog = "presets: " + ", ".join(preset_names())
 
+    resume = command("resume", _resume, "Go on with a run or a study from its newest checkpoints.")
+    resume.add_argument("run_dir", metavar="RUN_DIR", help="a run directory, or a study's folder")
+    resume.add_argument(
+        "--total-steps", type=_whole(1), metavar="N", help="go on to so many steps; also a finished run"
+    )
+    resume.add_argument("--trust", action="store_true", help="run code that the run directory names (env.factory)")
+    resume.add_argument("--quiet", action="store_true", help="print the run directory alone")
+
     evaluate = command("evaluate", _evaluate, "Play whole greedy episodes with a run's newest checkpoint.")
     evaluate.add_argument("run_dir", metavar="RUN_DIR")
     evaluate.add_argument("--episodes", type=_whole(1), default=128, help="whole episodes per member (128)")
+    evaluate.add_argument("--best", action="store_true", help="the parameters that played best while training")
     evaluate.add_argument("--seed", type=_whole(0), default=0, help="of the environments (0)")
 
     report = command("report", _report, "Learning curves of runs (IQM with bootstrap intervals) as PNG, Markdown, CSV.")
@@ -142,6 +154,34 @@ def _train(args: argparse.Namespace) -> None:
         print(result.run_dir)
 
 
+def _resume(args: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from jqmix.runs.study import STUDY
+
+    path = Path(args.run_dir)
+    _prepare()
+    if (path / STUDY).is_file():
+        return _resume_study(path, args)
+    from jqmix.runs.experiment import resume
+
+    result = resume(path, args.total_steps, quiet=args.quiet, trust=args.trust)
+    if args.quiet:
+        print(result.run_dir)
+
+
+def _resume_study(path: Any, args: argparse.Namespace) -> None:
+    if args.total_steps is not None:
+        raise ConfigError("total_steps: a study's configurations have their own; it goes on to these")
+    from jqmix.runs.ablate import resume_study
+    from jqmix.runs.report import report
+
+    resume_study(path)
+    rows, written = report([path], overwrite=True)
+    _print_table(rows)
+    print(f"report: {written / 'report.md'}")
+
+
 def _sweep(args: argparse.Namespace) -> None:
     from jqmix.runs.study import parse_grid, sweep
 
@@ -176,7 +216,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     load_run_config(Path(args.run_dir))
     with _stdout_for_results():
-        rows = evaluate_run(args.run_dir, args.episodes, args.seed)
+        rows = evaluate_run(args.run_dir, args.episodes, args.seed, args.best)
     if args.json:
         print(json.dumps(rows))
     else:
@@ -245,6 +285,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
+    warnings.formatwarning = lambda message, *_: f"jqmix: {message}\n"
     try:
         args, unknown = _parser().parse_known_args(argv)
         if unknown:
@@ -254,8 +295,11 @@ def main(argv: list[str] | None = None) -> int:
     except (ConfigError, EnvError) as error:
         print(f"jqmix: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
+    except RunError as error:
+        print(f"jqmix: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as interrupt:
+        return exit_code(interrupt)
     except BrokenPipeError:  # whoever reads has read enough: `jqmix envs | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed at the end
     return 0

@@ -143,6 +143,28 @@ class EvalConfig:
     episodes: int = _f(
         64, "whole greedy episodes per evaluation, each counted once; played by the rollouts, a window for each", low=1
     )
+    absolute: int = _f(
+        10,
+        "at the end, the parameters that played best play so many times eval.episodes new ones; 0: they don't",
+        low=0,
+    )
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    every: int = _f(
+        100_000,
+        "environment steps between checkpoints, from which `jqmix resume` goes on as if nothing had been",
+        low=1,
+    )
+    keep: int = _f(2, "the newest so many stay", low=1)
+    replay: bool = _f(True, "checkpoints hold the replay; false: smaller, but what is resumed begins to fill it anew")
+    share: float = _f(
+        0.02,
+        "largest share of a run's time that checkpoints may take: where they take longer, they are fewer",
+        above=0,
+        high=1,
+    )
 
 
 @dataclass(frozen=True)
@@ -154,6 +176,7 @@ class Config:
     explore: ExploreConfig = field(default_factory=ExploreConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     rollouts: int = _f(8, "parallel environments per member", low=1)
     window: int | None = _f(None, "transitions per window, T (the episode limit unless set)", low=1)
     updates: int = _f(1, "gradient updates per iteration (one window from every rollout)", low=1)
@@ -161,6 +184,10 @@ class Config:
     seed: int = _f(0, "first seed", low=0, high=2**31 - 1)
     seeds: int = _f(1, "members: seeds seed … seed + seeds − 1, trained in one program", low=1)
     group: int | None = _f(None, "members trained at once, group after group (as many as fit unless set)", low=1)
+    on_nan: Literal["freeze", "stop"] = _f(
+        "freeze",
+        "where a member's numbers are no longer finite: it stays as it was while the others go on, or all stop",
+    )
     run_dir: str | None = _f(None, "where the run is written (runs/<env>_<mixer>_<time> unless set)")
 
 

@@ -59,7 +59,7 @@ def test_a_split_batch_teaches_the_same(monkeypatch, mixer, prioritised):
         monkeypatch.setattr(devices, "MOST_PARTS", most)
         population = compile_population(cfg)
         # The devices wait for one another once in an update.
-        assert len(re.findall(r" all-reduce\(", population.step.as_text())) == (most > 1)
+        assert len(re.findall(r" all-reduce\(", population.compiled.as_text())) == (most > 1)
         runs.append(population.step(population.members, population.shared))
     (split, _, split_metrics), (whole, shared, whole_metrics) = runs
     assert int(shared.updates) > 1

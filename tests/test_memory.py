@@ -31,7 +31,7 @@ def test_the_estimate_is_near_what_the_compiler_reserves(overrides):
     population = compile_population(cfg)
     assert plan.replay == tree_bytes(population.members.replay)
     assert plan.parameters + plan.optimiser == tree_bytes(population.members.learner)
-    reserved = plan.copies * population.step.memory_analysis().temp_size_in_bytes
+    reserved = plan.copies * population.compiled.memory_analysis().temp_size_in_bytes
     assert reserved / 1.6 < plan.working < 1.6 * reserved
 
 
@@ -74,7 +74,7 @@ def test_members_that_take_turns_share_their_working_space():
     settings = {"env.name": "predator_prey", "replay.batch": 32, "env.episode_limit": 20, "algo.mixer": "vdn"}
     two, six = (compile_population(load_config(None, **SMALL, **settings, seeds=n)) for n in (2, 6))
     one_state = tree_bytes(two.members) // 2
-    reserved = [p.step.memory_analysis().temp_size_in_bytes for p in (two, six)]
+    reserved = [p.compiled.memory_analysis().temp_size_in_bytes for p in (two, six)]
     assert reserved[1] < reserved[0] + 1.5 * one_state
 
 

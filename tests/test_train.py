@@ -110,7 +110,7 @@ def test_counters_are_shared_and_branches_stay_branches():
     """out_axes=None refuses batched counters; the update and the target copy are real conditionals under vmap."""
     population = compile_population(config(seeds=3))
     assert population.shared.iteration.shape == ()
-    text = population.step.as_text()
+    text = population.compiled.as_text()
     assert text.count(" conditional(") >= 2
 
 
@@ -209,7 +209,7 @@ def test_the_replay_is_updated_in_place():
     cfg = config(**{"replay.capacity": 40_000, "seeds": 2})
     population = compile_population(cfg)
     replay = tree_bytes(population.members.replay) // 2  # one member on each of two devices
-    memory = population.step.memory_analysis()
+    memory = population.compiled.memory_analysis()
     assert memory.temp_size_in_bytes < 0.25 * replay
     assert memory.alias_size_in_bytes >= replay
 

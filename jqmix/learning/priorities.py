@@ -18,12 +18,12 @@ def init(capacity: int) -> Float[Array, " capacity"]:
     return jnp.zeros((capacity,))
 
 
-def add(priority: Float[Array, " capacity"], added: Int[Array, ""], windows: int) -> Float[Array, " capacity"]:
-    """For the windows written after the ``added`` before them: the largest priority held (1 at the very start), so that
-    each is soon learned from."""
-    largest = jnp.where(added > 0, jnp.max(priority), 1.0)
-    position = added % priority.shape[0]
-    return jax.lax.dynamic_update_slice_in_dim(priority, jnp.full((windows,), largest), position, axis=0)
+def add(priority: Float[Array, " capacity"], position: Int[Array, ""], windows: int) -> Float[Array, " capacity"]:
+    """For ``windows`` written at ``position``: the largest priority held (1 at the very start), so that each is soon
+    learned from."""
+    largest = jnp.max(priority)
+    new = jnp.full((windows,), jnp.where(largest > 0, largest, 1.0))
+    return jax.lax.dynamic_update_slice_in_dim(priority, new, position, axis=0)
 
 
 def draw(key: Array, priority: Float[Array, " capacity"], alpha: Float[Array, ""], batch: int) -> Int[Array, " B"]:

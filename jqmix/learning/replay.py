@@ -1,6 +1,6 @@
 """A ring of windows, time-major like everything else: add E windows, sample B different ones.
 
-How many were added is a shared counter, so the position is never batched over members and an add is one
+Where the next windows go and how many are held are shared counters, never batched over members, so that an add is one
 contiguous update. Actions are stored in the smallest integer that holds them, and what the agents saw as small as the
 environment can make it (``pack``); its floating-point numbers, where that is asked for, in half the bits.
 """
@@ -39,9 +39,8 @@ def init(env: BatchedDecPOMDP, slots: int, capacity: int, dtype: str = "float32"
     )
 
 
-def add(replay: Replay, window: Packed, added: Int[Array, ""]) -> Replay:
-    """Writes E windows after the ``added`` before them, over the oldest. The capacity is a multiple of E."""
-    position = added % replay.reward.shape[1]
+def add(replay: Replay, window: Packed, position: Int[Array, ""]) -> Replay:
+    """Writes E windows at ``position``, a multiple of E as the capacity is."""
 
     def write(ring: Array, new: Array) -> Array:
         return jax.lax.dynamic_update_slice_in_dim(ring, new.astype(ring.dtype), position, axis=1)
@@ -49,10 +48,10 @@ def add(replay: Replay, window: Packed, added: Int[Array, ""]) -> Replay:
     return jax.tree.map(write, replay, window)
 
 
-def draw(key: Array, replay: Replay, added: Int[Array, ""], batch: int) -> Int[Array, " B"]:
-    """Where ``batch`` different windows are, uniformly drawn. At least so many must have been added."""
+def draw(key: Array, replay: Replay, held: Int[Array, ""], batch: int) -> Int[Array, " B"]:
+    """Where ``batch`` different windows are, uniformly drawn from the first ``held`` (≥ ``batch``)."""
     capacity = replay.reward.shape[1]
-    score = jnp.where(jnp.arange(capacity) < added, jax.random.uniform(key, (capacity,)), -1.0)
+    score = jnp.where(jnp.arange(capacity) < held, jax.random.uniform(key, (capacity,)), -1.0)
     return jax.lax.top_k(score, batch)[1]
 
 
@@ -60,9 +59,9 @@ def take(replay: Replay, index: Int[Array, " B"]) -> Packed:
     return jax.tree.map(lambda ring: jnp.take(ring, index, axis=1), replay)
 
 
-def sample(key: Array, replay: Replay, added: Int[Array, ""], batch: int) -> Packed:
-    """``batch`` different windows, uniformly drawn."""
-    return take(replay, draw(key, replay, added, batch))
+def sample(key: Array, replay: Replay, held: Int[Array, ""], batch: int) -> Packed:
+    """``batch`` different windows, uniformly drawn from the first ``held``."""
+    return take(replay, draw(key, replay, held, batch))
 
 
 def unpack(env: BatchedDecPOMDP, packed: Packed) -> Window:

@@ -25,11 +25,12 @@ class Episodes(NamedTuple):
     won: Float[Array, "*batch"] | None
 
     def means(self) -> dict[str, Array]:
-        """Per episode, over all; NaN if none ended."""
+        """Per episode, over all; 0 if none ended, as ``episodes`` then says."""
         n = jnp.sum(self.ended)
-        means = {"return_mean": jnp.sum(self.score) / n, "length_mean": jnp.sum(self.length) / n, "episodes": n}
+        some = jnp.maximum(n, 1.0)
+        means = {"return_mean": jnp.sum(self.score) / some, "length_mean": jnp.sum(self.length) / some, "episodes": n}
         if self.won is not None:
-            means["win_rate"] = jnp.sum(self.won) / n
+            means["win_rate"] = jnp.sum(self.won) / some
         return means
 
 
@@ -104,10 +105,11 @@ def collect(
     slots: int,
     only_first: bool | Bool[Array, ""] = False,
 ) -> tuple[Packed, Episodes]:
-    """A window of ``slots`` = T + 1 slots from each of E rollouts, and what episodes ended in it, summed by rollout.
+    """A window of ``slots`` = T + 1 slots from each of E rollouts, and the episodes in it, summed by rollout.
 
-    A window covers an episode, so that the first one of each rollout is whole: with ε = 0, and no other one counted,
-    this is an evaluation.
+    Counted are episodes that begin where the window still holds a whole one, however long: of those that begin later
+    only short ones would end, and means over what ended would favour them. A window covers an episode, so each
+    rollout's first one always counts: with ε = 0, and no other one counted, this is an evaluation.
     """
     e, n = env.size, env.spec.n_agents
     key_reset, key_act, key_env = jax.random.split(key, 3)
@@ -116,11 +118,14 @@ def collect(
     u = jax.random.uniform(key_act, (slots, 2, e, n))
     noise = jax.vmap(env.noise)(jax.random.split(key_env, slots))  # all at once: small draws cost more than large ones
 
-    def slot(carry: tuple[Actor, Array], xs: tuple[Array, Any]) -> tuple[tuple[Actor, Array], tuple[Packed, Episodes]]:
+    whole = jnp.where(jnp.asarray(only_first), 0, slots - 1 - env.spec.episode_limit)  # the last slot to begin one at
+
+    def slot(carry: tuple[Actor, Array], xs: Any) -> tuple[tuple[Actor, Array], tuple[Packed, Episodes]]:
         actor, begun = carry
-        stepped, led = actor_step(agent, params, env, actor, xs[0], xs[1], epsilon)
+        t, chance, drawn = xs
+        stepped, led = actor_step(agent, params, env, actor, chance, drawn, epsilon)
         record = Packed(actor.packed, stepped.action, led.reward, led.discount, actor.first, actor.last)
-        counts = ~jnp.asarray(only_first) | (begun == 1)
+        counts = t + 1 - stepped.length <= whole
         new = jax.tree.map(lambda x: x[begun % pool_size, jnp.arange(e)], pool)
         env_state, packed = _where(actor.last, new, (stepped.env_state, stepped.packed))
         begun += actor.last
@@ -131,7 +136,7 @@ def collect(
 
     env_state, packed = jax.tree.map(lambda x: x[0], pool)
     begin = start(agent, env_state, packed, e), jnp.ones((e,), jnp.int32)
-    _, (window, episodes) = jax.lax.scan(slot, begin, (u, noise))
+    _, (window, episodes) = jax.lax.scan(slot, begin, (jnp.arange(slots), u, noise))
     episodes = jax.tree.map(lambda x: jnp.sum(x, axis=0), episodes)
     last = window.last.at[-1].set(True)
     return window._replace(last=last, reward=jnp.where(last, 0.0, window.reward)), episodes

@@ -1,14 +1,16 @@
 """Running a study: its configurations shape by shape, as many of them in one program as have the same shape."""
 
 import dataclasses
-import datetime
+import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from jqmix.config import ConfigError
+from jqmix.interrupts import watched
 from jqmix.runs.experiment import Result, shape_of, train_together
 from jqmix.runs.results import collect
-from jqmix.runs.study import Study
+from jqmix.runs.run_dir import RunDir
+from jqmix.runs.study import Study, load_study
 
 
 def run_study(study: Study, out: str | None, kind: str, say: Callable[[str], None] = print) -> Path:
@@ -17,25 +19,42 @@ def run_study(study: Study, out: str | None, kind: str, say: Callable[[str], Non
     Raises ``ConfigError`` if the folder holds anything.
     """
     first = next(iter(study.configs.values()))
-    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = Path(out) if out is not None else Path("runs") / f"{kind}_{first.env.name.replace('/', '_')}_{stamp}"
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"out: {folder} already exists and is not empty; nothing was overwritten")
-    folder.mkdir(parents=True, exist_ok=True)
-    study.save(folder)
-    say(f"study: {folder}")
+    folder = RunDir.create(out, f"{kind}_{first.env.name}", "out")
+    try:
+        study.save(folder.path)
+        say(f"study: {folder.path}")
+        _train(study, folder.path, say)
+    finally:
+        folder.close()
+    return folder.path
+
+
+def resume_study(path: Path, say: Callable[[str], None] = print) -> None:
+    """Goes on with a study where it stopped. Raises ``ConfigError`` if it is none, or is in use."""
+    study, folder = load_study(path), RunDir(path, made=False)
+    try:
+        _train(study, path, say)
+    finally:
+        folder.close()
+
+
+def _train(study: Study, folder: Path, say: Callable[[str], None]) -> None:
+    def tell() -> None:
+        print(f"jqmix: go on with: jqmix resume {shlex.quote(str(folder))}", file=sys.stderr, flush=True)
+
     programs = list(collect(study.configs.items(), lambda item: shape_of(item[1])).values())
-    for number, items in enumerate(programs, 1):
-        say(f"program {number} of {len(programs)}: {'; '.join(name for name, _ in items)}")
-        placed = [dataclasses.replace(cfg, run_dir=str(folder / name)) for name, cfg in items]
-        say(_done(train_together(placed, quiet=True)))
-    return folder
+    with watched() as stop, stop.undoing(tell):
+        for number, items in enumerate(programs, 1):
+            say(f"program {number} of {len(programs)}: {'; '.join(name for name, _ in items)}")
+            placed = [dataclasses.replace(cfg, run_dir=str(folder / name)) for name, cfg in items]
+            say(_done(train_together(placed, quiet=True, resuming=True)))
 
 
 def _done(results: list[Result]) -> str:
-    last = [r.metrics[-1] for r in results]
-    metric = "eval/win_rate" if "eval/win_rate" in last[0] else "eval/return_mean"
-    found = ", ".join(f"{line[metric]:.3g}" for line in last if metric in line)
+    last = [[line for line in r.metrics if "eval/return_mean" in line][-1:] for r in results]
+    lines = [line for some in last for line in some]
+    metric = "eval/win_rate" if any("eval/win_rate" in line for line in lines) else "eval/return_mean"
+    found = ", ".join(f"{line[metric]:.3g}" for line in lines if metric in line)
     first = results[0]
     return (
         f"  compiled in {first.trace_s + first.compile_s:.0f} s, trained in {first.train_s:.0f} s; "

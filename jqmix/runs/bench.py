@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jqmix.config import Config
 from jqmix.envs.base import BatchedDecPOMDP
+from jqmix.learning.count import numbers
 from jqmix.learning.exploration import random_available
 from jqmix.learning.train import build_env
 from jqmix.runs.devices import EACH, compiler_options, make_mesh, over_devices
@@ -68,10 +69,10 @@ def bench_train(cfg: Config, repeats: int = 3) -> dict[str, float]:
         members, shared, _ = population.step(members, shared)
     speeds = []
     for _ in range(repeats):
-        before, begin = int(jnp.sum(members.env_steps)), time.perf_counter()
+        before, begin = sum(numbers(members.env_steps)), time.perf_counter()
         members, shared, _ = jax.block_until_ready(population.step(members, shared))
-        speeds.append((int(jnp.sum(members.env_steps)) - before) / (time.perf_counter() - begin))
-    memory = population.step.memory_analysis()
+        speeds.append((sum(numbers(members.env_steps)) - before) / (time.perf_counter() - begin))
+    memory = population.compiled.memory_analysis()
     return {
         "steps_per_s": sorted(speeds)[len(speeds) // 2],
         "trace_s": population.trace_s,

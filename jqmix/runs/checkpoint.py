@@ -1,56 +1,368 @@
-"""Saving and loading the training state with Orbax: everything but the replay, one folder per saved step."""
+"""Checkpoints: the whole training state, saved with Orbax, with a checksum of every file.
 
+    checkpoints/1200/               members that train together: all of a run's, or those of checkpoints/members_0-3/
+        learned/                    Orbax: everything but the replay
+        replay/                     Orbax: the replay with its priorities
+        manifest.json               what it holds, and the files' checksums; a first line with its own
+    checkpoints/1230_final/         what the run ended with: ``learned`` of its last evaluation, nothing to go on from
+
+A checkpoint is written under another name and moved into place when it is complete and on the disk: what has its name
+is whole, or was damaged since, which the checksums tell.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
 from jqmix.config import Config, ConfigError
-from jqmix.learning.train import Member, Shared
+from jqmix.learning.state import Member, Shared
+from jqmix.runs.run_dir import sync
+
+REPLAY = ("replay", "priority")  # the fields of a member that are large, and that only resuming needs
+MANIFEST = "manifest.json"
 
 
-def without_replay(members: Member) -> dict[str, Any]:
-    """What a checkpoint holds of the members, on the host. Replay (with its priorities) is large, and only resuming
-    would need it."""
-    return jax.device_get({k: v for k, v in members._asdict().items() if k not in ("replay", "priority")})
+class DamagedError(Exception):
+    """A checkpoint is not what was saved: which, and which file of it."""
 
 
-def save(run_dir: Path, members: dict[str, Any], shared: Shared) -> Path:
-    """Writes ``checkpoints/<iteration>``; never over an existing one."""
-    path = (run_dir / "checkpoints" / str(int(shared.iteration))).resolve()
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(path, {"member": members, "shared": jax.device_get(shared)})
-    return path
+@dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint says of itself. ``lines``: how many lines of metrics each member had; ``final``: it is what a
+    run of ``total_steps`` ended with; ``settings``: those of the run, by dotted path."""
+
+    iteration: int
+    env_steps: list[int]
+    lines: list[int]
+    elapsed_s: float
+    total_steps: int
+    with_replay: bool
+    final: bool
+    settings: dict[str, Any]
+    files: dict[str, str] = field(default_factory=dict)
 
 
-def newest(run_dir: Path) -> Path:
-    """The folder of the newest checkpoint. Raises ``ConfigError`` where there is none."""
-    folder = Path(run_dir) / "checkpoints"
-    steps = [p for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
-    if not steps:
-        raise ConfigError(f"run_dir: no checkpoint in {run_dir}")
-    return max(steps, key=lambda p: int(p.name))
+class Saved(NamedTuple):
+    """Where a checkpoint is, by its name alone: of the run's members ``first`` to ``last`` (not included)."""
+
+    path: Path
+    first: int
+    last: int
+    iteration: int
+    final: bool
+
+    @property
+    def order(self) -> tuple[int, bool]:
+        return self.iteration, self.final
 
 
-def load_members(run_dir: Path, cfg: Config) -> dict[str, Any]:
-    """What the newest checkpoint holds of the members, field by field: every leaf leads with P = ``cfg.seeds``."""
-    path = newest(run_dir).resolve()
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        # As NumPy arrays: they are read wherever the run was made, on whatever devices.
-        saved = checkpointer.metadata(path).item_metadata.tree
+def snapshot(members: Member, shared: Shared) -> tuple[Member, Shared]:
+    """Copies on the host, which stay what they are when the devices' are given away."""
+    return jax.tree.map(np.array, jax.device_get((members, shared)))
+
+
+def of_members(members: Member, some: slice) -> Member:
+    return jax.tree.map(lambda x: x[some], members)
+
+
+# Saving
+
+
+def folder_of(run_dir: Path, seeds: int, first: int, last: int) -> Path:
+    """Where checkpoints of these members of a run lie."""
+    folder = run_dir / "checkpoints"
+    return folder if (first, last) == (0, seeds) else folder / f"members_{first}-{last - 1}"
+
+
+def save(folder: Path, members: Member, shared: Shared, about: Manifest) -> Path:
+    """Writes a checkpoint of states on the host. Raises ``OSError``; what it had written is gone then."""
+    name = f"{about.iteration}_final" if about.final else str(about.iteration)
+    temporary = folder / f".{name}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        state = _nested(members)
+        replay = {name: state.pop(name) for name in REPLAY if name in state}
+        _write_tree(temporary / "learned", {"member": state, "shared": _nested(shared)})
+        if about.with_replay:
+            _write_tree(temporary / "replay", replay)
+        _write_manifest(temporary, about)
+        for path in [*_files(temporary), *(p for p in temporary.rglob("*") if p.is_dir()), temporary]:
+            sync(path)
+        _move_into_place(temporary, folder / name)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return folder / name
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Deletes all but the newest ``keep`` checkpoints, what was interrupted while it was written, and what earlier
+    ends of the run left."""
+    found = sorted(_list(folder, 0, 0), key=lambda saved: saved.order)
+    old = [s for s in found if not s.final][:-keep] + [s for s in found if s.final and s is not found[-1]]
+    for path in [*(s.path for s in old), *folder.glob(".*.tmp")]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _move_into_place(temporary: Path, path: Path) -> None:
+    if path.exists():  # damaged, or of a run that was resumed from before it
+        aside = path.with_name(f".{path.name}.old.tmp")
+        shutil.rmtree(aside, ignore_errors=True)
+        os.rename(path, aside)
+    os.rename(temporary, path)
+    sync(path.parent)
+
+
+def _nested(tree: Any) -> Any:
+    """A tree of named tuples as dictionaries, without what is None or empty, which Orbax does not save."""
+    if isinstance(tree, tuple):
+        tree = tree._asdict() if hasattr(tree, "_asdict") else {str(i): x for i, x in enumerate(tree)}  # type: ignore[union-attr]
+    if isinstance(tree, Mapping):
+        inner = {name: _nested(x) for name, x in tree.items()}
+        return {name: x for name, x in inner.items() if x is not None and not (isinstance(x, dict) and not x)}
+    return None if tree is None or np.size(tree) == 0 else tree
+
+
+def _write_tree(path: Path, tree: Any) -> None:
+    """With Orbax, whose errors of the disk are ``OSError`` here, whatever they are there."""
+    with _plain(path.parent) as parent, _quiet():
+        try:
+            with ocp.PyTreeCheckpointer() as checkpointer:
+                checkpointer.save(parent / path.name, tree)
+        except OSError:
+            raise
+        except Exception as error:
+            raise OSError(None, _disk_error(error)) from error
+
+
+def _disk_error(error: Exception) -> str:
+    text = str(error)
+    return "No space left on device" if "No space left" in text else text.split(" [")[0][-200:]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Orbax logs what it raises from threads of its own."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _plain(folder: Path) -> Iterator[Path]:
+    """A way to ``folder`` without characters that Orbax takes for patterns: a link to it, if there are any."""
+    path = folder.resolve()
+    if not set("[]*?\\{}") & set(str(path)):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as place:
+        link = Path(place) / "run"
+        link.symlink_to(path, target_is_directory=True)
+        yield link
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+
+
+def _write_manifest(folder: Path, about: Manifest) -> None:
+    files = {p.relative_to(folder).as_posix(): _checksum(p) for p in _files(folder)}
+    text = json.dumps(asdict(about) | {"files": files}, indent=1) + "\n"
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    (folder / MANIFEST).write_text(f"{digest}\n{text}", encoding="utf-8")
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# Reading
+
+
+def find(run_dir: Path, seeds: int) -> list[Saved]:
+    """All checkpoints of a run, newest first, by their names."""
+    root = run_dir / "checkpoints"
+    found = _list(root, 0, seeds)
+    for folder in root.iterdir() if root.is_dir() else ():
+        ends = folder.name.removeprefix("members_").split("-")
+        if folder.name.startswith("members_") and len(ends) == 2 and all(_is_number(x) for x in ends):
+            found += _list(folder, int(ends[0]), min(int(ends[1]) + 1, seeds))
+    return sorted(found, key=lambda saved: saved.order, reverse=True)
+
+
+def _list(folder: Path, first: int, last: int) -> list[Saved]:
+    if not folder.is_dir():
+        return []
+    names = [(path, path.name.removesuffix("_final")) for path in folder.iterdir() if path.is_dir()]
+    return [
+        Saved(path, first, last, int(name), path.name.endswith("_final")) for path, name in names if _is_number(name)
+    ]
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 19
+
+
+def check(path: Path, parts: Sequence[str] = ("learned", "replay")) -> Manifest:
+    """What a checkpoint says of itself, after its manifest and the files of these parts were found to be what was
+    saved. Raises ``DamagedError``."""
+    about = _read_manifest(path)
+    for name, digest in about.files.items():
+        if name.split("/")[0] in parts:
+            try:
+                sound = _checksum(path / name) == digest
+            except OSError as error:
+                raise DamagedError(f"{path} is damaged: {name}: {error.strerror}") from None
+            if not sound:
+                raise DamagedError(f"{path} is damaged: {name} is not what was saved")
+    return about
+
+
+def _read_manifest(path: Path) -> Manifest:
+    try:
+        digest, _, text = (path / MANIFEST).read_bytes().partition(b"\n")
+    except OSError as error:
+        raise DamagedError(f"{path} is damaged: {MANIFEST}: {error.strerror}") from None
+    if hashlib.sha256(text).hexdigest().encode() != digest:
+        raise DamagedError(f"{path} is damaged: {MANIFEST} is not what was saved")
+    return Manifest(**json.loads(text))
+
+
+def load(path: Path, with_replay: bool) -> dict[str, Any]:
+    """``{"member": …, "shared": …}``: fields as dictionaries of NumPy arrays, read wherever they were saved."""
+    tree = _read_tree(path / "learned")
+    if with_replay:
+        tree["member"] |= _read_tree(path / "replay")
+    return tree
+
+
+def _read_tree(path: Path) -> Any:
+    with _plain(path.parent) as parent, _quiet(), ocp.PyTreeCheckpointer() as checkpointer:
+        place = parent / path.name
+        saved = checkpointer.metadata(place).item_metadata.tree
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
-        tree = checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
-    found = {x.shape[0] for x in jax.tree.leaves(tree["member"]["learner"]["params"])}
-    if found != {cfg.seeds}:
-        raise ConfigError(f"seeds: config.yaml says {cfg.seeds}, the checkpoint holds {found}")
-    return tree["member"]
+        return checkpointer.restore(place, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
 
 
-def load_params(run_dir: Path, cfg: Config) -> Any:
-    """The learned parameters of all members, from the newest checkpoint: every leaf leads with P = ``cfg.seeds``."""
-    return _gates_apart(load_members(run_dir, cfg)["learner"]["params"])
+def fill(like: Any, tree: Any, name: str = "") -> Any:
+    """``tree`` in the form of ``like``, whose leaves tell shapes and types.
+
+    Raises ``ConfigError`` where they differ: the configuration is not the one that it was saved with.
+    """
+    if like is None:
+        return None
+    if isinstance(like, Mapping):
+        return {key: fill(x, _get(tree, key), f"{name}.{key}") for key, x in like.items()}
+    if isinstance(like, tuple):
+        keys = getattr(like, "_fields", tuple(str(i) for i in range(len(like))))
+        inner = [fill(x, _get(tree, key), f"{name}.{key}") for key, x in zip(keys, like, strict=True)]
+        return type(like)(*inner) if hasattr(like, "_fields") else tuple(inner)
+    if np.size(like) == 0:
+        return np.zeros(like.shape, like.dtype)
+    if tree is None or np.shape(tree) != like.shape or tree.dtype != like.dtype:
+        found = "nothing" if tree is None else f"{tree.dtype}{list(np.shape(tree))}"
+        wanted = f"{like.dtype}{list(like.shape)}"
+        raise ConfigError(f"config.yaml does not fit the checkpoint: {name[1:]} is {found} there, and {wanted} here")
+    return tree
+
+
+def _get(tree: Any, key: str) -> Any:
+    return tree.get(key) if isinstance(tree, Mapping) else None
+
+
+def newest(
+    run_dir: Path,
+    seeds: int,
+    members: range,
+    say: Callable[[str], None],
+    to_resume: bool = False,
+    at: int | None = None,
+) -> tuple[Saved, Manifest] | None:
+    """The newest sound checkpoint that holds these members of a run (of iteration ``at``); damaged ones are told of.
+
+    ``to_resume``: one to go on from, which a run's end is not. None where there is none; raises ``ConfigError`` where
+    all are damaged.
+    """
+    found = [s for s in find(run_dir, seeds) if s.first <= members.start and members.stop <= s.last]
+    found = [s for s in found if not (to_resume and s.final) and at in (None, s.iteration)]
+    for saved in found:
+        try:
+            return saved, check(saved.path, ("learned", "replay") if to_resume else ("learned",))
+        except DamagedError as error:
+            say(str(error))
+    if found:
+        raise ConfigError(f"run_dir: every checkpoint in {run_dir} is damaged; {found[0].path} is the newest")
+    return None
+
+
+class Learned(NamedTuple):
+    """What members of a run learned: fields of ``Member`` without the replay, as dictionaries whose leaves lead with
+    the axis of ``members``; some may not have been trained yet."""
+
+    members: list[int]
+    tree: dict[str, Any]
+
+    def agents(self, best: bool = False) -> Any:
+        """The agents' parameters: the newest, or those that played best in an evaluation."""
+        if not best:
+            return self.tree["learner"]["params"]["agent"]
+        if "best" not in self.tree:
+            raise ConfigError("best: this run is of an earlier version, which kept none")
+        return self.tree["best"]["params"]
+
+
+def load_learned(run_dir: Path, cfg: Config, say: Callable[[str], None]) -> Learned:
+    """What the newest sound checkpoints hold. Raises ``ConfigError`` where there is none."""
+    pieces: list[tuple[list[int], Any]] = []
+    member = 0
+    while member < cfg.seeds:
+        chosen = _of_earlier_version(run_dir) or newest(run_dir, cfg.seeds, range(member, member + 1), say)
+        if chosen is None:
+            member += 1
+            continue
+        if isinstance(chosen, Path):
+            tree, first, last = _gates_apart(_read_tree(chosen)["member"]), 0, cfg.seeds
+        else:
+            saved = chosen[0]
+            tree, first, last = load(saved.path, with_replay=False)["member"], saved.first, saved.last
+        _check_count(tree, last - first, cfg)
+        pieces.append((list(range(member, last)), jax.tree.map(lambda x, i=member - first: x[i:], tree)))
+        member = last
+    if not pieces:
+        raise ConfigError(f"run_dir: no checkpoint in {run_dir}")
+    trees = [tree for _, tree in pieces]
+    members = [m for some, _ in pieces for m in some]
+    return Learned(members, jax.tree.map(lambda *x: np.concatenate(x), *trees))
+
+
+def _check_count(tree: Any, count: int, cfg: Config) -> None:
+    found = len(tree["seed"])
+    if found != count:
+        raise ConfigError(f"seeds: config.yaml says {cfg.seeds}, the checkpoint holds {found} members")
+
+
+def _of_earlier_version(run_dir: Path) -> Path | None:
+    """The newest checkpoint of a version that had no checksums; it holds no replay and can't be resumed."""
+    found = [s for s in find(run_dir, 1) if (s.path / "_CHECKPOINT_METADATA").is_file()]
+    return found[0].path if found else None
 
 
 def _gates_apart(params: Any, name: str = "") -> Any:

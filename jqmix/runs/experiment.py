@@ -1,30 +1,36 @@
-"""Runs: compile, chunk after chunk, log, save. Nothing is written before everything that can be checked was.
+"""Runs: compile, call after call, log, save, resume. Nothing is written before everything that can be checked was.
 
 Configurations of one shape, which differ in seeds and traced hyperparameters alone, are trained in one program, and
 each writes a run directory of its own.
 """
 
-import datetime
+import contextlib
 import importlib.metadata
 import json
 import platform
+import shlex
 import subprocess
-import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
-from jqmix.config import Config, ConfigError, dump, flatten, to_dict
+from jqmix.config import Config, ConfigError, flatten, to_dict
+from jqmix.interrupts import Interrupted, Stop, watched
 from jqmix.learning.learner import TRACED
-from jqmix.learning.train import Member, Shared
+from jqmix.learning.state import Member
 from jqmix.runs import checkpoint
+from jqmix.runs.checkpoint import Manifest
 from jqmix.runs.devices import make_mesh
-from jqmix.runs.loggers import Line, MetricsFile, Terminal, to_lines
+from jqmix.runs.groups import Group, Part, Run, settled
+from jqmix.runs.log import Log
+from jqmix.runs.loggers import Line, Terminal
 from jqmix.runs.memory import MemoryPlan, make_plan
+from jqmix.runs.policy import load_run_config
 from jqmix.runs.population import (
     Population,
     Starts,
@@ -34,40 +40,33 @@ from jqmix.runs.population import (
     replay_ratio,
     starts_of,
 )
+from jqmix.runs.run_dir import RunDir, RunError
+from jqmix.runs.saver import Saver
+from jqmix.runs.training import Training
 from jqmix.types import EnvSpec
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run leaves: every log line, the members' parameters (leaves lead with P), and where it was written."""
+    """What a run leaves, read from where it was written."""
 
     config: Config
-    metrics: list[Line]
-    params: Any
     run_dir: Path
     trace_s: float
     compile_s: float
     train_s: float
 
+    @property
+    def metrics(self) -> list[Line]:
+        """Every line of metrics.jsonl."""
+        with (self.run_dir / "metrics.jsonl").open(encoding="utf-8") as file:
+            return [json.loads(line) for line in file]
 
-def _new_run_dir(cfg: Config, spec: EnvSpec) -> Path:
-    """The run's folder, made. Raises ``ConfigError`` rather than write into one that holds anything."""
-    if cfg.run_dir is not None:
-        path = Path(cfg.run_dir)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise ConfigError(f"run_dir: {path} already exists and is not empty; nothing was overwritten")
-        path.mkdir(parents=True, exist_ok=True)
-        return path
-    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    base = Path("runs") / f"{spec.name}_{cfg.algo.mixer}_{stamp}"
-    for n in range(1000):
-        path = base if n == 0 else base.with_name(f"{base.name}_{n}")
-        try:
-            path.mkdir(parents=True)
-            return path
-        except FileExistsError:
-            continue
-    raise ConfigError(f"run_dir: {base} and a thousand after it are taken")
+    @cached_property
+    def params(self) -> Any:
+        """What the members learned; leaves lead with P."""
+        learned = checkpoint.load_learned(self.run_dir, self.config, warnings.warn)
+        return learned.tree["learner"]["params"]
 
 
 def _version(package: str) -> str | None:
@@ -122,58 +121,189 @@ def shape_of(cfg: Config) -> str:
 def train(cfg: Config, quiet: bool = False) -> Result:
     """Trains a population to ``total_steps`` and writes its run directory.
 
-    Raises ``ConfigError`` (or ``EnvError``) for anything unfit before compiling or writing. Interrupted (Ctrl-C), it
-    saves what was learned, says so, and raises ``KeyboardInterrupt``.
+    Raises ``ConfigError`` (or ``EnvError``) for anything unfit before compiling or writing. Stopped by a signal
+    (Ctrl-C), it saves, says how to go on, and raises ``KeyboardInterrupt``. Raises ``RunError`` where it can't go on.
     """
-    return train_together([cfg], quiet)[0]
+    (result,) = train_together([cfg], quiet)
+    return result
 
 
-def train_together(cfgs: Sequence[Config], quiet: bool = False) -> list[Result]:
-    """The same for configurations of one shape: all their members in one program, a run directory for each of them."""
+def resume(run_dir: str | Path, total_steps: int | None = None, quiet: bool = False, trust: bool = False) -> Result:
+    """Goes on from a run's newest sound checkpoint, as if it had never stopped; to more steps, if told.
+
+    Raises ``ConfigError`` where there is nothing to go on with. ``trust``: the run may name code of its own.
+    """
+    path = Path(run_dir)
+    cfg = replace(load_run_config(path), run_dir=str(path))
+    if total_steps is not None:
+        cfg = replace(cfg, total_steps=total_steps)
+    (result,) = train_together([cfg], quiet, resuming=True)
+    return result
+
+
+def train_together(cfgs: Sequence[Config], quiet: bool = False, resuming: bool = False) -> list[Result]:
+    """The same for configurations of one shape: all their members in one program, a run directory for each of them.
+
+    ``resuming``: those of the directories that are there go on from their checkpoints.
+    """
     if len({shape_of(cfg) for cfg in cfgs}) > 1:
         raise ValueError("configurations that are trained together may differ in traced fields and seeds alone")
-    whole = replace(cfgs[0], seeds=sum(cfg.seeds for cfg in cfgs), group=cfgs[0].group if len(cfgs) == 1 else None)
-    terminal = Terminal(whole.total_steps, quiet)
-    with terminal.waiting("building the environment …"):
-        spec, member = abstract_member(whole)
-    plan = make_plan(whole, spec, member)
-    runs = [_open_run(cfg, metadata(cfg, spec, member, plan), spec, terminal) for cfg in cfgs]
-    terminal.say(_headline(whole, spec, metadata(whole, spec, member, plan)))
-    terminal.say(str(plan))
-
-    with terminal.waiting("tracing and compiling …"):
-        population = compile_population(whole, plan.group, starts_of(*cfgs))
-    terminal.say(f"traced in {population.trace_s:.1f} s, compiled in {population.compile_s:.1f} s")
-    log = _Log([_Place(run_dir, i, cfg.seed + i) for run_dir, cfg in runs for i in range(cfg.seeds)], terminal)
-    members, shared, interrupted = _train_groups(population, starts_of(*cfgs), plan.group, log)
-    train_s = log.elapsed()
-    log.close()
-    results, first = [], 0
-    for run_dir, cfg in runs:
-        mine = jax.tree.map(lambda x, i=slice(first, first + cfg.seeds): x[i], members)
-        saved = checkpoint.save(run_dir, mine, shared)
-        times = (population.trace_s, population.compile_s, train_s)
-        results.append(Result(cfg, log.lines[run_dir], mine["learner"].params, run_dir, *times))
-        first += cfg.seeds
-        if interrupted:
-            terminal.say(f"interrupted after {int(shared.iteration)} iterations; saved {saved}")
-    if interrupted:
-        raise KeyboardInterrupt
-    newest = log.newest()
-    terminal.summary(newest)
-    steps = sum(line["env_steps"] for line in newest)
-    where = ", ".join(str(run_dir) for run_dir, _ in runs)
-    terminal.say(f"{steps:,} environment steps in {train_s:.1f} s ({steps / train_s:,.0f} steps/s); saved in {where}")
-    return results
+    with watched() as stop, contextlib.ExitStack() as stack:
+        session = _Session(cfgs, stop, Terminal(cfgs[0].total_steps, quiet), stack)
+        return session.train(resuming)
 
 
-def _open_run(cfg: Config, info: dict[str, Any], spec: EnvSpec, terminal: Terminal) -> tuple[Path, Config]:
-    """Makes the run's folder and writes what is known before training."""
-    run_dir = _new_run_dir(cfg, spec)
-    terminal.say(f"run directory: {run_dir}")
-    (run_dir / "config.yaml").write_text(dump(cfg), encoding="utf-8")
-    (run_dir / "metadata.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
-    return run_dir, cfg
+class _Session:
+    """Everything that the training of one program shares."""
+
+    def __init__(self, cfgs: Sequence[Config], stop: Stop, terminal: Terminal, stack: contextlib.ExitStack):
+        self.cfgs = cfgs
+        self.cfg = replace(cfgs[0], seeds=sum(c.seeds for c in cfgs), group=cfgs[0].group if len(cfgs) == 1 else None)
+        self.stop = stop
+        self.terminal = terminal
+        self.stack = stack
+        self.runs: list[Run] = []
+        self.starts: Starts = starts_of(*cfgs)
+        self.programs: dict[int, Population] = {}
+
+    # Before training
+
+    def train(self, resuming: bool) -> list[Result]:
+        self.terminal.hint("building the environment …")
+        spec, member = abstract_member(self.cfg)
+        self.stop.raise_if_asked()
+        plan = self._plan(spec, member, resuming)
+        fresh = self._open(spec, member, plan, resuming)
+        with contextlib.ExitStack() as undoing:
+            for run in fresh:
+                undoing.enter_context(self.stop.undoing(run.dir.discard))
+            groups = [self._group(first, first + plan.group) for first in range(0, self.cfg.seeds, plan.group)]
+            to_do = [group for group in groups if not self._finished(group)]
+            if to_do:
+                self.terminal.say(_headline(self.cfg, spec, metadata(self.cfg, spec, member, plan)))
+                self.terminal.say(str(plan))
+                self.compiled(to_do[0])
+            else:
+                self.terminal.say(f"finished, with {self.cfg.total_steps:,} steps; --total-steps goes on to more")
+            self.stop.raise_if_asked()
+        with self.stop.waiting():
+            return self._train(to_do)
+
+    def _plan(self, spec: EnvSpec, member: Member, resuming: bool) -> MemoryPlan:
+        """A run that is resumed keeps its groups, or where they don't fit any more divides them."""
+        if resuming and self.cfg.group is None:
+            before = _recorded_group(Path(self.cfgs[0].run_dir or ""))
+            if before is not None and self.cfg.seeds % before == 0:
+                with contextlib.suppress(ConfigError):
+                    return make_plan(replace(self.cfg, group=before), spec, member)
+                return make_plan(replace(self.cfg, seeds=before), spec, member)._replace(members=self.cfg.seeds)
+        return make_plan(self.cfg, spec, member)
+
+    def _open(self, spec: EnvSpec, member: Member, plan: MemoryPlan, resuming: bool) -> list[Run]:
+        """Makes the runs' folders and writes what is known before training, or locks those that are there; returns the
+        runs that are new."""
+        fresh, first = [], 0
+        for cfg in self.cfgs:
+            there = resuming and cfg.run_dir is not None and (Path(cfg.run_dir) / "config.yaml").is_file()
+            name = f"{spec.name}_{cfg.algo.mixer}"
+            run_dir = RunDir(Path(cfg.run_dir or ""), made=False) if there else RunDir.create(cfg.run_dir, name)
+            self.stack.callback(run_dir.close)
+            self.terminal.say(f"run directory: {run_dir.path}")
+            run = Run(cfg, run_dir, first)
+            if there:
+                self._check_unchanged(run)
+                run.dir.update(cfg)
+            else:
+                run.dir.begin(cfg, metadata(cfg, spec, member, plan))
+                fresh.append(run)
+            self.runs.append(run)
+            first = run.last
+        return fresh
+
+    def _check_unchanged(self, run: Run) -> None:
+        """Raises ``ConfigError`` where the run was begun with other settings, or made more steps than it is to make."""
+        found = Part(run, range(1)).newest(self.terminal.warn)
+        if found is None:
+            return
+        about: Manifest = found[1]
+        now = settled(run.cfg)
+        for path, value in about.settings.items():
+            if path in now and now[path] != value:
+                raise ConfigError(f"{path}: config.yaml says {now[path]!r}, but the run was begun with {value!r}")
+        if run.cfg.total_steps < min(about.total_steps, *about.env_steps):
+            raise ConfigError(
+                f"total_steps: {run.cfg.total_steps} are fewer than the {min(about.env_steps)} made already"
+            )
+
+    def _group(self, first: int, last: int) -> Group:
+        """Members first to last, with what they go on from: they need checkpoints of the same iteration."""
+        parts = [
+            Part(run, range(max(first - run.first, 0), min(last - run.first, run.cfg.seeds)))
+            for run in self.runs
+            if run.first < last and first < run.last
+        ]
+        newest = [part.newest(self.terminal.warn, to_resume=True) for part in parts]
+        if None in newest:  # one that was stopped before all its parts were saved once begins again
+            return Group(first, last, parts, [])
+        at = min(saved.iteration for saved, _ in newest)
+        sources = [part.newest(self.terminal.warn, to_resume=True, at=at) for part in parts]
+        return Group(first, last, parts, sources if None not in sources else [])
+
+    def _finished(self, group: Group) -> bool:
+        newest = [part.newest(lambda text: None) for part in group.parts]
+        return all(
+            found is not None and found[1].final and found[1].total_steps == self.cfg.total_steps for found in newest
+        )
+
+    def compiled(self, group: Group) -> Population:
+        """The program for so many members, compiled once for each number."""
+        if group.size not in self.programs:
+            self.terminal.hint("tracing and compiling …")
+            program = compile_population(self.cfg, group.size, self.starts.slice(group.first, group.size))
+            self.terminal.say(f"traced in {program.trace_s:.1f} s, compiled in {program.compile_s:.1f} s")
+            self.programs[group.size] = program
+        return self.programs[group.size]
+
+    # Training
+
+    def _train(self, groups: list[Group]) -> list[Result]:
+        log = Log(self.runs, groups, self.terminal)
+        saver = Saver(self.cfg.checkpoint, self.terminal.warn)
+        self.stack.callback(saver.close)
+        self.stack.callback(log.close)
+        try:
+            for group in groups:
+                population, starts = self.compiled(group), self.starts.slice(group.first, group.size)
+                Training(self.cfg, self.stop, group, population, starts, log, saver).run()
+        except Interrupted as stopped:
+            self.terminal.warn(f"stopped by {stopped}; saved; {self._how_to_go_on()}")
+            raise
+        except RunError as error:
+            raise RunError(f"{error}; {self._how_to_go_on()}") from None
+        finally:
+            self.terminal.stop()
+        return self._end(log)
+
+    def _how_to_go_on(self) -> str:
+        """A study's runs go on together, which who runs it says."""
+        if len(self.runs) > 1:
+            return "what was saved is kept"
+        return f"go on with: jqmix resume {shlex.quote(str(self.runs[0].path))}"
+
+    def _end(self, log: Log) -> list[Result]:
+        programs, train_s = self.programs.values(), log.elapsed()
+        trace_s, compile_s = sum(p.trace_s for p in programs), sum(p.compile_s for p in programs)
+        results = [Result(run.cfg, run.path, trace_s, compile_s, train_s) for run in self.runs]
+        if log.steps_made:
+            self.terminal.summary(log.newest())
+            where = ", ".join(str(run.path) for run in self.runs)
+            speed = log.steps_made / train_s
+            self.terminal.say(
+                f"{log.steps_made:,} environment steps in {train_s:.1f} s ({speed:,.0f} steps/s); saved in {where}"
+            )
+        if len(self.runs) == 1 and len(log.faults) == self.cfg.seeds:
+            raise RunError("no member is left: " + "; ".join(log.faults.values()))
+        return results
 
 
 def _headline(cfg: Config, spec: EnvSpec, info: dict[str, Any]) -> str:
@@ -186,87 +316,9 @@ def _headline(cfg: Config, spec: EnvSpec, info: dict[str, Any]) -> str:
     )
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where a member of the program is logged: as which member of which run."""
-
-    run_dir: Path
-    member: int
-    seed: int
-
-
-class _Log:
-    """Where chunks are logged: the runs' files, the terminal, and the lists that ``train`` returns."""
-
-    def __init__(self, places: list[_Place], terminal: Terminal):
-        self.terminal = terminal
-        self.places = places
-        run_dirs = dict.fromkeys(place.run_dir for place in places)
-        self._files = {run_dir: MetricsFile(run_dir / "metrics.jsonl") for run_dir in run_dirs}
-        self.lines: dict[Path, list[Line]] = {run_dir: [] for run_dir in self._files}
-        self._begin = time.perf_counter()
-
-    def chunk(self, first: int, metrics: Any, updates: Any) -> int:
-        """Waits for a chunk of the members from ``first`` on and logs it; the fewest steps one of them has made."""
-        host = jax.device_get(metrics)
-        places = self.places[first : first + len(host["env_steps"])]
-        new = to_lines(host, [(p.member, p.seed) for p in places], int(updates), self.elapsed())
-        for place, line in zip(places, new, strict=True):
-            self._files[place.run_dir].write([line])
-            self.lines[place.run_dir].append(line)
-        self.terminal.chunk(new)
-        return min(line["env_steps"] for line in new)
-
-    def newest(self) -> list[Line]:
-        """Every member's last line."""
-        return [line for lines in self.lines.values() for line in {line["member"]: line for line in lines}.values()]
-
-    def elapsed(self) -> float:
-        return time.perf_counter() - self._begin
-
-    def close(self) -> None:
-        for file in self._files.values():
-            file.close()
-
-
-def _train_groups(population: Population, starts: Starts, group: int, log: _Log) -> tuple[dict[str, Any], Shared, bool]:
-    """Group after group, in the same program; all members without their replays, and whether it was interrupted.
-
-    Members that an interruption leaves no time for come back as they were initialised.
-    """
-    total, interrupted = len(starts.seed), False
-    finished = []
-    shared = population.shared
-    for first in range(0, total, group):
-        members, counters = (
-            (population.members, population.shared) if first == 0 else population.init(starts.slice(first, group))
-        )
-        if not interrupted:
-            log.terminal.start("training" if group == total else f"members {first + 1}–{first + group} of {total}")
-            members, shared, interrupted = _loop(population, first, members, counters, log)
-        finished.append(checkpoint.without_replay(members))
-        del members  # before the next group's take their place
-    return jax.tree.map(lambda *x: np.concatenate(x), *finished), shared, interrupted
-
-
-def _loop(
-    population: Population, first: int, members: Member, shared: Shared, log: _Log
-) -> tuple[Member, Shared, bool]:
-    """Chunks until these members made their steps, or an interruption. While one runs, the host logs the one before."""
-    total = population.cfg.total_steps
-    pending: tuple[Any, Any] | None = None
-    try:
-        done = 0
-        while done < total:
-            members, shared, metrics = population.step(members, shared)
-            if pending is not None:
-                done = log.chunk(first, *pending)
-            pending = (metrics, shared.updates)
-            # The chunk in flight may be the last: find out before starting another.
-            if done + population.steps_per_chunk >= total:
-                done, pending = log.chunk(first, *pending), None
-    except KeyboardInterrupt:
-        return members, shared, True
-    finally:
-        log.terminal.stop()
-    return members, shared, False
+def _recorded_group(run_dir: Path) -> int | None:
+    """How many members a run trained at once, by its metadata; None where that is not to be had."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        group = json.loads((run_dir / "metadata.json").read_text(encoding="utf-8"))["memory_plan"]["group"]
+        return group if type(group) is int and group > 0 else None
+    return None

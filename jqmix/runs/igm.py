@@ -5,6 +5,7 @@ greedy actions; that it is also the one that pays most is a further matter. Both
 """
 
 import itertools
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,14 +133,14 @@ def joint_values(run_dir: str | Path) -> list[JointValues]:
     learner = make_learner(cfg, game.spec)
     if learner.mixer.per_agent:
         raise ConfigError(f"run_dir: {run_dir} has no joint value; {cfg.algo.mixer} mixes nothing")
-    members = checkpoint.load_members(run_dir, cfg)
-    moments = normalise.Moments(**members["moments"])
-    seeds = list(range(cfg.seed, cfg.seed + cfg.seeds))
+    learned = checkpoint.load_learned(run_dir, cfg, warnings.warn)
+    moments = normalise.Moments(**learned.tree["moments"])
+    seeds = [cfg.seed + member for member in learned.members]
 
     def of(situation: Situation) -> JointValues:
         window = every_joint_action(game, situation.history)
         read = jax.vmap(lambda params, moments: _tables(learner, window, params, moments))
-        utilities, flat = jax.device_get(read(members["learner"]["params"], moments))
+        utilities, flat = jax.device_get(read(learned.tree["learner"]["params"], moments))
         tables = {name: table.reshape(-1, *situation.payoff.shape) for name, table in flat.items()}
         return JointValues(cfg.algo.mixer, situation.name, seeds, situation.payoff, utilities, tables)
 

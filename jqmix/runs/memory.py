@@ -10,7 +10,8 @@ from jaxtyping import Array
 from jqmix.config import Config, ConfigError
 from jqmix.learning import split
 from jqmix.learning.learner import make_learner, mixer_sizes
-from jqmix.learning.train import Member, window_length
+from jqmix.learning.state import Member
+from jqmix.learning.train import window_length
 from jqmix.networks.mixers import Joint, Mixer, MixerSizes
 from jqmix.runs.devices import AXIS, make_mesh, members_take_turns, shares
 from jqmix.types import EnvSpec

@@ -13,6 +13,7 @@ from typing import Any
 
 from jqmix.config import Config, ConfigError, build, coerce_text, flatten, to_dict
 from jqmix.envs.registry import entries
+from jqmix.runs.run_dir import write_text
 
 STUDY = "study.json"
 
@@ -48,8 +49,10 @@ class Study:
     tricks: list[Trick]
 
     def save(self, folder: Path) -> None:
-        text = json.dumps({"tricks": [asdict(trick) for trick in self.tricks]}, indent=1, ensure_ascii=False)
-        (folder / STUDY).write_text(text + "\n", encoding="utf-8")
+        tricks = [asdict(trick) for trick in self.tricks]
+        configs = {name: to_dict(cfg) for name, cfg in self.configs.items()}
+        tree = {"tricks": tricks, "configs": configs}
+        write_text(folder / STUDY, json.dumps(tree, indent=1, ensure_ascii=False) + "\n")
 
 
 def load_tricks(folder: Path) -> list[Trick]:
@@ -65,6 +68,18 @@ def load_tricks(folder: Path) -> list[Trick]:
         ]
     except (json.JSONDecodeError, KeyError, TypeError):
         raise ConfigError(f"{path}: not a study") from None
+
+
+def load_study(folder: Path) -> Study:
+    """A study as it was begun. Raises ``ConfigError`` where that is not to be had."""
+    tricks = load_tricks(folder)
+    try:
+        configs = json.loads((folder / STUDY).read_text(encoding="utf-8"))["configs"]
+        return Study({name: build(flatten(tree)) for name, tree in configs.items()}, tricks)
+    except ConfigError as error:
+        raise ConfigError(f"{folder / STUDY}: {error}") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise ConfigError(f"{folder / STUDY}: holds no configurations to go on with") from None
 
 
 # Grids

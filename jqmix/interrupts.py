@@ -1,0 +1,146 @@
+"""SIGINT, SIGTERM and SIGHUP: where a signal may stop the program at once, and where it waits until nothing is lost.
+
+An exception raised while a compiled program runs would lose what was donated to it, and one raised while XLA compiles
+crashes the process. So nothing is raised: the command line has a thread that takes signals, whatever the main thread
+does. Inside :func:`careful` a signal is only noted, to be looked at between calls; elsewhere it ends the process at
+once. A second signal always does. Imports the standard library alone, to be there before anything slow is imported.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal stopped the run, after saving. ``code`` is the exit code that shells expect: 128 and its number."""
+
+    def __init__(self, signum: int):
+        super().__init__(signal.Signals(signum).name)
+        self.code = 128 + signum
+
+
+class Stop:
+    """Whether a signal came, and what is to be done if it ends the process at once."""
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self.careful = False
+        self._undo: list[Callable[[], None]] = []
+        self._lock = threading.RLock()
+
+    def __bool__(self) -> bool:
+        return self.signum is not None
+
+    def raise_if_asked(self) -> None:
+        """Raises :class:`Interrupted` if a signal came."""
+        if self.signum is not None:
+            raise Interrupted(self.signum)
+
+    @contextlib.contextmanager
+    def undoing(self, undo: Callable[[], None]) -> Iterator[None]:
+        """While this holds, ``undo`` is called before the process is ended, or when anything is raised."""
+        self._undo.append(undo)
+        try:
+            yield
+        except BaseException:
+            undo()
+            raise
+        finally:
+            self._undo.remove(undo)
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """While this holds, a first signal is noted only."""
+        with self._lock:
+            before, self.careful = self.careful, True
+        try:
+            yield
+        finally:
+            self.careful = before
+
+    def take(self, signum: int) -> bool:
+        """Notes a signal; whether it has to end the process at once."""
+        with self._lock:
+            second, self.signum = self.signum is not None, signum
+            if self.careful and not second:
+                _say("jqmix: finishing this part and saving; a second signal stops at once")
+                return False
+            if not second:
+                for undo in reversed(self._undo):
+                    undo()
+            return True
+
+
+_process: Stop | None = None
+
+
+def take_over_process() -> None:
+    """For the command line: from now on a thread takes the signals, but for those that are ignored (``nohup``)."""
+    global _process
+    stop = _process = Stop()
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    for signum in SIGNALS:
+        if signal.getsignal(signum) is not signal.SIG_IGN:
+            signal.signal(signum, lambda signum, frame: None)  # the thread's business
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+
+    def listen() -> None:
+        while taken := os.read(read, 1):
+            if taken[0] in SIGNALS and stop.take(taken[0]):
+                _exit(128 + taken[0])
+
+    threading.Thread(target=listen, name="signals", daemon=True).start()
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[Stop]:
+    """The process's :class:`Stop`; for a library's caller, one that holds for the time being.
+
+    There signals are always noted first: a second one does what it would have done without jqmix.
+    """
+    if _process is not None:
+        yield _process
+        return
+    stop = Stop()
+    stop.careful = True
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+
+    def note(signum: int, frame: object) -> None:
+        if stop.take(signum):
+            signal.signal(signum, before[signum])
+            signal.raise_signal(signum)
+
+    usual = (signal.SIG_DFL, signal.default_int_handler)
+    ours = [signum for signum, handler in before.items() if handler in usual]
+    for signum in ours:
+        signal.signal(signum, note)
+    try:
+        yield stop
+    finally:
+        for signum in ours:
+            signal.signal(signum, before[signum])
+
+
+def _say(text: str) -> None:
+    """Straight to the file, as the main thread may hold the stream's lock."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"\n{text}\n".encode())
+
+
+def _exit(code: int) -> None:
+    with contextlib.suppress(OSError):
+        if os.isatty(1):
+            os.write(1, b"\x1b[?25h\n")  # a progress bar hides the cursor
+    os._exit(code)
+
+
+def exit_code(error: KeyboardInterrupt) -> int:
+    return error.code if isinstance(error, Interrupted) else 128 + signal.SIGINT

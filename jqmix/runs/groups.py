@@ -1,0 +1,65 @@
+"""What trains together: runs, the parts of them in a group, and the checkpoints that a group goes on from."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jqmix.config import Config, flatten, to_dict
+from jqmix.runs import checkpoint
+from jqmix.runs.checkpoint import Manifest, Saved
+from jqmix.runs.loggers import MetricsFile
+from jqmix.runs.run_dir import RunDir
+
+# Fields that may change when a run is resumed.
+LATER = {"total_steps", "group", "run_dir", "on_nan", "eval.absolute"}
+
+
+def settled(cfg: Config) -> dict[str, Any]:
+    """What must not change when a run is resumed, as JSON has it."""
+    values = flatten(to_dict(cfg)).items()
+    return json.loads(json.dumps({k: v for k, v in values if k not in LATER and not k.startswith("checkpoint.")}))
+
+
+@dataclass
+class Run:
+    """A run among those that are trained together: its members are ``first`` to ``last`` of the program's."""
+
+    cfg: Config
+    dir: RunDir
+    first: int
+    metrics: MetricsFile | None = None
+
+    @property
+    def last(self) -> int:
+        return self.first + self.cfg.seeds
+
+    @property
+    def path(self) -> Path:
+        return self.dir.path
+
+
+class Part(NamedTuple):
+    """What one run has of the members that train together: these, by their numbers in the run."""
+
+    run: Run
+    members: range
+
+    def newest(self, say: Callable[[str], None], to_resume: bool = False, at: int | None = None) -> Any:
+        return checkpoint.newest(self.run.path, self.run.cfg.seeds, self.members, say, to_resume, at)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Members of the program that train together, and the checkpoints that they go on from: one of each part, all of
+    the same iteration, or none."""
+
+    first: int
+    last: int
+    parts: list[Part]
+    sources: list[tuple[Saved, Manifest]]
+
+    @property
+    def size(self) -> int:
+        return self.last - self.first

@@ -1,0 +1,151 @@
+"""Where the calls of a program are logged: the files of its runs first, then the terminal."""
+
+import sys
+import time
+from typing import Any
+
+from jqmix.config import Config
+from jqmix.learning.count import Count, numbers
+from jqmix.learning.health import FAULTS
+from jqmix.runs.checkpoint import Manifest, Saved
+from jqmix.runs.groups import Group, Part, Run
+from jqmix.runs.loggers import Line, MetricsFile, Terminal, to_line
+from jqmix.runs.run_dir import RunError
+
+
+class Log:
+    """Where calls are logged: the runs' files, then the terminal."""
+
+    def __init__(self, runs: list[Run], groups: list[Group], terminal: Terminal):
+        self.terminal = terminal
+        self.runs = runs
+        self.places = [(run, member) for run in runs for member in range(run.cfg.seeds)]
+        self.env_steps = [0] * len(self.places)
+        self.faults: dict[int, str] = {}  # of members that stay as they are
+        self.must_stop = False
+        self.steps_made = 0
+        self._newest: dict[int, Line] = {}
+        self._strange: set[int] = set()
+        keep = {run.path: dict.fromkeys(range(run.cfg.seeds), (sys.maxsize, sys.maxsize)) for run in runs}
+        for group in groups:
+            for part, source in zip(group.parts, group.sources or [None] * len(group.parts), strict=True):
+                keep[part.run.path] |= _lines_to_keep(part, source)
+        self.files = {run.path: MetricsFile(run.path / "metrics.jsonl", keep[run.path]) for run in runs}
+        before = max((about.elapsed_s for group in groups for _, about in group.sources), default=0.0)
+        self._start = time.perf_counter()
+        self._before = before
+
+    def begin(self, group: Group, env_steps: Count, codes: Any) -> int:
+        """A group's members as they go on; the slowest one's steps."""
+        steps = numbers(env_steps)
+        self.env_steps[group.first : group.last] = steps
+        for m, code in zip(range(group.first, group.last), codes, strict=True):
+            if code:
+                self.faults[m] = f"seed {self._seed(m)}: {FAULTS[code]}"
+        return self._slowest(group) or min(steps)
+
+    def call(
+        self, group: Group, metrics: dict[str, Any], updates: int, complete: bool, best: list[int] | None = None
+    ) -> int | None:
+        """Logs what a call made of a group's members; the steps of the slowest, None where all are frozen. ``best``:
+        what played was the best, of so many environment steps, on its own.
+
+        Raises ``RunError`` where the disk takes no more.
+        """
+        steps, faults = numbers(metrics.pop("env_steps")), metrics.pop("fault")
+        found_at = numbers(faults.env_steps)
+        new: list[Line] = []
+        for row, m in enumerate(range(group.first, group.last)):
+            if m in self.faults:
+                continue
+            self.steps_made += steps[row] - self.env_steps[m]
+            self.env_steps[m] = steps[row]
+            run, member = self.places[m]
+            head: Line = {"env_steps": steps[row], "updates": updates, "member": member, "seed": run.cfg.seed + member}
+            head["wall_s"] = round(self.wall_s(), 3)
+            code = int(faults.code[row])
+            values = {name: float(x[row]) for name, x in metrics.items()}
+            if code:
+                new.append(head | {"fault": FAULTS[code], "fault_env_steps": found_at[row]})
+                self._freeze(m, FAULTS[code], found_at[row], run.cfg)
+            elif best is not None and complete:
+                new.append(
+                    to_line({k.replace("eval/", "absolute/"): v for k, v in values.items() if "eval/" in k}, head)
+                )
+            elif complete:
+                self._note_strange(m, values["train/strange_rewards"])
+                self._newest[m] = to_line(values, head)
+                new.append(self._newest[m])
+            self._write(run, new[-1:] if code or complete else [])
+        shown = [line for line in new if "fault" not in line and best is None]
+        slowest = self._slowest(group)
+        if shown:
+            self.terminal.chunk(shown)
+        elif slowest is not None:
+            self.terminal.progress(slowest, group.size)
+        return slowest
+
+    def _write(self, run: Run, lines: list[Line]) -> None:
+        if not lines:
+            return
+        run.dir.check_there()
+        try:
+            self.files[run.path].write(lines)
+        except OSError as error:
+            raise RunError(f"{run.path / 'metrics.jsonl'} could not be written ({error.strerror})") from None
+
+    def _freeze(self, m: int, what: str, env_steps: int, cfg: Config) -> None:
+        self.faults[m] = f"seed {self._seed(m)}: {what}, after {env_steps:,} steps"
+        self.must_stop |= cfg.on_nan == "stop"
+        self.terminal.warn(
+            f"{self.faults[m]}; it stays as it was before" + ("" if self.must_stop else ", the others go on")
+        )
+
+    def _note_strange(self, m: int, rewards: float) -> None:
+        if rewards > 0 and m not in self._strange:
+            self._strange.add(m)
+            self.terminal.warn(
+                f"seed {self._seed(m)}: {rewards:.0f} rewards were outside the reward_range of the environment"
+            )
+
+    def _seed(self, m: int) -> int:
+        run, member = self.places[m]
+        return run.cfg.seed + member
+
+    def _slowest(self, group: Group) -> int | None:
+        return min((self.env_steps[m] for m in range(group.first, group.last) if m not in self.faults), default=None)
+
+    def all_frozen(self, group: Group) -> bool:
+        return self._slowest(group) is None
+
+    def newest(self) -> list[Line]:
+        """Every member's last evaluation, of those that made one."""
+        return [self._newest[m] for m in sorted(self._newest)]
+
+    def elapsed(self) -> float:
+        """Seconds of this process."""
+        return time.perf_counter() - self._start
+
+    def wall_s(self) -> float:
+        """Seconds of the run, over all processes that went on with it."""
+        return self._before + self.elapsed()
+
+    def sync(self) -> None:
+        for file in self.files.values():
+            file.sync()
+
+    def close(self) -> None:
+        for file in self.files.values():
+            file.close()
+
+
+def _absolute(values: dict[str, float]) -> dict[str, float]:
+    return {name.replace("eval/", "absolute/"): x for name, x in values.items() if name.startswith("eval/")}
+
+
+def _lines_to_keep(part: Part, source: tuple[Saved, Manifest] | None) -> dict[int, tuple[int, int]]:
+    """How many lines of each member, and up to how many steps, a run that goes on keeps."""
+    if source is None:
+        return dict.fromkeys(part.members, (0, 0))
+    saved, about = source
+    return {m: (about.lines[m - saved.first], about.env_steps[m - saved.first]) for m in part.members}
