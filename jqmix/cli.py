@@ -93,6 +93,9 @@ def _parser() -> _Parser:
     igm.add_argument("run_dir", metavar="RUN_DIR")
     igm.add_argument("--out", metavar="PNG", help="draw them into this file, too")
 
+    for sub in (evaluate, igm):
+        sub.add_argument("--trust", action="store_true", help="run the code that the run names (env.factory)")
+
     envs = command("envs", _envs, "Every environment with its sizes.")
     for sub in (bench, evaluate, report, igm, envs):
         sub.add_argument("--json", action="store_true", help="machine-readable output")
@@ -161,22 +164,19 @@ def _run_study(study: Any, args: argparse.Namespace) -> None:
         raise ConfigError("group: a study trains as many members at once as fit")
     _prepare()
     from jqmix.runs.ablate import run_study
-    from jqmix.runs.report import report
+    from jqmix.runs.report import report, shown
 
     folder = run_study(study, args.out, args.command)
     rows, written = report([folder])
-    _print_table(rows)
+    _print_table(shown(rows))
     print(f"report: {written / 'report.md'}")
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from pathlib import Path
+    from jqmix.runs.policy import evaluate_run
 
-    from jqmix.runs.policy import evaluate_run, load_run_config
-
-    load_run_config(Path(args.run_dir))
     with _stdout_for_results():
-        rows = evaluate_run(args.run_dir, args.episodes, args.seed)
+        rows = evaluate_run(args.run_dir, args.episodes, args.seed, args.trust)
     if args.json:
         print(json.dumps(rows))
     else:
@@ -187,7 +187,7 @@ def _igm(args: argparse.Namespace) -> None:
     from jqmix.runs.igm import draw, joint_values
 
     with _stdout_for_results():
-        situations = joint_values(args.run_dir)
+        situations = joint_values(args.run_dir, args.trust)
     rows = [row for values in situations for row in values.rows()]
     print(json.dumps(rows) if args.json else "\n\n".join(values.text() for values in situations))
     if args.out is not None:
@@ -215,13 +215,13 @@ def _bench(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    from jqmix.runs.report import report
+    from jqmix.runs.report import report, shown
 
     rows, folder = report(args.run_dirs, args.out, args.overwrite, args.threshold)
     if args.json:
         print(json.dumps(rows))
         return
-    _print_table(rows)
+    _print_table(shown(rows))
     print(f"report: {folder / 'report.md'}")
 
 
@@ -235,13 +235,17 @@ def _envs(args: argparse.Namespace) -> None:
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
     """Columns of text, numbers to the right."""
-    cells = [[str(k) for k in rows[0]]] + [
-        ["–" if v is None else f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows
-    ]
+    cells = [[str(k) for k in rows[0]]] + [[_shown(v) for v in row.values()] for row in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     for line in cells:
         first = line[0].ljust(widths[0])
         print("  ".join([first, *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]))
+
+
+def _shown(value: Any) -> str:
+    if value in (None, []):
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -392,11 +392,26 @@ def load_config(source: str | Path | None = None, **overrides: Any) -> Config:
 
 
 def read_fields(path: Path) -> dict[str, Any]:
-    """Every field by its dotted path as a YAML file has it, defaults for the rest, and nothing validated.
+    """Every field of a run's config.yaml by its dotted path, each of its type; defaults for what an earlier version
+    did not have, and whatever a later one has besides.
 
-    So a run stays readable where its environment is not registered. Raises :class:`ConfigError` if it is not YAML.
+    Names and ranges are not checked, so a run stays readable where its environment is not registered. Raises
+    :class:`ConfigError`, one line that names the file, for anything else.
     """
-    return {**flatten(to_dict(Config())), **_read(path)}
+    read, known = _read(path), {p: hint for p, hint, _ in fields_of()}
+    groups = {p.partition(".")[0] for p in known if "." in p}
+    try:
+        for field_path, value in read.items():
+            if field_path in groups:
+                raise ConfigError(f"{field_path}: {value!r:.60} is not allowed; it takes a mapping of fields")
+            if field_path in known:
+                named = typing.get_origin(known[field_path]) is Literal
+                read[field_path] = _coerce(field_path, str if named else known[field_path], value)
+        if "run_dir" not in read:
+            raise ConfigError("was cut short: run_dir, a configuration's last field, is not there")
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return {**flatten(to_dict(Config())), **read}
 
 
 def to_dict(cfg: Config) -> dict[str, Any]:

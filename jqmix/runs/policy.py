@@ -1,7 +1,5 @@
 """A trained policy, to run on its own: each agent acts on its own history."""
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,10 +7,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jqmix.config import Config, ConfigError, load_config
+from jqmix.config import Config, ConfigError, load_config, read_fields
 from jqmix.learning.exploration import greedy
+from jqmix.learning.learner import Learner, make_learner
 from jqmix.networks.agent import Agent
 from jqmix.runs import checkpoint
+from jqmix.runs.files import describe, read_json
+from jqmix.types import EnvSpec
+
+# The largest number of agents, of actions or of features that a run's metadata may speak of.
+MOST = 2**20
 
 
 class PolicyState(NamedTuple):
@@ -42,36 +46,100 @@ class Policy(NamedTuple):
 
 
 def load_policy(run_dir: str | Path, member: int = 0) -> Policy:
-    """The policy of one member of a run, from its newest checkpoint. Builds no environment."""
+    """The policy of one member of a run, from its newest checkpoint. Builds no environment.
+
+    Raises ``ConfigError`` for anything that is damaged, and for a configuration that does not fit the weights.
+    """
     run_dir = Path(run_dir)
-    cfg = load_run_config(run_dir)
+    cfg = load_run_config(run_dir, trust=True)  # it executes nothing
     if not 0 <= member < cfg.seeds:
         raise ConfigError(f"member: {member} is not one of 0 … {cfg.seeds - 1}")
-    spec = json.loads((run_dir / "metadata.json").read_text(encoding="utf-8"))["environment"]
-    agent = Agent(spec["n_agents"], spec["n_actions"], spec["obs_size"], **asdict(cfg.agent))
-    params = jax.tree.map(lambda x: jnp.asarray(x[member]), checkpoint.load_params(run_dir, cfg)["agent"])
-    return Policy(agent, params)
+    learner = make_learner(cfg, read_spec(run_dir))
+    params = checkpoint.load_params(run_dir, cfg)
+    check_fits(params, learner, run_dir)
+    return Policy(learner.agent, jax.tree.map(lambda x: jnp.asarray(x[member]), params["agent"]))
 
 
-def load_run_config(run_dir: Path) -> Config:
-    """The configuration that a run was made with. Raises ``ConfigError`` if this is no run directory."""
-    if not (run_dir / "config.yaml").is_file():
+def load_run_config(run_dir: Path, trust: bool = False) -> Config:
+    """The configuration that a run was made with.
+
+    Raises ``ConfigError`` if this is no run directory or its configuration is damaged, and, unless told to ``trust``
+    it, where it names code from outside to be executed. Whoever builds a run's environment asks here, and does not say
+    so on the user's behalf.
+    """
+    path = run_dir / "config.yaml"
+    if not path.is_file():
         raise ConfigError(f"run_dir: {run_dir} is not a run directory (no config.yaml)")
-    return load_config(run_dir / "config.yaml")
+    read_fields(path)  # whole, every field of its type
+    try:
+        cfg = load_config(path)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    if cfg.env.factory is not None and not trust:
+        raise ConfigError(f"env.factory: this run names code of its own ({cfg.env.factory}); --trust runs it")
+    return cfg
 
 
-def evaluate_run(run_dir: str | Path, episodes: int = 128, seed: int = 0) -> list[dict[str, int | float]]:
-    """Exactly ``episodes`` whole greedy episodes for every member of a run, all of them from the same key."""
+def read_spec(run_dir: Path) -> EnvSpec:
+    """A run's environment as its metadata describes it. Raises ``ConfigError`` if it does not."""
+    path = run_dir / "metadata.json"
+    environment = read_json(path).get("environment")
+    if not isinstance(environment, dict):
+        raise ConfigError(f"{path}: environment: {describe(environment)} is not allowed; it takes the sizes")
+
+    def size(name: str) -> int:
+        found = environment.get(name)
+        if type(found) is not int or not 1 <= found <= MOST:
+            raise ConfigError(f"{path}: environment.{name}: {describe(found)} is not a whole number from 1 to {MOST}")
+        return found
+
+    sizes = (size(name) for name in ("n_agents", "n_actions", "obs_size", "state_size"))
+    return EnvSpec(str(environment.get("name")), *sizes, episode_limit=1)
+
+
+def check_fits(params: Any, learner: Learner, run_dir: Path) -> None:
+    """That a checkpoint's parameters (leaves lead with P) are of the shapes that this learner has.
+
+    Raises ``ConfigError`` that names the first which is not: as where config.yaml was changed after training.
+    """
+    expected = jax.eval_shape(lambda key: learner.init(key).params, jax.random.key(0))
+    found = {name: shape[1:] for name, shape in _shapes(params).items()}
+    wanted = _shapes(expected)
+    for name in sorted(wanted.keys() | found.keys()):
+        if found.get(name) != wanted.get(name):
+            raise ConfigError(
+                f"run_dir: the configuration of {run_dir} does not fit its weights: {name} is "
+                f"{_spelled(found.get(name))} in the checkpoint, {_spelled(wanted.get(name))} by the configuration"
+            )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape for path, leaf in leaves}
+
+
+def _spelled(shape: tuple[int, ...] | None) -> str:
+    return "absent" if shape is None else " × ".join(map(str, shape)) or "a number"
+
+
+def evaluate_run(
+    run_dir: str | Path, episodes: int = 128, seed: int = 0, trust: bool = False
+) -> list[dict[str, int | float]]:
+    """Exactly ``episodes`` whole greedy episodes for every member of a run, all of them from the same key.
+
+    Raises ``ConfigError`` as :func:`load_policy` does, and, unless told to ``trust`` it, for a run whose environment is
+    code of its own.
+    """
     from jqmix.learning.rollout import evaluate
     from jqmix.learning.train import build_env
 
     run_dir = Path(run_dir)
-    cfg = load_run_config(run_dir)
-    params = checkpoint.load_params(run_dir, cfg)["agent"]
+    cfg = load_run_config(run_dir, trust)
+    params = checkpoint.load_params(run_dir, cfg)
     env = build_env(cfg, episodes)
-    spec = env.spec
-    agent = Agent(spec.n_agents, spec.n_actions, spec.obs_size, **asdict(cfg.agent))
+    learner = make_learner(cfg, env.spec)
+    check_fits(params, learner, run_dir)
     key = jax.random.key(seed)
-    means = jax.jit(jax.vmap(lambda p: evaluate(agent, p, env, key).means()))(params)
+    means = jax.jit(jax.vmap(lambda p: evaluate(learner.agent, p, env, key).means()))(params["agent"])
     host = jax.device_get(means)
     return [{"member": m, "seed": cfg.seed + m, **{k: float(v[m]) for k, v in host.items()}} for m in range(cfg.seeds)]

@@ -9,10 +9,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jqmix.config import Config, ConfigError, build, coerce_text, flatten, to_dict
 from jqmix.envs.registry import entries
+from jqmix.runs.files import read_json
 
 STUDY = "study.json"
 
@@ -57,14 +58,24 @@ def load_tricks(folder: Path) -> list[Trick]:
     path = folder / STUDY
     if not path.is_file():
         return []
+    tree = read_json(path)
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
         return [
-            Trick(**{**t, "variants": tuple(Variant(**v) for v in t["variants"])})
+            _texts(Trick(**{**t, "variants": tuple(_texts(Variant(**v)) for v in t["variants"])}))
             for t in ({"direction": "–"} | t for t in tree["tricks"])
         ]
-    except (json.JSONDecodeError, KeyError, TypeError):
+    except (KeyError, TypeError):
         raise ConfigError(f"{path}: not a study") from None
+
+
+Named = TypeVar("Named", Trick, Variant)
+
+
+def _texts(named: Named) -> Named:
+    """A trick or a variant as it is, if all that it says is text. Raises ``TypeError``."""
+    if not all(isinstance(value, str) for name, value in vars(named).items() if name != "variants"):
+        raise TypeError
+    return named
 
 
 # Grids
