@@ -15,8 +15,8 @@ from jqmix.runs import checkpoint
 from jqmix.runs.files import describe, read_json
 from jqmix.types import EnvSpec
 
-# The largest number of agents, of actions or of features that a run's metadata may speak of.
-MOST = 2**20
+# The largest sizes that a run's metadata may speak of: nothing is built for larger ones, and some of it agent by agent.
+MOST = {"n_agents": 2**12, "n_actions": 2**24, "obs_size": 2**24, "state_size": 2**24}
 
 
 class PolicyState(NamedTuple):
@@ -88,13 +88,12 @@ def read_spec(run_dir: Path) -> EnvSpec:
         raise ConfigError(f"{path}: environment: {describe(environment)} is not allowed; it takes the sizes")
 
     def size(name: str) -> int:
-        found = environment.get(name)
-        if type(found) is not int or not 1 <= found <= MOST:
-            raise ConfigError(f"{path}: environment.{name}: {describe(found)} is not a whole number from 1 to {MOST}")
+        found, most = environment.get(name), MOST[name]
+        if type(found) is not int or not 1 <= found <= most:
+            raise ConfigError(f"{path}: environment.{name}: {describe(found)} is not a whole number from 1 to {most}")
         return found
 
-    sizes = (size(name) for name in ("n_agents", "n_actions", "obs_size", "state_size"))
-    return EnvSpec(str(environment.get("name")), *sizes, episode_limit=1)
+    return EnvSpec(str(environment.get("name")), *map(size, MOST), episode_limit=1)
 
 
 def check_fits(params: Any, learner: Learner, run_dir: Path) -> None:

@@ -123,7 +123,7 @@ def _runs_in(folder: Path, depth: int, seen: set[Path]) -> Iterator[Path]:
             return
         inside = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
         place = folder.resolve()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name with a NUL
         return
     if depth and place not in seen:
         seen.add(place)
