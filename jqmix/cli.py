@@ -25,6 +25,7 @@ from jqmix.inputs import (
     INT32,
     check_new_file,
     check_new_folder,
+    check_parent,
     check_readable_path,
     one_line,
     parse_scalar,
@@ -35,7 +36,6 @@ from jqmix.inputs import (
 from jqmix.runs.study import TRICKS
 
 DEFAULT_PRESET = "smax_3m"
-_RUNS = os.path.join("runs", "NEW")  # a folder that is not there, where new ones are made
 
 
 class _Parser(argparse.ArgumentParser):
@@ -170,6 +170,14 @@ def _config_of_a_run(args: argparse.Namespace) -> Config:
     return cfg
 
 
+def _check_place(field: str, path: str | None) -> None:
+    """A new folder can be made there, or in runs/ where it has no name yet."""
+    if path is None:
+        check_parent("run_dir", "runs")
+    else:
+        check_new_folder(field, path)
+
+
 @contextlib.contextmanager
 def _stdout_for_results() -> Iterator[None]:
     """Whatever libraries print while computing goes to stderr, so that stdout stays machine-readable."""
@@ -188,7 +196,7 @@ def _prepare(cache: bool = True) -> None:
 
 def _train(args: argparse.Namespace) -> None:
     cfg = _config_of_a_run(args)
-    check_new_folder("run_dir", _RUNS if cfg.run_dir is None else cfg.run_dir)
+    _check_place("run_dir", cfg.run_dir)
     _prepare()
     from jqmix.runs.experiment import train
 
@@ -218,7 +226,7 @@ def _run_study(study: Any, args: argparse.Namespace) -> None:
     if "group" in vars(args):
         raise ConfigError("group: a study trains as many members at once as fit")
     check_effects(list(study.configs.values()), _given(args))
-    check_new_folder("out", _RUNS if args.out is None else args.out)
+    _check_place("out", args.out)
     _prepare()
     from jqmix.runs.ablate import run_study
     from jqmix.runs.report import report
@@ -313,10 +321,10 @@ def _ready_streams() -> None:
     opened later must not become what is printed on."""
     if sys.stdout is None:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 1)
-        sys.stdout = open(1, "w", closefd=False)
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     if sys.stderr is None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        sys.stderr = open(2, "w", closefd=False)
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
 

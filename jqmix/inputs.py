@@ -104,7 +104,7 @@ def unfit_number(value: int | float) -> str | None:
     if isinstance(value, int):
         return None if -INT32 - 1 <= value <= INT32 else "does not fit in 32 bits"
     try:
-        struct.pack("f", value)
+        struct.pack("<f", value)  # the native form does not check
     except OverflowError:
         return "is beyond what a 32-bit float holds"
     if value - value != 0:
@@ -292,6 +292,14 @@ def check_new_folder(field: str, path: str | os.PathLike[str]) -> None:
             _check_writable(field, folder, folder)
     except (OSError, UnicodeError) as error:
         raise ConfigError(f"{field}: {shown(folder)} cannot be made: {_reason(error)}") from None
+
+
+def check_parent(field: str, folder: str | os.PathLike[str]) -> None:
+    """New folders can be made in ``folder``, and it itself if need be. Raises :class:`ConfigError`; writes nothing."""
+    try:
+        _check_parents(field, Path(folder) / "run")
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"{field}: no folder can be made in {shown(folder)}: {_reason(error)}") from None
 
 
 def check_new_file(field: str, path: str | os.PathLike[str]) -> None:

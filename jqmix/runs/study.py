@@ -102,7 +102,7 @@ def vary(cfg: Config, changes: Mapping[str, Any]) -> Config:
 
 
 def name_of(changes: Mapping[str, Any]) -> str:
-    """A folder's name: ``algo.td_lambda=0.3,agent.hidden=64``. Raises ``ConfigError`` if it is longer than names are."""
+    """A folder's name: ``algo.td_lambda=0.3,agent.hidden=64``. Raises ``ConfigError`` where it is too long for one."""
     name = ",".join(f"{path}={value}" for path, value in changes.items()).replace("/", "_") or "base"
     if len(name.encode()) > 255:
         raise ConfigError(f"grid: {shown(name)} is too long for a folder's name; vary fewer fields")
