@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,13 @@ import jqmix
 from jqmix.cli import main
 from jqmix.config import ConfigError, fields_of, load_config
 from jqmix.runs import report as reporting
+from jqmix.runs import results
 from jqmix.runs.experiment import train
 from jqmix.runs.igm import joint_values
 from jqmix.runs.policy import evaluate_run, load_run_config
 from jqmix.runs.report import report
 from jqmix.runs.results import DEPTH, LINE_LIMIT, find_runs, read_metrics
+from jqmix.runs.statistics import stratified_bootstrap
 from jqmix.runs.study import load_tricks
 
 WRONG = (None, True, -1, 3, 1e30, 10**30, "x", "", [1], {"a": 1}, [], {}, "\n", "\x00", "$\\frac$")
@@ -164,7 +167,8 @@ def test_evaluations_of_another_kind_are_left_out(tmp_path, capsys):
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """Reports without pictures, which take most of the time."""
+    """Reports without pictures and with few resamples, which take most of the time."""
+    monkeypatch.setattr(results, "stratified_bootstrap", partial(stratified_bootstrap, resamples=10))
     for name in ("draw_curves", "draw_points"):
         monkeypatch.setattr(reporting, name, lambda panels, path, **_: path.write_bytes(b""))
 
@@ -205,7 +209,7 @@ def overwritten(data: bytes, rng: random.Random) -> bytes:
 def test_damaged_bytes(name, damage, tmp_path, undrawn, capsys):
     study, rng = write_study(tmp_path / "study"), random.Random(f"{name} {damage.__name__}")
     sound = (study / name).read_bytes()
-    for _ in range(12):
+    for _ in range(8):
         (study / name).write_bytes(damage(sound, rng))
         if name != "study.json":
             assert_fine_or_one_line(["report", str(study / "base"), "--overwrite"], capsys)
@@ -254,7 +258,7 @@ def test_wrong_types_in_a_configuration(tmp_path, undrawn, capsys):
     paths = [path.split(".") for path, _, _ in fields_of()] + [[name] for name in tree if isinstance(tree[name], dict)]
     wrong, refused = itertools.cycle((None, [1], {"a": 1}, "x", True, -1, 0.5)), 0
     for path in paths:
-        for value in itertools.islice(wrong, 3):
+        for value in itertools.islice(wrong, 2):
             spoilt = json.loads(json.dumps(tree))
             group = spoilt[path[0]] if len(path) == 2 else spoilt
             group[path[-1]] = value
@@ -265,7 +269,7 @@ def test_wrong_types_in_a_configuration(tmp_path, undrawn, capsys):
             except ConfigError as error:
                 assert str(run / "config.yaml") in str(error) or "--trust" in str(error)
     assert len(paths) > 60
-    assert refused > 60
+    assert refused > 40
 
 
 def test_fields_that_are_missing_or_of_another_version(tmp_path, undrawn, capsys):
@@ -355,7 +359,8 @@ NAMES = (
 def test_names_mean_themselves(name, tmp_path, undrawn, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "runs" / name / "deeper"
-    write_run(folder, [0.5, 0.6])
+    folder.parent.mkdir(parents=True)
+    write_run(tmp_path / "run", [0.5, 0.6]).rename(folder)
     # What the name would match as a pattern.
     write_run(tmp_path / "runs" / "a", [0.5, 0.6], **{"algo.mixer": "vdn"})
     assert find_runs([tmp_path / "runs" / name]) == [folder]
@@ -561,8 +566,7 @@ def test_nothing_that_a_run_names_is_executed_unless_trusted(run_dir, capsys):
     policy = jqmix.load_policy(run_dir)
     assert policy.initial_state(1).h.shape == (1, 2, 16)
     for command in ("evaluate", "igm"):
-        assert assert_fine_or_one_line([command, str(run_dir)], capsys) == 2
-        main([command, str(run_dir)])
+        assert main([command, str(run_dir)]) == 2
         assert said(capsys) == ["jqmix: env.factory: this run names code of its own (test_damage:spy); --trust runs it"]
     assert not TOUCHED
     assert main(["evaluate", str(run_dir), "--episodes", "2", "--trust"]) == 0

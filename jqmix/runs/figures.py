@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy import ndarray
 
-from jqmix.runs.files import one_line
+from jqmix.inputs import one_line, shorten
 from jqmix.runs.statistics import Estimate
 
 # Okabe and Ito's colours, which colour-blind readers tell apart, without the yellow, which is faint on white.
@@ -134,7 +134,7 @@ def draw_points(panels: Sequence[Panel[Point]], path: Path) -> None:
 
 def _shown(text: str) -> str:
     """A label as it is drawn: on one line, not too long, and no formula or hidden name of Matplotlib's."""
-    text = one_line(text, 120).replace("$", r"\$")
+    text = shorten(one_line(text), 120).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
 

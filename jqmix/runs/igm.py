@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from jqmix.config import Config, ConfigError
 from jqmix.envs.games import MatrixGame, TwoStepGame
 from jqmix.envs.registry import resolve_factory
+from jqmix.inputs import shown
 from jqmix.learning import normalise
 from jqmix.learning.learner import Learner, make_learner
 from jqmix.runs import checkpoint
@@ -130,7 +131,7 @@ def joint_values(run_dir: str | Path, trust: bool = False) -> list[JointValues]:
     game = _game(cfg, run_dir)
     learner = make_learner(cfg, game.spec)
     if learner.mixer.per_agent:
-        raise ConfigError(f"run_dir: {run_dir} has no joint value; {cfg.algo.mixer} mixes nothing")
+        raise ConfigError(f"run_dir: {shown(run_dir)} has no joint value; {cfg.algo.mixer} mixes nothing")
     members = checkpoint.load_members(run_dir, cfg)
     check_fits(members["learner"]["params"], learner, run_dir)
     moments = normalise.Moments(**members["moments"])
@@ -153,11 +154,11 @@ def _game(cfg: Config, run_dir: Path) -> Game:
     try:
         game = build(**cfg.env.kwargs) if build is not None else None
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"run_dir: the game of {run_dir} cannot be built: {error}") from None
+        raise ConfigError(f"run_dir: the game of {shown(run_dir)} cannot be built: {error}") from None
     if not isinstance(game, Game):
         known = " and ".join(GAMES)
         raise ConfigError(
-            f"run_dir: joint values are shown for {known} alone; {run_dir} is of {factory or cfg.env.name}"
+            f"run_dir: joint values are shown for {known} alone; {shown(run_dir)} is of {factory or cfg.env.name}"
         )
     return game
 

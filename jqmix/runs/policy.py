@@ -8,11 +8,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jqmix.config import Config, ConfigError, load_config, read_fields
+from jqmix.inputs import quoted, shown
 from jqmix.learning.exploration import greedy
 from jqmix.learning.learner import Learner, make_learner
 from jqmix.networks.agent import Agent
 from jqmix.runs import checkpoint
-from jqmix.runs.files import describe, read_json
+from jqmix.runs.files import read_json
 from jqmix.types import EnvSpec
 
 # The largest sizes that a run's metadata may speak of: nothing is built for larger ones, and some of it agent by agent.
@@ -69,14 +70,14 @@ def load_run_config(run_dir: Path, trust: bool = False) -> Config:
     """
     path = run_dir / "config.yaml"
     if not path.is_file():
-        raise ConfigError(f"run_dir: {run_dir} is not a run directory (no config.yaml)")
+        raise ConfigError(f"run_dir: {shown(run_dir)} is not a run directory (no config.yaml)")
     read_fields(path)  # whole, every field of its type
     try:
         cfg = load_config(path)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        raise ConfigError(f"{shown(path)}: {error}") from None
     if cfg.env.factory is not None and not trust:
-        raise ConfigError(f"env.factory: this run names code of its own ({cfg.env.factory}); --trust runs it")
+        raise ConfigError(f"env.factory: this run names code of its own ({shown(cfg.env.factory)}); --trust runs it")
     return cfg
 
 
@@ -85,12 +86,14 @@ def read_spec(run_dir: Path) -> EnvSpec:
     path = run_dir / "metadata.json"
     environment = read_json(path).get("environment")
     if not isinstance(environment, dict):
-        raise ConfigError(f"{path}: environment: {describe(environment)} is not allowed; it takes the sizes")
+        raise ConfigError(f"{shown(path)}: environment: {quoted(environment)} is not allowed; it takes the sizes")
 
     def size(name: str) -> int:
         found, most = environment.get(name), MOST[name]
         if type(found) is not int or not 1 <= found <= most:
-            raise ConfigError(f"{path}: environment.{name}: {describe(found)} is not a whole number from 1 to {most}")
+            raise ConfigError(
+                f"{shown(path)}: environment.{name}: {quoted(found)} is not a whole number from 1 to {most}"
+            )
         return found
 
     return EnvSpec(str(environment.get("name")), *map(size, MOST), episode_limit=1)
@@ -107,7 +110,7 @@ def check_fits(params: Any, learner: Learner, run_dir: Path) -> None:
     for name in sorted(wanted.keys() | found.keys()):
         if found.get(name) != wanted.get(name):
             raise ConfigError(
-                f"run_dir: the configuration of {run_dir} does not fit its weights: {name} is "
+                f"run_dir: the configuration of {shown(run_dir)} does not fit its weights: {name} is "
                 f"{_spelled(found.get(name))} in the checkpoint, {_spelled(wanted.get(name))} by the configuration"
             )
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from jqmix.config import ConfigError
+from jqmix.inputs import one_line, shorten
 from jqmix.runs.figures import Line, Panel, Point, draw_curves, draw_points
-from jqmix.runs.files import one_line, warn
+from jqmix.runs.files import warn
 from jqmix.runs.results import (
     RETURN,
     WIN_RATE,
@@ -157,7 +158,7 @@ def _number(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def shown(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def filled(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows of :func:`result_row` for a table, without optional columns that hold nothing."""
     empty = {name for name in OPTIONAL if not any(row[name] not in (None, []) for row in rows)}
     return [{name: value for name, value in row.items() if name not in empty} for row in rows]
@@ -165,7 +166,7 @@ def shown(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def results_table(rows: Sequence[dict[str, Any]]) -> str:
     """Rows of :func:`result_row` in Markdown."""
-    rows = shown(rows)
+    rows = filled(rows)
     header = ["group", "metric", "seeds", "env steps", "final IQM", CI, "min – max"]
     header += ["diverged"] * ("diverged" in rows[0]) + [f"absolute ({CI})"] * ("absolute" in rows[0])
     header += [f"env steps to {rows[0]['threshold']:g}"] if "threshold" in rows[0] else []
@@ -354,8 +355,7 @@ def _markdown(
 ) -> str:
     members = [member for group in groups for member in group.members]
     notes = [
-        *_faults(summaries),
-        *damages,
+        *map(one_line, [*_faults(summaries), *damages]),
         f"IQM: interquartile mean over seeds. CI: its {100 * LEVEL:g} % confidence interval, a percentile bootstrap of "
         f"{RESAMPLES:,} resamples of whole seeds, each within its environment.",
         "A seed's final result is its own evaluation nearest to the env steps shown, the last that all seeds of the "
@@ -367,7 +367,7 @@ def _markdown(
             *_head(compared),
             table,
             "",
-            *[f"- {one_line(note, 2000)}" for note in notes],
+            *[f"- {note}" for note in notes],
             "\n## Provenance\n",
             provenance,
             "\nCurves and intervals: [curves.csv](curves.csv). Every evaluation of every seed: [raw.csv](raw.csv).\n",
@@ -463,4 +463,4 @@ def _known(info: Any, *keys: str) -> str:
     """Text or a number of a run's metadata, "?" for anything else."""
     for key in keys:
         info = info.get(key) if isinstance(info, dict) else None
-    return one_line(str(info), 60) if type(info) in (str, int, float) else "?"
+    return shorten(one_line(str(info)), 60) if type(info) in (str, int, float) else "?"

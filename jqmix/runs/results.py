@@ -4,6 +4,7 @@ Imports no JAX.
 """
 
 import json
+import os
 from bisect import bisect_left
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jqmix.config import ConfigError, read_fields
+from jqmix.inputs import shown
 from jqmix.runs.files import read_json
 from jqmix.runs.statistics import Curve, Estimate, align, stratified_bootstrap
 
@@ -105,24 +107,24 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
 
     Nothing inside of a run directory is one. Raises ``ConfigError`` for a path that holds none.
     """
-    found: dict[Path, Path] = {}
+    found: dict[str, Path] = {}
     for path in paths:
         inside = list(_runs_in(path, DEPTH, set()))
         if not inside:
-            raise ConfigError(f"run_dir: {path} is not a run directory (no config.yaml), and holds none")
+            raise ConfigError(f"run_dir: {shown(path)} is not a run directory (no config.yaml), and holds none")
         for run_dir in inside:
-            found.setdefault(run_dir.resolve(), run_dir)
+            found.setdefault(os.path.realpath(run_dir), run_dir)
     return list(found.values())
 
 
-def _runs_in(folder: Path, depth: int, seen: set[Path]) -> Iterator[Path]:
+def _runs_in(folder: Path, depth: int, seen: set[str]) -> Iterator[Path]:
     """A folder that cannot be listed holds nothing; ``seen`` ones, as links may lead in circles, nothing more."""
     try:
         if (folder / "config.yaml").is_file():
             yield folder
             return
         inside = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-        place = folder.resolve()
+        place = os.path.realpath(folder)
     except (OSError, ValueError):  # ValueError: a name with a NUL
         return
     if depth and place not in seen:
@@ -151,9 +153,9 @@ def read_run(run_dir: Path) -> Run:
     fault = {line["seed"]: line for line in lines if _kind(line) == "fault"}
     seeds = sorted(of_seed.keys() | fault.keys())
     if not seeds:
-        raise ConfigError("; ".join([f"run_dir: {run_dir} has no evaluations in metrics.jsonl", *found]))
+        raise ConfigError("; ".join([f"run_dir: {shown(run_dir)} has no evaluations in metrics.jsonl", *found]))
     members = [Member(run_dir, s, settings, of_seed.get(s, []), absolute.get(s), fault.get(s)) for s in seeds]
-    notes = [f"{path}: {'; '.join(found)}"] if found else []
+    notes = [f"{shown(path)}: {'; '.join(found)}"] if found else []
     try:
         return Run(members, read_metadata(run_dir), notes)
     except ConfigError as error:
@@ -193,7 +195,7 @@ def read_metrics(path: Path, seeds: range | None = None) -> tuple[list[Line], li
     skipped: list[int] = []
     try:
         if not path.is_file():  # a pipe would never end
-            raise ConfigError(f"{path}: cannot be read: not a file")
+            raise ConfigError(f"{shown(path)}: cannot be read: not a file")
         with path.open("rb") as file:
             for number, text in enumerate(_texts(file), 1):
                 if text.isspace():
@@ -204,7 +206,7 @@ def read_metrics(path: Path, seeds: range | None = None) -> tuple[list[Line], li
                 else:
                     sound[number] = line
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+        raise ConfigError(f"{shown(path)}: cannot be read: {error.strerror}") from None
     for numbers in collect(sound, lambda n: (sound[n]["seed"], _kind(sound[n]))).values():
         rising = _rising([sound[n]["env_steps"] for n in numbers])
         skipped += [n for i, n in enumerate(numbers) if i not in rising]
@@ -352,8 +354,8 @@ def _check_seeds(members: Sequence[Member]) -> None:
     for seed, same in collect(members, lambda m: m.seed).items():
         if len(same) > 1:
             raise ConfigError(
-                f"run_dir: {same[0].run_dir} and {same[1].run_dir} both hold seed {seed} with the same settings; "
-                "it may count only once"
+                f"run_dir: {shown(same[0].run_dir)} and {shown(same[1].run_dir)} both hold seed {seed} with the same "
+                "settings; it may count only once"
             )
 
 

@@ -13,9 +13,11 @@ from typing import Any, TypeVar
 
 from jqmix.config import Config, ConfigError, build, coerce_text, flatten, to_dict
 from jqmix.envs.registry import entries
+from jqmix.inputs import quoted, shown
 from jqmix.runs.files import read_json
 
 STUDY = "study.json"
+MOST_RUNS = 1000  # configurations of a study
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def load_tricks(folder: Path) -> list[Trick]:
             for t in ({"direction": "–"} | t for t in tree["tricks"])
         ]
     except (KeyError, TypeError):
-        raise ConfigError(f"{path}: not a study") from None
+        raise ConfigError(f"{shown(path)}: not a study") from None
 
 
 Named = TypeVar("Named", Trick, Variant)
@@ -88,9 +90,13 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
         path, equals, values = text.partition("=")
         path = path.replace("-", "_")
         if not equals or not values:
-            raise ConfigError(f"grid: {text!r} must look like algo.td_lambda=0,0.3,0.6")
+            raise ConfigError(f"grid: {quoted(text)} must look like algo.td_lambda=0,0.3,0.6")
         if path in grid:
-            raise ConfigError(f"grid: {path} is given twice")
+            raise ConfigError(f"grid: {shown(path)} is given twice")
+        if path in ("env.kwargs", "run_dir", "group"):
+            raise ConfigError(f"grid: {path} is not varied in a study")
+        if values.count(",") >= MOST_RUNS:
+            raise ConfigError(f"grid: {shown(path)} has more than {MOST_RUNS} values")
         grid[path] = list(dict.fromkeys(coerce_text(path, value) for value in values.split(",")))
     return grid
 
@@ -107,12 +113,18 @@ def vary(cfg: Config, changes: Mapping[str, Any]) -> Config:
 
 
 def name_of(changes: Mapping[str, Any]) -> str:
-    """A folder's name: ``algo.td_lambda=0.3,agent.hidden=64``."""
-    return ",".join(f"{path}={value}" for path, value in changes.items()).replace("/", "_") or "base"
+    """A folder's name: ``algo.td_lambda=0.3,agent.hidden=64``. Raises ``ConfigError`` where it is too long for one."""
+    name = ",".join(f"{path}={value}" for path, value in changes.items()).replace("/", "_") or "base"
+    if len(name.encode()) > 255:
+        raise ConfigError(f"grid: {shown(name)} is too long for a folder's name; vary fewer fields")
+    return name
 
 
 def sweep(cfg: Config, grid: Mapping[str, Sequence[Any]]) -> Study:
     """Every combination of the grid's values."""
+    count = math.prod(map(len, grid.values()))
+    if count > MOST_RUNS:
+        raise ConfigError(f"grid: {count} combinations; a study has at most {MOST_RUNS}")
     combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     return Study({name_of(changes): vary(cfg, changes) for changes in combinations}, [])
 
@@ -174,11 +186,13 @@ def ablation(cfg: Config, grid: Mapping[str, Sequence[Any]] | None = None, only:
     """
     unknown = [name for name in only if name not in TRICKS]
     if unknown:
-        raise ConfigError(f"only: {unknown[0]!r} is not one of {', '.join(TRICKS)}")
+        raise ConfigError(f"only: {quoted(unknown[0])} is not one of {', '.join(TRICKS)}")
     grid, fields = grid or {}, {name: _field(name, cfg) for name in only or TRICKS}
     foreign = [path for path in grid if path not in fields.values()]
     if foreign:
-        raise ConfigError(f"grid: {foreign[0]} is not the field of a trick that is studied ({', '.join(fields)})")
+        raise ConfigError(
+            f"grid: {shown(foreign[0])} is not the field of a trick that is studied ({', '.join(fields)})"
+        )
     configs: dict[str, Config] = {"base": vary(cfg, {})}
     tricks = []
     for name, path in fields.items():
