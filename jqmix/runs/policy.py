@@ -1,5 +1,6 @@
 """A trained policy, to run on its own: each agent acts on its own history."""
 
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,7 +70,7 @@ def load_run_config(run_dir: Path, trust: bool = False) -> Config:
     so on the user's behalf.
     """
     path = run_dir / "config.yaml"
-    if not path.is_file():
+    if not os.path.isfile(path):  # false for a name that is none, too
         raise ConfigError(f"run_dir: {shown(run_dir)} is not a run directory (no config.yaml)")
     read_fields(path)  # whole, every field of its type
     try:
