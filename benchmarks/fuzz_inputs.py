@@ -65,12 +65,23 @@ NO_FLOAT = ["1e300", "3.5e38", "1e-60", "-1", "-5e-1", "nan", "-.inf", "9" * 500
 JUNK = ["", " ", "\n", "a\nb", "\x00", "\x1b[31m", "\udce9", "\u2028", "\u202e", "é" * 9, "%s", "{0}", "'", '"']
 JUNK += ["a" * 5000]
 JUNK += ["☃" * 300, "\t", "-", "--", "=", "~", "..", "../..", "*", "&a", "!!x", "null", "[]", "{}", "[" * 999, "1e999"]
-CHARACTERS = "ab01 \t\n:-?,[]{}#&*!|>'\"%@`~=.<\\\x00\x85é☃\ufeff"
+CHARACTERS = "ab01 \n:-?,[]{}#&*!|>'\"%@`~=.<\\é☃"
 COMMANDS = ["train", "bench", "sweep", "ablate", "evaluate", "report", "igm", "envs"]
 
 
 def text_of(rng: random.Random, most: int = 40) -> str:
-    return "".join(rng.choices(CHARACTERS, k=rng.randrange(1, most)))
+    text = "".join(rng.choices(CHARACTERS, k=rng.randrange(1, most)))
+    return text + rng.choice("\t\x00\x85\ufeff\x07") if rng.random() < 0.1 else text
+
+
+def data_of(rng: random.Random, depth: int = 0) -> Any:
+    """Plain data of any shape, with text that other versions of YAML take for something else."""
+    if depth < 4 and rng.random() < 0.4:
+        items = [data_of(rng, depth + 1) for _ in range(rng.randrange(4))]
+        return items if rng.random() < 0.5 else {text_of(rng): item for item in items}
+    words = ["1e3", "-5e-1", "yes", "0o7", "0x1", "1_0", "~", "=", "<<", "", " a ", "a\n\nb\n", "2001-01-01", ".inf"]
+    numbers = [0, -1, 2**31 - 1, 0.1, -1e-30, 3e38, 1e16, True, False, None]
+    return rng.choice([*words, *numbers, text_of(rng), rng.gauss(0, 1)])
 
 
 def flag(path: str) -> str:
@@ -101,7 +112,8 @@ def bytes_of_a_preset(rng: random.Random, folder: Path) -> Case:
     data = bytearray(preset(rng).encode())
     for _ in range(rng.randrange(1, 9)):
         at = rng.randrange(len(data) + 1)
-        data[at : at + rng.choice([0, 1, 1, 5])] = rng.randbytes(rng.choice([0, 1, 1, 3]))
+        new = rng.choice([b"", rng.choice(CHARACTERS).encode(), b"\n", rng.randbytes(1)])
+        data[at : at + rng.choice([0, 1, 1, 5])] = new if rng.random() < 0.9 else new * 50
     return from_file(rng, folder, bytes(data), may_pass=True)
 
 
@@ -196,6 +208,14 @@ def values_out_of_range(rng: random.Random, folder: Path) -> Case:
 
 
 @kind
+def numbers_of_any_size(rng: random.Random, folder: Path) -> Case:
+    path = rng.choice(INTS + FLOATS)
+    value = 10 ** rng.uniform(-2, 12) if path in INTS else 10 ** rng.uniform(-45, 45)
+    text = str(int(value) if path in INTS else value)
+    return from_file(rng, folder, f"{rng.choice(['', 'extends: two_step_game'])}\n{path}: {text}\n", may_pass=True)
+
+
+@kind
 def words_that_are_none(rng: random.Random, folder: Path) -> Case:
     path = rng.choice(CHOICES + BOOLS + ["env.name", "env.factory"])
     value = rng.choice(["maybe", "yes", "1", "qmixx", "QMIX", *JUNK, text_of(rng)])
@@ -208,7 +228,7 @@ def words_that_are_none(rng: random.Random, folder: Path) -> Case:
 def fields_that_are_none(rng: random.Random, folder: Path) -> Case:
     name = rng.choice([text_of(rng), "algo.mixr", "algo", "env.name.x", "a" * 9999, "algo.", ".seed", "seed.", "Seed"])
     if rng.random() < 0.5:
-        return Case(["train", f"--{name}", "1"])
+        return Case(["train", f"--{name}=1"])
     return from_file(rng, folder, f"{json.dumps(name)}: {rng.choice(['1', '{a: 1}', '[]'])}\n")
 
 
@@ -240,6 +260,12 @@ def arguments_of_environments(rng: random.Random, folder: Path) -> Case:
     if rng.random() < 0.5:
         return Case(["train", f"--env.kwargs={value}"])
     return from_file(rng, folder, f"env: {{name: matrix_game}}\nenv.kwargs: {value}\n")
+
+
+@kind
+def arguments_of_any_shape(rng: random.Random, folder: Path) -> Case:
+    value = json.dumps({"a": data_of(rng)}, ensure_ascii=False)
+    return Case([rng.choice(["train", "ablate"]), "--env.name=matrix_game", f"--env.kwargs={value}"], may_pass=True)
 
 
 @kind
@@ -316,7 +342,7 @@ def what_is_extended(rng: random.Random, folder: Path) -> Case:
 @kind
 def flags(rng: random.Random, folder: Path) -> Case:
     path = rng.choice([flag(p) for p in FIELDS])
-    ways = [[path], [f"{path}s", "1"], [path[:-1], "1"], [path[1:], "1"], [f"--no{path[1:]}"], ["--json=1"]]
+    ways = [[path], [f"{path}x", "1"], [f"{path[:-1]}é", "1"], [path[1:], "1"], [f"--no{path[1:]}"], ["--json=1"]]
     ways += [["--quiet=x"]]
     ways += [["smax_3m", "smax_3m"], ["smax_3m", text_of(rng)], [f"--{rng.choice(JUNK)}x", "1"], ["-q"]]
     ways += [["--seed", "--", "1"]]

@@ -39,7 +39,10 @@ DEFAULT_PRESET = "smax_3m"
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, and exits with 2."""
+    """Says what is wrong in one line, and exits with 2. Help that cannot be printed is an error like any other."""
+
+    def print_help(self, file: Any = None) -> None:
+        (file or sys.stdout).write(self.format_help())
 
     def error(self, message: str) -> NoReturn:
         _complain(message)
@@ -144,7 +147,7 @@ def _number(text: str) -> float:
 
 def _path(text: str) -> str:
     try:
-        check_readable_path("RUN_DIR", text)
+        check_readable_path("run_dir", text)
     except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text
@@ -352,6 +355,7 @@ def main(argv: list[str] | None = None) -> int:
             args, unknown = _parser().parse_known_args(argv)
             if unknown:
                 raise ConfigError(_unknown_flag(unknown[0]))
+            _refuse_dashes(args)
             args.run(args)
         finally:
             _flush()
@@ -368,6 +372,13 @@ def main(argv: list[str] | None = None) -> int:
         _complain(f"{type(error).__name__}: {error} (JQMIX_DEBUG=1 shows where)")
         return 1
     return 0
+
+
+def _refuse_dashes(args: argparse.Namespace) -> None:
+    """argparse takes ``--flag=--`` for a flag without a value and makes a list of nothing of it."""
+    for name, value in vars(args).items():
+        if value == [] and name not in ("grid", "only"):
+            raise ConfigError(f"{name}: '--' is not allowed")
 
 
 def _unknown_flag(flag: str) -> str:
