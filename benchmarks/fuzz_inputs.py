@@ -10,6 +10,7 @@ read back equal from the file that a run would write. Exits 1 if a case fails.
 import argparse
 import collections
 import contextlib
+import functools
 import io
 import json
 import os
@@ -24,6 +25,7 @@ from typing import Any, NamedTuple
 
 from jqmix import cli, config, inputs
 
+PARSER = functools.cache(cli._parser)  # to build it takes longer than most cases
 LIMIT_S = 10  # for one case; the slowest take a tenth of a second
 COMPUTING = ("experiment", "ablate", "bench", "policy", "igm", "report")
 
@@ -380,19 +382,18 @@ def grids(rng: random.Random, folder: Path) -> Case:
 
 @kind
 def options_of_commands(rng: random.Random, folder: Path) -> Case:
-    number = rng.choice(
-        ["0.5", "-1", "nan", "inf", "1e99", "²", "", "1" * 5000, "x", "\udce9", "99999999999", *JUNK[:9]]
-    )
-    option = rng.choice(
-        ["evaluate x --episodes", "evaluate x --seed", "report x --threshold", "igm x --episodes"]
-    ).split()
-    if option[-1] == "--threshold" and number in ("0.5", "-1", "99999999999"):
-        number = "none"
-    ways = [[*option[:2], f"{option[2]}={number}"], option, [option[0]], [option[0], *["x"] * 3, "--nothing"]]
-    ways += [[option[0], "a/" * 3000], [option[0], "x" * 300], [option[0], "a\x00b"], ["envs", "x"]]
-    ways += [["envs", "--json", number + "x"]]
-    ways += [["igm", "x", f"--out={path}"] for path in bad_places(rng, folder) if not path.endswith(("a_file", "/y"))]
-    return Case(rng.choice(ways))
+    run_dir = folder / "run"
+    run_dir.mkdir(exist_ok=True)
+    (run_dir / "config.yaml").write_text(config.dump(config.Config()), encoding="utf-8")
+    numbers = ["0.5", "-1", "nan", "inf", "1e99", "²", "", "1" * 5000, "x", "\udce9", "99999999999", *JUNK[:9]]
+    number, of_all, of_report = rng.choice(numbers), ["0.5", "-1", "99999999999"], ["report", "--threshold"]
+    options = [["evaluate", "--episodes"], ["evaluate", "--seed"], ["igm", "--episodes"]]
+    name, option = rng.choice(options if number in of_all else [*options, of_report])
+    ways = [[str(run_dir), f"{option}={number}"], [str(run_dir), option], [], [str(run_dir), "--nothing"]]
+    ways += [["a/" * 3000], ["x" * 300], ["a\x00b"], [f"{run_dir}/config.yaml/x" * 40]]
+    places = [path for path in bad_places(rng, folder) if not path.endswith(("a_file", "/y"))]
+    drawings = [["igm", str(run_dir), f"--out={path}"] for path in places]
+    return Case(rng.choice([[name, *rng.choice(ways)], rng.choice(drawings), ["envs", f"{number}x"]]))
 
 
 @kind
@@ -448,13 +449,13 @@ def without_computing(seen: list[config.Config]) -> Iterator[None]:
         stub.__dict__["__getattr__"] = lambda _: accept
         stubs[stub.__name__] = stub
     before = {name: sys.modules.get(name) for name in stubs}
-    prepare, load_config = cli._prepare, cli.load_config
+    own = cli._parser, cli._prepare, cli.load_config
     sys.modules.update(stubs)
-    cli._prepare, cli.load_config = accept, load  # type: ignore[assignment]
+    cli._parser, cli._prepare, cli.load_config = PARSER, accept, load  # type: ignore[assignment]
     try:
         yield
     finally:
-        cli._prepare, cli.load_config = prepare, load_config
+        cli._parser, cli._prepare, cli.load_config = own
         for name, module in before.items():
             if module is None:
                 del sys.modules[name]

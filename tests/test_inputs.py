@@ -124,6 +124,7 @@ def test_text_that_looks_like_numbers_stays_text(tmp_path):
         ({"env.factory": "a:b:c"}, "env.factory: 'a:b:c' must look like package.module:function"),
         ({"run_dir": "a\nb"}, r"run_dir: 'a\nb' is not allowed; it takes a path, without control characters"),
         ({"run_dir": ""}, "run_dir: '' is not allowed"),
+        ({"run_dir": "~/runs/x"}, "run_dir: '~/runs/x' is not allowed; ~ is not replaced here"),
         ({"algo": 3}, "algo: no field but a group of fields, such as algo.mixer"),
         ({"algo.mixer": "x" * 99_999}, "algo.mixer: 'xxx"),
     ],
