@@ -10,6 +10,7 @@ read back equal from the file that a run would write. Exits 1 if a case fails.
 import argparse
 import collections
 import contextlib
+import functools
 import io
 import json
 import os
@@ -24,7 +25,8 @@ from typing import Any, NamedTuple
 
 from jqmix import cli, config, inputs
 
-LIMIT_S = 10  # for one case; the slowest take a tenth of a second
+PARSER = functools.cache(cli._parser)  # to build it takes longer than most cases
+LIMIT_S = 30  # for one case; the slowest take a tenth of a second where nothing else runs
 COMPUTING = ("experiment", "ablate", "bench", "policy", "igm", "report")
 
 
@@ -65,12 +67,23 @@ NO_FLOAT = ["1e300", "3.5e38", "1e-60", "-1", "-5e-1", "nan", "-.inf", "9" * 500
 JUNK = ["", " ", "\n", "a\nb", "\x00", "\x1b[31m", "\udce9", "\u2028", "\u202e", "é" * 9, "%s", "{0}", "'", '"']
 JUNK += ["a" * 5000]
 JUNK += ["☃" * 300, "\t", "-", "--", "=", "~", "..", "../..", "*", "&a", "!!x", "null", "[]", "{}", "[" * 999, "1e999"]
-CHARACTERS = "ab01 \t\n:-?,[]{}#&*!|>'\"%@`~=.<\\\x00\x85é☃\ufeff"
+CHARACTERS = "ab01 \n:-?,[]{}#&*!|>'\"%@`~=.<\\é☃"
 COMMANDS = ["train", "bench", "sweep", "ablate", "evaluate", "report", "igm", "envs"]
 
 
 def text_of(rng: random.Random, most: int = 40) -> str:
-    return "".join(rng.choices(CHARACTERS, k=rng.randrange(1, most)))
+    text = "".join(rng.choices(CHARACTERS, k=rng.randrange(1, most)))
+    return text + rng.choice("\t\x00\x85\ufeff\x07") if rng.random() < 0.1 else text
+
+
+def data_of(rng: random.Random, depth: int = 0) -> Any:
+    """Plain data of any shape, with text that other versions of YAML take for something else."""
+    if depth < 4 and rng.random() < 0.4:
+        items = [data_of(rng, depth + 1) for _ in range(rng.randrange(4))]
+        return items if rng.random() < 0.5 else {text_of(rng): item for item in items}
+    words = ["1e3", "-5e-1", "yes", "0o7", "0x1", "1_0", "~", "=", "<<", "", " a ", "a\n\nb\n", "2001-01-01", ".inf"]
+    numbers = [0, -1, 2**31 - 1, 0.1, -1e-30, 3e38, 1e16, True, False, None]
+    return rng.choice([*words, *numbers, text_of(rng), rng.gauss(0, 1)])
 
 
 def flag(path: str) -> str:
@@ -101,7 +114,8 @@ def bytes_of_a_preset(rng: random.Random, folder: Path) -> Case:
     data = bytearray(preset(rng).encode())
     for _ in range(rng.randrange(1, 9)):
         at = rng.randrange(len(data) + 1)
-        data[at : at + rng.choice([0, 1, 1, 5])] = rng.randbytes(rng.choice([0, 1, 1, 3]))
+        new = rng.choice([b"", rng.choice(CHARACTERS).encode(), b"\n", rng.randbytes(1)])
+        data[at : at + rng.choice([0, 1, 1, 5])] = new if rng.random() < 0.9 else new * 50
     return from_file(rng, folder, bytes(data), may_pass=True)
 
 
@@ -196,6 +210,14 @@ def values_out_of_range(rng: random.Random, folder: Path) -> Case:
 
 
 @kind
+def numbers_of_any_size(rng: random.Random, folder: Path) -> Case:
+    path = rng.choice(INTS + FLOATS)
+    value = 10 ** rng.uniform(-2, 12) if path in INTS else 10 ** rng.uniform(-45, 45)
+    text = str(int(value) if path in INTS else value)
+    return from_file(rng, folder, f"{rng.choice(['', 'extends: two_step_game'])}\n{path}: {text}\n", may_pass=True)
+
+
+@kind
 def words_that_are_none(rng: random.Random, folder: Path) -> Case:
     path = rng.choice(CHOICES + BOOLS + ["env.name", "env.factory"])
     value = rng.choice(["maybe", "yes", "1", "qmixx", "QMIX", *JUNK, text_of(rng)])
@@ -208,7 +230,7 @@ def words_that_are_none(rng: random.Random, folder: Path) -> Case:
 def fields_that_are_none(rng: random.Random, folder: Path) -> Case:
     name = rng.choice([text_of(rng), "algo.mixr", "algo", "env.name.x", "a" * 9999, "algo.", ".seed", "seed.", "Seed"])
     if rng.random() < 0.5:
-        return Case(["train", f"--{name}", "1"])
+        return Case(["train", f"--{name}=1"])
     return from_file(rng, folder, f"{json.dumps(name)}: {rng.choice(['1', '{a: 1}', '[]'])}\n")
 
 
@@ -240,6 +262,12 @@ def arguments_of_environments(rng: random.Random, folder: Path) -> Case:
     if rng.random() < 0.5:
         return Case(["train", f"--env.kwargs={value}"])
     return from_file(rng, folder, f"env: {{name: matrix_game}}\nenv.kwargs: {value}\n")
+
+
+@kind
+def arguments_of_any_shape(rng: random.Random, folder: Path) -> Case:
+    value = json.dumps({"a": data_of(rng)}, ensure_ascii=False)
+    return Case([rng.choice(["train", "ablate"]), "--env.name=matrix_game", f"--env.kwargs={value}"], may_pass=True)
 
 
 @kind
@@ -316,7 +344,7 @@ def what_is_extended(rng: random.Random, folder: Path) -> Case:
 @kind
 def flags(rng: random.Random, folder: Path) -> Case:
     path = rng.choice([flag(p) for p in FIELDS])
-    ways = [[path], [f"{path}s", "1"], [path[:-1], "1"], [path[1:], "1"], [f"--no{path[1:]}"], ["--json=1"]]
+    ways = [[path], [f"{path}x", "1"], [f"{path[:-1]}é", "1"], [path[1:], "1"], [f"--no{path[1:]}"], ["--json=1"]]
     ways += [["--quiet=x"]]
     ways += [["smax_3m", "smax_3m"], ["smax_3m", text_of(rng)], [f"--{rng.choice(JUNK)}x", "1"], ["-q"]]
     ways += [["--seed", "--", "1"]]
@@ -354,19 +382,18 @@ def grids(rng: random.Random, folder: Path) -> Case:
 
 @kind
 def options_of_commands(rng: random.Random, folder: Path) -> Case:
-    number = rng.choice(
-        ["0.5", "-1", "nan", "inf", "1e99", "²", "", "1" * 5000, "x", "\udce9", "99999999999", *JUNK[:9]]
-    )
-    option = rng.choice(
-        ["evaluate x --episodes", "evaluate x --seed", "report x --threshold", "igm x --episodes"]
-    ).split()
-    if option[-1] == "--threshold" and number in ("0.5", "-1", "99999999999"):
-        number = "none"
-    ways = [[*option[:2], f"{option[2]}={number}"], option, [option[0]], [option[0], *["x"] * 3, "--nothing"]]
-    ways += [[option[0], "a/" * 3000], [option[0], "x" * 300], [option[0], "a\x00b"], ["envs", "x"]]
-    ways += [["envs", "--json", number + "x"]]
-    ways += [["igm", "x", f"--out={path}"] for path in bad_places(rng, folder) if not path.endswith(("a_file", "/y"))]
-    return Case(rng.choice(ways))
+    run_dir = folder / "run"
+    run_dir.mkdir(exist_ok=True)
+    (run_dir / "config.yaml").write_text(config.dump(config.Config()), encoding="utf-8")
+    numbers = ["0.5", "-1", "nan", "inf", "1e99", "²", "", "1" * 5000, "x", "\udce9", "99999999999", *JUNK[:9]]
+    number, of_all, of_report = rng.choice(numbers), ["0.5", "-1", "99999999999"], ["report", "--threshold"]
+    options = [["evaluate", "--episodes"], ["evaluate", "--seed"], ["igm", "--episodes"]]
+    name, option = rng.choice(options if number in of_all else [*options, of_report])
+    ways = [[str(run_dir), f"{option}={number}"], [str(run_dir), option], [], [str(run_dir), "--nothing"]]
+    ways += [["a/" * 3000], ["x" * 300], ["a\x00b"], [f"{run_dir}/config.yaml/x" * 40]]
+    places = [path for path in bad_places(rng, folder) if not path.endswith(("a_file", "/y"))]
+    drawings = [["igm", str(run_dir), f"--out={path}"] for path in places]
+    return Case(rng.choice([[name, *rng.choice(ways)], rng.choice(drawings), ["envs", f"{number}x"]]))
 
 
 @kind
@@ -422,13 +449,13 @@ def without_computing(seen: list[config.Config]) -> Iterator[None]:
         stub.__dict__["__getattr__"] = lambda _: accept
         stubs[stub.__name__] = stub
     before = {name: sys.modules.get(name) for name in stubs}
-    prepare, load_config = cli._prepare, cli.load_config
+    own = cli._parser, cli._prepare, cli.load_config
     sys.modules.update(stubs)
-    cli._prepare, cli.load_config = accept, load  # type: ignore[assignment]
+    cli._parser, cli._prepare, cli.load_config = PARSER, accept, load  # type: ignore[assignment]
     try:
         yield
     finally:
-        cli._prepare, cli.load_config = prepare, load_config
+        cli._parser, cli._prepare, cli.load_config = own
         for name, module in before.items():
             if module is None:
                 del sys.modules[name]

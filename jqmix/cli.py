@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 from jqmix.config import (
@@ -39,7 +40,10 @@ DEFAULT_PRESET = "smax_3m"
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, and exits with 2."""
+    """Says what is wrong in one line, and exits with 2. Help that cannot be printed is an error like any other."""
+
+    def print_help(self, file: Any = None) -> None:
+        (file or sys.stdout).write(self.format_help())
 
     def error(self, message: str) -> NoReturn:
         _complain(message)
@@ -99,14 +103,12 @@ def _parser() -> _Parser:
     train.epilog = "presets: " + ", ".join(preset_names())
 
     evaluate = command("evaluate", _evaluate, "Play whole greedy episodes with a run's newest checkpoint.")
-    evaluate.add_argument("run_dir", metavar="RUN_DIR", type=_path)
+    evaluate.add_argument("run_dir", metavar="RUN_DIR")
     evaluate.add_argument("--episodes", type=_whole(1, EPISODES), default=128, help="whole episodes per member (128)")
     evaluate.add_argument("--seed", type=_whole(0, INT32), default=0, help="of the environments (0)")
 
     report = command("report", _report, "Learning curves of runs (IQM with bootstrap intervals) as PNG, Markdown, CSV.")
-    report.add_argument(
-        "run_dirs", nargs="+", metavar="RUN_DIR", type=_path, help="run directories, or folders of them"
-    )
+    report.add_argument("run_dirs", nargs="+", metavar="RUN_DIR", help="run directories, or folders of them")
     report.add_argument("--out", metavar="DIR", help="where it is written (RUN_DIR/report, or ./report for several)")
     report.add_argument("--threshold", type=_number, metavar="VALUE", help="also say when the IQM first was there")
     report.add_argument("--overwrite", action="store_true", help="even if the folder holds something already")
@@ -114,7 +116,7 @@ def _parser() -> _Parser:
     igm = command(
         "igm", _igm, "The joint values that a run on a matrix game or the two-step game learned, next to the true ones."
     )
-    igm.add_argument("run_dir", metavar="RUN_DIR", type=_path)
+    igm.add_argument("run_dir", metavar="RUN_DIR")
     igm.add_argument("--out", metavar="PNG", help="draw them into this file, too")
 
     for sub in (evaluate, igm):
@@ -129,11 +131,11 @@ def _parser() -> _Parser:
 def _whole(low: int, high: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         number = parse_scalar(text)
-        if not isinstance(number, int) or isinstance(number, bool) or not low <= number <= high:
+        if isinstance(number, bool) or not isinstance(number, int | float) or number % 1 or not low <= number <= high:
             raise argparse.ArgumentTypeError(
                 f"{quoted(text)} is not allowed; it takes a whole number ≥ {low} and ≤ {high}"
             )
-        return number
+        return int(number)
 
     return parse
 
@@ -145,12 +147,12 @@ def _number(text: str) -> float:
     return number
 
 
-def _path(text: str) -> str:
-    try:
-        check_readable_path("RUN_DIR", text)
-    except ConfigError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
+def _check_there(run_dir: str, file: str = "") -> None:
+    """A folder is there, with this file in it: asked before anything is loaded that could read it."""
+    check_readable_path("run_dir", run_dir)
+    path = Path(run_dir)
+    if not path.is_dir() or not (path / file).exists():
+        raise ConfigError(f"run_dir: {shown(run_dir)} is not a run directory (no config.yaml)")
 
 
 def _given(args: argparse.Namespace) -> dict[str, str]:
@@ -241,6 +243,7 @@ def _run_study(study: Any, args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    _check_there(args.run_dir, "config.yaml")
     from jqmix.runs.policy import evaluate_run
 
     with _stdout_for_results():
@@ -252,6 +255,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _igm(args: argparse.Namespace) -> None:
+    _check_there(args.run_dir, "config.yaml")
     if args.out is not None:
         check_new_file("out", args.out)
     from jqmix.runs.igm import draw, joint_values
@@ -287,6 +291,8 @@ def _bench(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
+    for run_dir in args.run_dirs:
+        _check_there(run_dir)
     from jqmix.runs.report import filled, report
 
     rows, folder = report(args.run_dirs, args.out, args.overwrite, args.threshold)
@@ -356,6 +362,7 @@ def main(argv: list[str] | None = None) -> int:
             args, unknown = _parser().parse_known_args(argv)
             if unknown:
                 raise ConfigError(_unknown_flag(unknown[0]))
+            _refuse_dashes(args)
             args.run(args)
         finally:
             _flush()
@@ -372,6 +379,13 @@ def main(argv: list[str] | None = None) -> int:
         _complain(f"{type(error).__name__}: {error} (JQMIX_DEBUG=1 shows where)")
         return 1
     return 0
+
+
+def _refuse_dashes(args: argparse.Namespace) -> None:
+    """argparse takes ``--flag=--`` for a flag without a value and makes a list of nothing of it."""
+    for name, value in vars(args).items():
+        if value == [] and name not in ("grid", "only"):
+            raise ConfigError(f"{name}: '--' is not allowed")
 
 
 def _unknown_flag(flag: str) -> str:

@@ -245,14 +245,10 @@ def _coerce(path: str, hint: Any, value: Any) -> Any:
 
 
 def _float(path: str, number: int | float) -> float:
-    try:
-        value = float(number)
-    except OverflowError:  # a whole number of hundreds of digits
-        value = math.inf
-    unfit = unfit_number(value)
+    unfit = unfit_number(float(number) if abs(number) < 10**300 else 1e300)
     if unfit:
         raise ConfigError(f"{path}: {quoted(number)} {unfit}")
-    return value
+    return float(number)
 
 
 def _mapping(path: str, value: Any, wrong: ConfigError) -> dict[str, Any]:

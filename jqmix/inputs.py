@@ -272,6 +272,8 @@ def check_path_text(field: str, path: str) -> None:
     """A path must be text that can be shown and stored. Raises :class:`ConfigError`."""
     if not path or not path.isprintable():
         raise ConfigError(f"{field}: {quoted(path)} is not allowed; it takes a path, without control characters")
+    if path.startswith("~"):  # --run-dir=~/x: the shell has not replaced it
+        raise ConfigError(f"{field}: {quoted(path)} is not allowed; ~ is not replaced here, give the whole path")
 
 
 def check_new_folder(field: str, path: str | os.PathLike[str]) -> None:
@@ -317,7 +319,7 @@ def check_new_file(field: str, path: str | os.PathLike[str]) -> None:
 def check_readable_path(field: str, path: str) -> None:
     """The system can be asked about a path, whether or not something is there. Raises :class:`ConfigError`."""
     try:
-        _is_there(Path(path))
+        _is_there(Path(path) / "config.yaml")
     except (OSError, ValueError) as error:
         raise ConfigError(f"{field}: {shown(path)} cannot be read: {_reason(error)}") from None
 
