@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
+from jqmix.inputs import read_yaml
 
 Run = dict[str, Any]
 
@@ -22,7 +22,7 @@ def read(run_dir: Path) -> Run:
         point = {k.removeprefix("eval/"): v for k, v in line.items() if k.startswith("eval/")}
         point |= {"env_steps": line["env_steps"], "updates": line["updates"], "wall_s": line["wall_s"]}
         curves.setdefault(str(line["seed"]), []).append(point)
-    config = yaml.safe_load((run_dir / "config.yaml").read_text())
+    config = read_yaml(run_dir / "config.yaml")
     metadata = json.loads((run_dir / "metadata.json").read_text())
     return {
         "config": {k: v for k, v in config.items() if k != "run_dir"},

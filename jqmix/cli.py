@@ -3,27 +3,53 @@
 import argparse
 import contextlib
 import difflib
+import io
 import json
 import os
 import sys
-import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
-from jqmix.config import Config, ConfigError, describe_type, fields_of, load_config, preset_names
+from jqmix.config import (
+    EPISODES,
+    STEPS,
+    Config,
+    ConfigError,
+    check_effects,
+    describe_type,
+    fields_of,
+    load_config,
+    preset_names,
+)
 from jqmix.envs.registry import EnvError, entries
+from jqmix.inputs import (
+    INT32,
+    check_new_file,
+    check_new_folder,
+    check_parent,
+    check_readable_path,
+    one_line,
+    parse_scalar,
+    quoted,
+    shown,
+    unfit_number,
+)
 from jqmix.interrupts import exit_code
 from jqmix.runs.run_dir import RunError
-from jqmix.runs.study import TRICKS
+from jqmix.runs.study import STUDY, TRICKS
 
 DEFAULT_PRESET = "smax_3m"
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, and exits with 2."""
+    """Says what is wrong in one line, and exits with 2. Help that cannot be printed is an error like any other."""
+
+    def print_help(self, file: Any = None) -> None:
+        (file or sys.stdout).write(self.format_help())
 
     def error(self, message: str) -> NoReturn:
-        print(f"jqmix: {message}", file=sys.stderr)
+        _complain(message)
         raise SystemExit(2)
 
 
@@ -82,21 +108,21 @@ def _parser() -> _Parser:
     resume = command("resume", _resume, "Go on with a run or a study from its newest checkpoints.")
     resume.add_argument("run_dir", metavar="RUN_DIR", help="a run directory, or a study's folder")
     resume.add_argument(
-        "--total-steps", type=_whole(1), metavar="N", help="go on to so many steps; also a finished run"
+        "--total-steps", type=_whole(1, STEPS), metavar="N", help="go on to so many steps; also a finished run"
     )
     resume.add_argument("--trust", action="store_true", help="run code that the run directory names (env.factory)")
     resume.add_argument("--quiet", action="store_true", help="print the run directory alone")
 
     evaluate = command("evaluate", _evaluate, "Play whole greedy episodes with a run's newest checkpoint.")
     evaluate.add_argument("run_dir", metavar="RUN_DIR")
-    evaluate.add_argument("--episodes", type=_whole(1), default=128, help="whole episodes per member (128)")
+    evaluate.add_argument("--episodes", type=_whole(1, EPISODES), default=128, help="whole episodes per member (128)")
     evaluate.add_argument("--best", action="store_true", help="the parameters that played best while training")
-    evaluate.add_argument("--seed", type=_whole(0), default=0, help="of the environments (0)")
+    evaluate.add_argument("--seed", type=_whole(0, INT32), default=0, help="of the environments (0)")
 
     report = command("report", _report, "Learning curves of runs (IQM with bootstrap intervals) as PNG, Markdown, CSV.")
     report.add_argument("run_dirs", nargs="+", metavar="RUN_DIR", help="run directories, or folders of them")
     report.add_argument("--out", metavar="DIR", help="where it is written (RUN_DIR/report, or ./report for several)")
-    report.add_argument("--threshold", type=float, metavar="VALUE", help="also say when the IQM first was there")
+    report.add_argument("--threshold", type=_number, metavar="VALUE", help="also say when the IQM first was there")
     report.add_argument("--overwrite", action="store_true", help="even if the folder holds something already")
 
     igm = command(
@@ -105,27 +131,68 @@ def _parser() -> _Parser:
     igm.add_argument("run_dir", metavar="RUN_DIR")
     igm.add_argument("--out", metavar="PNG", help="draw them into this file, too")
 
+    for sub in (evaluate, igm):
+        sub.add_argument("--trust", action="store_true", help="run the code that the run names (env.factory)")
+
     envs = command("envs", _envs, "Every environment with its sizes.")
     for sub in (bench, evaluate, report, igm, envs):
         sub.add_argument("--json", action="store_true", help="machine-readable output")
     return parser
 
 
-def _whole(low: int) -> Callable[[str], int]:
+def _whole(low: int, high: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        if not text.isdigit() or int(text) < low:
-            raise argparse.ArgumentTypeError(f"{text!r} is not allowed; it takes a whole number ≥ {low}")
-        return int(text)
+        number = parse_scalar(text)
+        if isinstance(number, bool) or not isinstance(number, int | float) or number % 1 or not low <= number <= high:
+            raise argparse.ArgumentTypeError(
+                f"{quoted(text)} is not allowed; it takes a whole number ≥ {low} and ≤ {high}"
+            )
+        return int(number)
 
     return parse
 
 
+def _number(text: str) -> float:
+    number = parse_scalar(text)
+    if isinstance(number, bool) or not isinstance(number, int | float) or unfit_number(number):
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is not allowed; it takes a number")
+    return number
+
+
+def _check_there(run_dir: str, file: str = "") -> None:
+    """A folder is there, with this file in it: asked before anything is loaded that could read it."""
+    check_readable_path("run_dir", run_dir)
+    path = Path(run_dir)
+    if not path.is_dir() or not (path / file).exists():
+        raise ConfigError(f"run_dir: {shown(run_dir)} is not a run directory (no config.yaml)")
+
+
+def _given(args: argparse.Namespace) -> dict[str, str]:
+    """The configuration's fields that have a flag among the arguments."""
+    known = {path for path, _, _ in fields_of()}
+    return {path: text for path, text in vars(args).items() if path in known}
+
+
 def _config(args: argparse.Namespace) -> Config:
     """The configuration that the arguments describe; told neither a preset nor an environment, the default preset."""
-    known = {path for path, _, _ in fields_of()}
-    given = {k: v for k, v in vars(args).items() if k in known}
-    chosen = args.config or (None if {"env.name", "env.factory"} & given.keys() else DEFAULT_PRESET)
-    return load_config(chosen, **given)
+    given = _given(args)
+    nothing = None if {"env.name", "env.factory"} & given.keys() else DEFAULT_PRESET
+    return load_config(nothing if args.config is None else args.config, **given)
+
+
+def _config_of_a_run(args: argparse.Namespace) -> Config:
+    """The same, where a run of it alone is what is asked for: every flag must do something in it."""
+    cfg = _config(args)
+    check_effects([cfg], _given(args))
+    return cfg
+
+
+def _check_place(field: str, path: str | None) -> None:
+    """A new folder can be made there, or in runs/ where it has no name yet."""
+    if path is None:
+        check_parent("run_dir", "runs")
+    else:
+        check_new_folder(field, path)
 
 
 @contextlib.contextmanager
@@ -145,7 +212,8 @@ def _prepare(cache: bool = True) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    cfg = _config(args)
+    cfg = _config_of_a_run(args)
+    _check_place("run_dir", cfg.run_dir)
     _prepare()
     from jqmix.runs.experiment import train
 
@@ -155,13 +223,11 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _resume(args: argparse.Namespace) -> None:
-    from pathlib import Path
-
-    from jqmix.runs.study import STUDY
-
     path = Path(args.run_dir)
+    is_study = os.path.isfile(path / STUDY)
+    _check_there(args.run_dir, STUDY if is_study else "config.yaml")
     _prepare()
-    if (path / STUDY).is_file():
+    if is_study:
         return _resume_study(path, args)
     from jqmix.runs.experiment import resume
 
@@ -185,7 +251,10 @@ def _resume_study(path: Any, args: argparse.Namespace) -> None:
 def _sweep(args: argparse.Namespace) -> None:
     from jqmix.runs.study import parse_grid, sweep
 
-    _run_study(sweep(_config(args), parse_grid(args.grid)), args)
+    grid = parse_grid(args.grid)
+    study = sweep(_config(args), grid)
+    check_effects(list(study.configs.values()), grid)
+    _run_study(study, args)
 
 
 def _ablate(args: argparse.Namespace) -> None:
@@ -199,24 +268,24 @@ def _run_study(study: Any, args: argparse.Namespace) -> None:
         raise ConfigError("run_dir: a study's configurations have folders of their own; --out is where they lie")
     if "group" in vars(args):
         raise ConfigError("group: a study trains as many members at once as fit")
+    check_effects(list(study.configs.values()), _given(args))
+    _check_place("out", args.out)
     _prepare()
     from jqmix.runs.ablate import run_study
-    from jqmix.runs.report import report
+    from jqmix.runs.report import filled, report
 
     folder = run_study(study, args.out, args.command)
     rows, written = report([folder])
-    _print_table(rows)
+    _print_table(filled(rows))
     print(f"report: {written / 'report.md'}")
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from pathlib import Path
+    _check_there(args.run_dir, "config.yaml")
+    from jqmix.runs.policy import evaluate_run
 
-    from jqmix.runs.policy import evaluate_run, load_run_config
-
-    load_run_config(Path(args.run_dir))
     with _stdout_for_results():
-        rows = evaluate_run(args.run_dir, args.episodes, args.seed, args.best)
+        rows = evaluate_run(args.run_dir, args.episodes, args.seed, args.best, args.trust)
     if args.json:
         print(json.dumps(rows))
     else:
@@ -224,10 +293,13 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _igm(args: argparse.Namespace) -> None:
+    _check_there(args.run_dir, "config.yaml")
+    if args.out is not None:
+        check_new_file("out", args.out)
     from jqmix.runs.igm import draw, joint_values
 
     with _stdout_for_results():
-        situations = joint_values(args.run_dir)
+        situations = joint_values(args.run_dir, args.trust)
     rows = [row for values in situations for row in values.rows()]
     print(json.dumps(rows) if args.json else "\n\n".join(values.text() for values in situations))
     if args.out is not None:
@@ -235,7 +307,9 @@ def _igm(args: argparse.Namespace) -> None:
 
 
 def _bench(args: argparse.Namespace) -> None:
-    cfg = _config(args)
+    cfg = _config_of_a_run(args)
+    if "run_dir" in _given(args):
+        raise ConfigError("run_dir: has no effect; bench writes nothing")
     _prepare(cache=False)
     from jqmix.runs.bench import bench
 
@@ -255,13 +329,15 @@ def _bench(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    from jqmix.runs.report import report
+    for run_dir in args.run_dirs:
+        _check_there(run_dir)
+    from jqmix.runs.report import filled, report
 
     rows, folder = report(args.run_dirs, args.out, args.overwrite, args.threshold)
     if args.json:
         print(json.dumps(rows))
         return
-    _print_table(rows)
+    _print_table(filled(rows))
     print(f"report: {folder / 'report.md'}")
 
 
@@ -275,40 +351,88 @@ def _envs(args: argparse.Namespace) -> None:
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
     """Columns of text, numbers to the right."""
-    cells = [[str(k) for k in rows[0]]] + [
-        ["–" if v is None else f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows
-    ]
+    cells = [[str(k) for k in rows[0]]] + [[_cell(v) for v in row.values()] for row in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     for line in cells:
         first = line[0].ljust(widths[0])
         print("  ".join([first, *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]))
 
 
-def main(argv: list[str] | None = None) -> int:
-    warnings.formatwarning = lambda message, *_: f"jqmix: {message}\n"
+def _cell(value: Any) -> str:
+    if value in (None, []):
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _ready_streams() -> None:
+    """What stdout cannot spell is replaced, not raised. Closed, it is a file that nothing can be written to: a file
+    opened later must not become what is printed on."""
+    if sys.stdout is None:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 1)
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def _flush() -> None:
+    """Prints what is still to be printed; what cannot be is dropped, so that it does not come up again at exit."""
     try:
-        args, unknown = _parser().parse_known_args(argv)
-        if unknown:
-            raise ConfigError(_unknown_flag(unknown[0]))
-        args.run(args)
         sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
+
+
+def _complain(text: object) -> None:
+    """One line on stderr, whatever the text; a stderr that is broken is no reason to stop."""
+    with contextlib.suppress(OSError):
+        print(f"jqmix: {one_line(str(text))}", file=sys.stderr)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a command; returns its exit code. No error leaves as a traceback, unless JQMIX_DEBUG is set."""
+    _ready_streams()
+    try:
+        try:
+            args, unknown = _parser().parse_known_args(argv)
+            if unknown:
+                raise ConfigError(_unknown_flag(unknown[0]))
+            _refuse_dashes(args)
+            args.run(args)
+        finally:
+            _flush()
     except (ConfigError, EnvError) as error:
-        print(f"jqmix: {error}", file=sys.stderr)
+        _complain(error)
         return 2
     except RunError as error:
-        print(f"jqmix: {error}", file=sys.stderr)
+        _complain(error)
         return 1
     except KeyboardInterrupt as interrupt:
         return exit_code(interrupt)
     except BrokenPipeError:  # whoever reads has read enough: `jqmix envs | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed at the end
+        return 0
+    except Exception as error:
+        if os.environ.get("JQMIX_DEBUG"):
+            raise
+        _complain(f"{type(error).__name__}: {error} (JQMIX_DEBUG=1 shows where)")
+        return 1
     return 0
+
+
+def _refuse_dashes(args: argparse.Namespace) -> None:
+    """argparse takes ``--flag=--`` for a flag without a value and makes a list of nothing of it."""
+    for name, value in vars(args).items():
+        if value == [] and name not in ("grid", "only"):
+            raise ConfigError(f"{name}: '--' is not allowed")
 
 
 def _unknown_flag(flag: str) -> str:
     flags = [f"--{path.replace('_', '-')}" for path, _, _ in fields_of()]
-    near = difflib.get_close_matches(flag.split("=")[0], flags, n=3, cutoff=0.5)
-    return f"{flag}: no such argument" + (f"; did you mean {', '.join(near)}?" if near else " (see --help)")
+    near = difflib.get_close_matches(shown(flag.split("=")[0]), flags, n=3, cutoff=0.5)
+    return f"{shown(flag)}: no such argument" + (f"; did you mean {', '.join(near)}?" if near else " (see --help)")
 
 
 if __name__ == "__main__":

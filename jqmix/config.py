@@ -10,16 +10,28 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
+from jqmix.inputs import (
+    INT32,
+    ConfigError,
+    check_path_text,
+    dump_yaml,
+    parse_scalar,
+    parse_yaml,
+    plain_data,
+    quoted,
+    read_yaml,
+    shorten,
+    shown,
+    unfit_number,
+)
 
-
-class ConfigError(ValueError):
-    """One line: the field, what was given, what is allowed."""
+# Highest values that are sensible; what they come to together is for the memory plan.
+WIDTH, ROLLOUTS, EPISODES, STEPS = 2**14, 2**20, 10**7, 10**15
 
 
 def _f(
@@ -30,7 +42,8 @@ def _f(
     high: int | float = math.inf,
     above: int | float = -math.inf,
 ) -> Any:
-    """A field with its help text and range: low ≤ value ≤ high, and value > above."""
+    """A field with its help text and range: low ≤ value ≤ high, and value > above. Floats fit in 32 bits, and whole
+    numbers do unless ``high`` says more."""
     meta = {"about": about, "low": low, "high": high, "above": above}
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=meta)
@@ -63,7 +76,7 @@ class EnvConfig:
 
 @dataclass(frozen=True)
 class AgentConfig:
-    hidden: int = _f(64, "width of the agent's layers and GRU", low=1)
+    hidden: int = _f(64, "width of the agent's layers and GRU", low=1, high=WIDTH)
     recurrent: bool = _f(True, "a GRU; false: a feed-forward layer in its place")
     layer_norm: bool = _f(False, "layer normalisation before the encoder's ReLU and before the Q head (as PQN has)")
     share_parameters: bool = _f(True, "one network for all agents; false: each has its own, and needs no id")
@@ -78,13 +91,15 @@ class AgentConfig:
 @dataclass(frozen=True)
 class AlgoConfig:
     mixer: MixerName = _f("qmix", "how agents' values become the team's")
-    embed: int = _f(32, "QMIX, Qatten: embedding width E", low=1)
-    hypernet_hidden: int = _f(64, "hidden width of the mixer's networks (QMIX: of the hypernetworks)", low=1)
+    embed: int = _f(32, "QMIX, Qatten: embedding width E", low=1, high=WIDTH)
+    hypernet_hidden: int = _f(
+        64, "hidden width of the mixer's networks (QMIX: of the hypernetworks)", low=1, high=WIDTH
+    )
     positivity: Literal["abs", "softplus", "square", "none"] = _f(
         "abs", "QMIX: the map that keeps weights positive (none breaks IGM: a control)"
     )
-    heads: int = _f(4, "Qatten: attention heads; QPLEX: attention kernels", low=1)
-    critic_hidden: int = _f(256, "weighted QMIX: hidden width of the unconstrained mixer of Q̂*", low=1)
+    heads: int = _f(4, "Qatten: attention heads; QPLEX: attention kernels", low=1, high=1024)
+    critic_hidden: int = _f(256, "weighted QMIX: hidden width of the unconstrained mixer of Q̂*", low=1, high=WIDTH)
     wqmix_alpha: float = _f(0.5, "weighted QMIX: weight α of what is not to be represented well", above=0, high=1)
     state_norm: Literal["running", "none"] = _f(
         "running", "what the mixer reads: the state normalised by running statistics, or raw"
@@ -94,7 +109,7 @@ class AlgoConfig:
         "peng", "what is learned towards: Peng's Q(λ), Q*(λ), Watkins' Q(λ), or the n-step return"
     )
     td_lambda: float = _f(0.6, "λ of the Q(λ) targets; 0 is one-step", low=0, high=1)
-    n_step: int = _f(1, "nstep: transitions before the target bootstraps; 1 is one-step", low=1)
+    n_step: int = _f(1, "nstep: transitions before the target bootstraps; 1 is one-step", low=1, high=10**6)
     double_q: bool = _f(True, "choose the target's action with the online network")
     target_update: Literal["hard", "soft"] = _f("hard", "copy the target network every target_period, or track by τ")
     target_period: int = _f(200, "hard: windows collected between copies (a window holds an episode or more)", low=1)
@@ -120,13 +135,13 @@ class OptimConfig:
 class ExploreConfig:
     eps_start: float = _f(1.0, "ε at the start", low=0, high=1)
     eps_end: float = _f(0.05, "ε after eps_steps", low=0, high=1)
-    eps_steps: int = _f(100_000, "environment steps over which ε falls linearly", low=1)
+    eps_steps: int = _f(100_000, "environment steps over which ε falls linearly", low=1, high=STEPS)
 
 
 @dataclass(frozen=True)
 class ReplayConfig:
     capacity: int = _f(5000, "windows kept", low=1)
-    batch: int = _f(128, "windows per update", low=1)
+    batch: int = _f(128, "windows per update", low=1, high=ROLLOUTS)
     dtype: Literal["float32", "bfloat16"] = _f(
         "float32", "how what the agents and the mixer see is kept; bfloat16 halves it, to 8 significant bits"
     )
@@ -139,29 +154,31 @@ class ReplayConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    every: int = _f(50_000, "environment steps between greedy evaluations (and log lines)", low=1)
+    every: int = _f(50_000, "environment steps between greedy evaluations (and log lines)", low=1, high=STEPS)
     episodes: int = _f(
-        64, "whole greedy episodes per evaluation, each counted once; played by the rollouts, a window for each", low=1
+        64,
+        "whole greedy episodes per evaluation, each counted once; played by the rollouts, a window for each",
+        low=1,
+        high=EPISODES,
     )
     absolute: int = _f(
         10,
         "at the end, the parameters that played best play so many times eval.episodes new ones; 0: they don't",
         low=0,
+        high=1000,
     )
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
     every: int = _f(
-        100_000,
-        "environment steps between checkpoints, from which `jqmix resume` goes on as if nothing had been",
-        low=1,
+        100_000, "environment steps between checkpoints, from which `jqmix resume` goes on", low=1, high=STEPS
     )
     keep: int = _f(2, "the newest so many stay", low=1)
     replay: bool = _f(True, "checkpoints hold the replay; false: smaller, but what is resumed begins to fill it anew")
     share: float = _f(
         0.02,
-        "largest share of a run's time that checkpoints may take: where they take longer, they are fewer",
+        "largest share of a run's time that they take: where one takes long, they are fewer",
         above=0,
         high=1,
     )
@@ -177,16 +194,15 @@ class Config:
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    rollouts: int = _f(8, "parallel environments per member", low=1)
+    rollouts: int = _f(8, "parallel environments per member", low=1, high=ROLLOUTS)
     window: int | None = _f(None, "transitions per window, T (the episode limit unless set)", low=1)
-    updates: int = _f(1, "gradient updates per iteration (one window from every rollout)", low=1)
-    total_steps: int = _f(1_000_000, "environment steps per member, summed over its rollouts", low=1)
+    updates: int = _f(1, "gradient updates per iteration (one window from every rollout)", low=1, high=10**6)
+    total_steps: int = _f(1_000_000, "environment steps per member, summed over its rollouts", low=1, high=STEPS)
     seed: int = _f(0, "first seed", low=0, high=2**31 - 1)
-    seeds: int = _f(1, "members: seeds seed … seed + seeds − 1, trained in one program", low=1)
+    seeds: int = _f(1, "members: seeds seed … seed + seeds − 1, trained in one program", low=1, high=10_000)
     group: int | None = _f(None, "members trained at once, group after group (as many as fit unless set)", low=1)
     on_nan: Literal["freeze", "stop"] = _f(
-        "freeze",
-        "where a member's numbers are no longer finite: it stays as it was while the others go on, or all stop",
+        "freeze", "a member whose numbers are no longer finite stays as it was while the others go on; or all stop"
     )
     run_dir: str | None = _f(None, "where the run is written (runs/<env>_<mixer>_<time> unless set)")
 
@@ -220,26 +236,17 @@ def _coerce(path: str, hint: Any, value: Any) -> Any:
     """``value`` as the field's type, or ConfigError. Text from the command line and YAML values alike."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
-        if value is None or (isinstance(value, str) and value.lower() in ("none", "null", "")):
+        if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
             return None
         hint = next(a for a in typing.get_args(hint) if a is not type(None))
         origin = typing.get_origin(hint)
-    wrong = ConfigError(f"{path}: {value!r} is not allowed; it takes {describe_type(hint)}")
+    wrong = ConfigError(f"{path}: {quoted(value)} is not allowed; it takes {describe_type(hint)}")
     if origin is Literal:
-        if value not in typing.get_args(hint):
+        if not isinstance(value, str) or value not in typing.get_args(hint):
             raise wrong
         return value
     if origin is dict:
-        if isinstance(value, str):
-            try:
-                value = yaml.safe_load(value)
-            except yaml.YAMLError:
-                raise wrong from None
-        if value is None:
-            value = {}
-        if not isinstance(value, dict):
-            raise wrong
-        return value
+        return _mapping(path, value, wrong)
     if hint is bool:
         if isinstance(value, bool):
             return value
@@ -247,18 +254,40 @@ def _coerce(path: str, hint: Any, value: Any) -> Any:
             return value.lower() == "true"
         raise wrong
     if hint is str:
-        if not isinstance(value, str):
+        if not isinstance(value, str) or not value:
             raise wrong
         return value
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+    number = parse_scalar(value.strip()) if isinstance(value, str) else value
+    if isinstance(number, bool) or not isinstance(number, int | float):
         raise wrong
-    try:
-        number = float(value)
-    except ValueError:
-        raise wrong from None
-    if not math.isfinite(number) or (hint is int and number != int(number)):
+    if isinstance(number, float) and not math.isfinite(number):
         raise wrong
-    return int(number) if hint is int else number
+    if hint is float:
+        return _float(path, number)
+    if number != int(number):
+        raise wrong
+    return int(number)
+
+
+def _float(path: str, number: int | float) -> float:
+    unfit = unfit_number(float(number) if abs(number) < 10**300 else 1e300)
+    if unfit:
+        raise ConfigError(f"{path}: {quoted(number)} {unfit}")
+    return float(number)
+
+
+def _mapping(path: str, value: Any, wrong: ConfigError) -> dict[str, Any]:
+    """Plain data, by name; from the command line it is text."""
+    if isinstance(value, str):
+        try:
+            value = parse_yaml(value)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {quoted(value)} is not allowed; {error}") from None
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise wrong
+    return plain_data(path, value)
 
 
 def coerce_text(path: str, text: str) -> Any:
@@ -270,32 +299,46 @@ def coerce_text(path: str, text: str) -> Any:
 
 
 def _unknown(path: str, known: Mapping[str, Any]) -> ConfigError:
-    near = difflib.get_close_matches(path, known, n=3, cutoff=0.5)
-    hint = f"; did you mean {', '.join(near)}?" if near else f"; fields are {', '.join(known)}"
-    return ConfigError(f"{path}: no such field{hint}")
+    name = shown(path)
+    inside = [p for p in known if p.startswith(f"{path}.")]
+    if inside:
+        return ConfigError(f"{name}: no field but a group of fields, such as {inside[0]}")
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"; did you mean {', '.join(near)}?" if near else " (`jqmix train --help` lists all)"
+    return ConfigError(f"{name}: no such field{hint}")
 
 
 def _in_range(path: str, f: dataclasses.Field, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return
     low, high, above = f.metadata["low"], f.metadata["high"], f.metadata["above"]
+    if isinstance(value, int):
+        high = min(high, INT32) if high == math.inf else high
     if low <= value <= high and value > above:
         return
-    allowed = [f"≥ {low:g}"] * (low > -math.inf) + [f"> {above:g}"] * (above > -math.inf)
-    allowed += [f"≤ {high:g}"] * (high < math.inf)
-    raise ConfigError(f"{path}: {value} is out of range; it must be {' and '.join(allowed)}")
+    allowed = [f"≥ {_spelled(low)}"] * (low > -math.inf) + [f"> {_spelled(above)}"] * (above > -math.inf)
+    allowed += [f"≤ {_spelled(high)}"] * (high < math.inf)
+    raise ConfigError(f"{path}: {quoted(value)} is out of range; it must be {' and '.join(allowed)}")
+
+
+def _spelled(bound: int | float) -> str:
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted paths, stopping at known leaf fields (``env.kwargs`` is one)."""
+    """Nested mappings as dotted paths, stopping at known leaf fields (``env.kwargs`` is one).
+
+    Raises :class:`ConfigError` where two ways of writing (``algo: {gamma: …}`` and ``algo.gamma: …``) name one field.
+    """
     leaves = {path for path, _, _ in fields_of()}
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         path = f"{prefix}{key}"
-        if isinstance(value, Mapping) and path not in leaves:
-            flat.update(flatten(value, path + "."))
-        else:
-            flat[path] = value
+        found = flatten(value, path + ".") if isinstance(value, Mapping) and path not in leaves else {path: value}
+        twice = flat.keys() & found.keys()
+        if twice:
+            raise ConfigError(f"{shown(min(twice))}: given twice")
+        flat |= found
     return flat
 
 
@@ -305,7 +348,7 @@ def build(values: Mapping[str, Any]) -> Config:
     nested: dict[str, dict[str, Any]] = {}
     for path, value in values.items():
         if path not in known:
-            raise _unknown(path, known)
+            raise _unknown(str(path), known)
         hint, f = known[path]
         value = _coerce(path, hint, value)
         _in_range(path, f, value)
@@ -318,17 +361,32 @@ def build(values: Mapping[str, Any]) -> Config:
     return cfg
 
 
-def check(cfg: Config) -> None:
-    """What must hold between fields, and can be known without building anything."""
+# Names of arguments that are jqmix's own, not a factory's.
+RESERVED = {"name", "batch", "factory", "time_limit", "episode_limit"}
+
+
+def _check_env(env: EnvConfig) -> None:
     from jqmix.envs import registry
 
-    if cfg.env.factory is None:
-        try:
-            registry.check_name(cfg.env.name)
-        except registry.EnvError as error:
-            raise ConfigError(str(error)) from None
-    elif ":" not in cfg.env.factory:
-        raise ConfigError(f"env.factory: {cfg.env.factory!r} must look like package.module:function")
+    try:
+        if env.factory is None:
+            registry.check_name(env.name)
+        else:
+            registry.check_factory(env.factory)
+    except registry.EnvError as error:
+        raise ConfigError(str(error)) from None
+    for key in env.kwargs:
+        if key in RESERVED:
+            raise ConfigError(f"env.kwargs: {key} is not allowed as a key; {', '.join(sorted(RESERVED))} are taken")
+        if not key.isidentifier():
+            raise ConfigError(f"env.kwargs: {quoted(key)} is not allowed as a key; keys are names of arguments")
+
+
+def check(cfg: Config) -> None:
+    """What must hold between fields, and can be known without building anything."""
+    _check_env(cfg.env)
+    if cfg.run_dir is not None:
+        check_path_text("run_dir", cfg.run_dir)
     if cfg.replay.batch > cfg.replay.capacity:
         raise ConfigError(
             f"replay.batch: {cfg.replay.batch} windows do not fit in replay.capacity {cfg.replay.capacity}"
@@ -360,9 +418,66 @@ def _registered_limit(cfg: Config) -> int | None:
 
 
 def check_window(cfg: Config, episode_limit: int) -> None:
-    """A window must hold a whole episode: hidden states in replay are exact only from a reset on."""
+    """A window must hold a whole episode: hidden states in replay are exact only from a reset on. Slots and steps are
+    counted in 32 bits."""
+    slots = (cfg.window or episode_limit) + 1
+    for path, count in (("rollouts", cfg.rollouts), ("replay.capacity", cfg.replay.capacity)):
+        if count * slots > INT32:
+            raise ConfigError(f"{path}: {count} windows of {slots} slots are more than 32 bits count")
+    if cfg.eval.episodes * episode_limit > INT32:
+        raise ConfigError(
+            f"eval.episodes: {cfg.eval.episodes} episodes of {episode_limit} steps are more than 32 bits count"
+        )
     if cfg.window is not None and cfg.window < episode_limit:
         raise ConfigError(f"window: {cfg.window} does not cover an episode; it must be ≥ {episode_limit} (the limit)")
+
+
+# Options without effect
+
+MIXERS_BY_STATE = ("qmix", "qatten", "qplex", "qtran", "cw_qmix", "ow_qmix")
+# A field, another one, and the values of it without which the first does nothing.
+NEEDS: list[tuple[str, str, tuple[Any, ...]]] = [
+    ("env.name", "env.factory", (None,)),
+    ("agent.agent_id", "agent.share_parameters", (True,)),
+    ("agent.one_kernel", "agent.recurrent", (True,)),
+    ("agent.one_kernel", "agent.hidden", (16, 32, 64, 128)),
+    ("algo.embed", "algo.mixer", ("qmix", "qatten", "cw_qmix", "ow_qmix")),
+    ("algo.hypernet_hidden", "algo.mixer", MIXERS_BY_STATE),
+    ("algo.positivity", "algo.mixer", ("qmix", "cw_qmix", "ow_qmix")),
+    ("algo.heads", "algo.mixer", ("qatten", "qplex")),
+    ("algo.critic_hidden", "algo.mixer", ("cw_qmix", "ow_qmix")),
+    ("algo.wqmix_alpha", "algo.mixer", ("cw_qmix", "ow_qmix")),
+    ("algo.state_norm", "algo.mixer", MIXERS_BY_STATE),
+    ("algo.td_lambda", "algo.target", ("peng", "qstar", "watkins")),
+    ("algo.n_step", "algo.target", ("nstep",)),
+    ("algo.target_period", "algo.target_update", ("hard",)),
+    ("algo.target_tau", "algo.target_update", ("soft",)),
+    ("algo.init_gain", "algo.init", ("orthogonal",)),
+    ("replay.priority_alpha", "replay.prioritised", (True,)),
+    ("replay.priority_beta", "replay.prioritised", (True,)),
+]
+
+
+def check_effects(cfgs: Sequence[Config], given: Iterable[str]) -> None:
+    """Fields that were asked for must do something in one of these configurations, or be as they always are.
+
+    For what is given on a command line. A file may hold what another mixer or target would need: it is there to be
+    varied. Raises :class:`ConfigError`.
+    """
+    flat, defaults, given = [flatten(to_dict(cfg)) for cfg in cfgs], flatten(to_dict(Config())), set(given)
+    for path, gate, values in NEEDS:
+        if path not in given or all(tree[path] == defaults[path] for tree in flat):
+            continue
+        if not any(tree[gate] in values for tree in flat):
+            found, needed = _word(flat[0][gate]), " or ".join(map(_word, values))
+            raise ConfigError(f"{path}: has no effect with {gate} {found}; it needs {gate} {needed}")
+    if "explore.eps_steps" in given and all(cfg.explore.eps_end == cfg.explore.eps_start for cfg in cfgs):
+        raise ConfigError("explore.eps_steps: has no effect where explore.eps_end equals explore.eps_start")
+
+
+def _word(value: Any) -> str:
+    """A value as the command line has it."""
+    return str(value).lower() if value is None or isinstance(value, bool) else shorten(str(value), 60)
 
 
 # Files and presets
@@ -380,24 +495,39 @@ def preset_names() -> list[str]:
 
 
 def _presets_near(name: str) -> str:
-    near = difflib.get_close_matches(name, preset_names(), n=3, cutoff=0.4) or preset_names()
-    return f"presets include {', '.join(near)}"
+    near = difflib.get_close_matches(shorten(name, 60), preset_names(), n=3, cutoff=0.4)
+    return f"presets include {', '.join(near)}" if near else "`jqmix train --help` lists the presets"
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    """The fields of a file by their dotted paths, on top of those of the preset that it extends."""
+    tree = read_yaml(path)
+    if not tree and (tree is None or isinstance(tree, dict)):
+        raise ConfigError(f"{shown(path)}: holds no fields")
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: a configuration is a mapping of fields")
+        raise ConfigError(f"{shown(path)}: a configuration is a mapping of fields")
     base = tree.pop("extends", None)
     if base is not None and base not in preset_names():
-        raise ConfigError(f"{path}: extends: no preset {str(base)!r}; {_presets_near(str(base))}")
+        raise ConfigError(f"{shown(path)}: extends: no preset {quoted(base)}; {_presets_near(str(base))}")
     values = {} if base is None else _read(preset_dir() / f"{base}.yaml")
     return {**values, **flatten(tree)}
+
+
+def _find(source: str | Path) -> Path:
+    """The file that a preset's name, a path or a run directory means. A preset's name is that preset, whatever else
+    lies about under this name; ``./name`` is the file."""
+    if str(source) in preset_names():
+        return preset_dir() / f"{source}.yaml"
+    path = Path(source)
+    try:
+        inside = path / "config.yaml"
+        if inside.exists():
+            return inside
+        if path.exists() and not path.is_dir():
+            return path
+    except (OSError, ValueError):  # too long a name, a loop of links: whatever it is, it is not there
+        pass
+    raise ConfigError(f"config: no file or preset {quoted(str(source))}; {_presets_near(str(source))}")
 
 
 def load_config(source: str | Path | None = None, **overrides: Any) -> Config:
@@ -405,25 +535,31 @@ def load_config(source: str | Path | None = None, **overrides: Any) -> Config:
 
     ``load_config("smax_2s3z", **{"algo.td_lambda": 0.3})``. Raises :class:`ConfigError` for anything unfit.
     """
-    values: dict[str, Any] = {}
-    if source is not None:
-        path = Path(source)
-        if path.is_dir() and (path / "config.yaml").is_file():
-            path = path / "config.yaml"
-        if not path.is_file():
-            path = preset_dir() / f"{source}.yaml"
-        if not path.is_file():
-            raise ConfigError(f"config: no file or preset {str(source)!r}; {_presets_near(str(source))}")
-        values = _read(path)
+    values = {} if source is None else _read(_find(source))
     return build({**values, **overrides})
 
 
 def read_fields(path: Path) -> dict[str, Any]:
-    """Every field by its dotted path as a YAML file has it, defaults for the rest, and nothing validated.
+    """Every field of a run's config.yaml by its dotted path, each of its type; defaults for what an earlier version
+    did not have, and whatever a later one has besides.
 
-    So a run stays readable where its environment is not registered. Raises :class:`ConfigError` if it is not YAML.
+    Names and ranges are not checked, so a run stays readable where its environment is not registered. Raises
+    :class:`ConfigError`, one line that names the file, for anything else.
     """
-    return {**flatten(to_dict(Config())), **_read(path)}
+    read, known = _read(path), {p: hint for p, hint, _ in fields_of()}
+    groups = {p.partition(".")[0] for p in known if "." in p}
+    try:
+        for field_path, value in read.items():
+            if field_path in groups:
+                raise ConfigError(f"{field_path}: {quoted(value)} is not allowed; it takes a mapping of fields")
+            if field_path in known:
+                named = typing.get_origin(known[field_path]) is Literal
+                read[field_path] = _coerce(field_path, str if named else known[field_path], value)
+        if "run_dir" not in read:
+            raise ConfigError("was cut short: run_dir, a configuration's last field, is not there")
+    except ConfigError as error:
+        raise ConfigError(f"{shown(path)}: {error}") from None
+    return {**flatten(to_dict(Config())), **read}
 
 
 def to_dict(cfg: Config) -> dict[str, Any]:
@@ -432,4 +568,4 @@ def to_dict(cfg: Config) -> dict[str, Any]:
 
 def dump(cfg: Config) -> str:
     """YAML that :func:`load_config` reads back to an equal configuration."""
-    return yaml.safe_dump(to_dict(cfg), sort_keys=False, allow_unicode=True)
+    return dump_yaml(to_dict(cfg))

@@ -71,6 +71,10 @@ def test_one_run(tmp_path, capsys):
         "iqm": pytest.approx(0.45),
         "min": 0.1,
         "max": 0.9,
+        "diverged": [],
+        "absolute": None,
+        "absolute_low": None,
+        "absolute_high": None,
         "threshold": 0.3,
         "reached_at": 200,
     }
@@ -96,6 +100,7 @@ def test_one_run(tmp_path, capsys):
         "wall_s",
         "eval/episodes",
         "eval/win_rate",
+        "fault",
     ]
     assert len(raw) == 12
     assert {r["seed"]: float(r["eval/win_rate"]) for r in raw if r["env_steps"] == "300"} == {
@@ -259,24 +264,8 @@ def training_only(run):
     write_lines(run, [{"env_steps": 1, "seed": 0, "train/loss": 1.0}])
 
 
-def one_line(run):
-    write_lines(run, [line(0, 100, win_rate=0.5)])
-
-
-def mixed(run):
-    write_lines(run, [line(0, 100, win_rate=0.5), line(0, 200, return_mean=0.5)])
-
-
-def not_finite(run):
-    write_lines(run, [line(0, 100, win_rate=0.5), line(0, 200, win_rate=float("nan"))])
-
-
 def no_metric(run):
     write_lines(run, [line(0, 100, episodes=3), line(0, 200, episodes=3)])
-
-
-def falling(run):
-    write_lines(run, [line(0, 200, win_rate=0.5), line(0, 200, win_rate=0.6)])
 
 
 def apart(run):
@@ -295,8 +284,13 @@ def bad_config(run):
     (run / "config.yaml").write_text("a: [")
 
 
-def bad_metadata(run):
-    (run / "metadata.json").write_text("{")
+def cut_config(run):
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config[: config.index("rollouts:")])
+
+
+def no_mapping(run):
+    (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("seeds: 2", "seeds: [2]"))
 
 
 @pytest.mark.parametrize(
@@ -305,16 +299,13 @@ def bad_metadata(run):
         (nothing, "metrics.jsonl: cannot be read"),
         (empty, "has no evaluations"),
         (training_only, "has no evaluations"),
-        (one_line, "has one evaluation of seed 0; a curve takes two"),
-        (mixed, "smax_3m: only some of the evaluations have eval/win_rate"),
-        (not_finite, "has no finite eval/win_rate of seed 0 at 200 steps"),
-        (no_metric, "has no finite eval/return_mean of seed 0 at 100 steps"),
-        (falling, "evaluations of seed 0 with falling env_steps"),
+        (no_metric, "has no evaluations in metrics.jsonl; 2 evaluations left out for lack of the metric"),
         (apart, "smax_3m, qmix: one curve begins at 1,001 environment steps, after another ended at 100"),
-        (broken, "metrics.jsonl: line 2 is not a line of metrics"),
-        (no_seed, "metrics.jsonl: line 1 is not a line of metrics"),
+        (broken, "has no evaluations in metrics.jsonl; 1 damaged line skipped, the first is line 2"),
+        (no_seed, "has no evaluations in metrics.jsonl; 1 damaged line skipped, the first is line 1"),
         (bad_config, "config.yaml: not YAML"),
-        (bad_metadata, "metadata.json: not JSON"),
+        (cut_config, "config.yaml: was cut short: run_dir"),
+        (no_mapping, "config.yaml: seeds: [2] is not allowed"),
     ],
 )
 def test_a_spoilt_run_is_one_line_and_exit_2(spoil, says, tmp_path, capsys):
@@ -329,6 +320,119 @@ def assert_refused(argv, says, capsys):
     err = capsys.readouterr().err
     assert says in err
     assert err.count("\n") == 1
+
+
+def test_one_evaluation_is_a_point(tmp_path, drawn):
+    run = write_run(tmp_path / "run", [0.5, 0.6])
+    write_lines(run, [line(seed, 100, win_rate=0.4 + 0.2 * seed) for seed in (0, 1)])
+    (row,), folder = report([run])
+    assert (row["env_steps"], row["iqm"], row["seeds"]) == (100, 0.5, 2)
+    assert drawn[0].axes[0].lines[0].get_marker() == "o"
+    assert len(read_csv(folder / "curves.csv")) == 1
+
+
+def final_words(seed, steps, **words):
+    return {"env_steps": steps, "updates": steps // 10, "member": seed, "seed": seed, "wall_s": 2.0, **words}
+
+
+def fault(seed, steps):
+    return final_words(seed, steps, fault="loss is not finite", fault_env_steps=steps - 50)
+
+
+def absolute(seed, steps, rate):
+    return final_words(
+        seed, steps, **{"absolute/return_mean": 9.0, "absolute/win_rate": rate, "absolute/episodes": 320}
+    )
+
+
+def append(run, *lines):
+    with (run / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps(x) + "\n" for x in lines)
+
+
+def test_a_seed_that_diverged_has_no_result(tmp_path, capsys):
+    """Seed 3 was the best until it diverged: neither that nor anything else of it counts."""
+    run = write_run(tmp_path / "run", [0.2, 0.4, 0.6, 1.0])
+    append(run, fault(3, 300))
+    assert main(["report", str(run)]) == 0
+    assert "[3]" in capsys.readouterr().out.splitlines()[1]
+    (row,), folder = report([run], overwrite=True)
+    assert (row["seeds"], row["diverged"], row["iqm"]) == (3, [3], pytest.approx(0.4))
+    assert row["max"] == 0.6
+    text = (folder / "report.md").read_text()
+    assert "| seed 3 |" in text
+    assert "**Diverged**: smax_3m, qmix, seed 3: loss is not finite at 250 env steps." in text
+    assert "no final result" in text
+    assert {r["seed"]: r["fault"] for r in read_csv(folder / "raw.csv")}["3"] == "loss is not finite"
+    assert {r["n_seeds"] for r in read_csv(folder / "curves.csv")} == {"3"}
+
+
+def test_a_group_that_diverged_has_no_result(tmp_path, capsys):
+    """Nor has it one over several environments, where it has seeds left in another."""
+    for mixer in ("qmix", "vdn"):
+        for env in ("smax_3m", "smax_8m"):
+            write_run(tmp_path / "runs" / f"{mixer}_{env}", [0.4, 0.6], **{"env.name": env, "algo.mixer": mixer})
+    append(tmp_path / "runs" / "vdn_smax_8m", fault(0, 300), fault(1, 300))
+    rows, folder = report([tmp_path / "runs"], threshold=0.1)
+    found = by_group(rows)
+    for name in ("smax_8m, algo.mixer=vdn", "2 environments together, algo.mixer=vdn"):
+        assert found[name]["seeds"] == 0
+        assert {found[name][key] for key in ("iqm", "low", "env_steps", "min", "max", "reached_at")} == {None}
+    assert found["2 environments together, algo.mixer=qmix"]["iqm"] == 0.5
+    assert (
+        "| smax_8m, algo.mixer=vdn | greedy win rate | 0 | – | – | – | – | seed 0, seed 1 |"
+        in (folder / "report.md").read_text()
+    )
+    assert main(["report", str(tmp_path / "runs"), "--overwrite"]) == 0
+    # A run of which nothing is left but this.
+    alone = write_run(tmp_path / "alone", [0.4, 0.6])
+    write_lines(alone, [fault(0, 50), fault(1, 50)])
+    (row,), folder = report([alone])
+    assert (row["seeds"], row["diverged"]) == (0, [0, 1])
+    assert read_csv(folder / "curves.csv") == read_csv(folder / "raw.csv") == []
+
+
+def test_the_absolute_metric(tmp_path, capsys):
+    run = write_run(tmp_path / "run", [0.2, 0.4, 0.6])
+    append(run, *(absolute(i, 300, rate) for i, rate in enumerate([0.5, 0.6, 0.7])))
+    (row,), folder = report([run])
+    assert row["absolute"] == pytest.approx(0.6)
+    assert 0.5 <= row["absolute_low"] < 0.6 < row["absolute_high"] <= 0.7
+    assert row["iqm"] == pytest.approx(0.4)
+    text = (folder / "report.md").read_text()
+    assert f"| 0.600 [{row['absolute_low']:.3f}, {row['absolute_high']:.3f}] |" in text
+    assert "Gorsane" in text
+    # A seed that has none leaves the group without; where nobody has one, there is no column.
+    other = write_run(tmp_path / "other", [0.2, 0.4], **{"algo.mixer": "vdn"})
+    append(other, absolute(0, 300, 0.5))
+    rows, folder = report([run, other], out=tmp_path / "both")
+    assert [r["absolute"] for r in rows] == [row["absolute"], None]
+    (row,), folder = report([other])
+    assert "| absolute (" in text
+    assert "| absolute (" not in (folder / "report.md").read_text()
+
+
+def test_what_a_study_names_and_has_not_is_left_out(tmp_path, capsys):
+    for name, settings in {"base": {}, "a": {"optim.lr": 0.1}, "b": {"optim.lr": 0.2}}.items():
+        write_run(tmp_path / name, [0.2, 0.4], **settings)
+    tricks = [
+        {"name": name, "title": name, "published": "x", "variants": [{"label": run, "run": run} for run in runs]}
+        for name, runs in {"first": ("base", "a", "b"), "second": ("base", "a")}.items()
+    ]
+    (tmp_path / "study.json").write_text(json.dumps({"tricks": tricks}))
+    (tmp_path / "a" / "metrics.jsonl").write_text("")
+    assert main(["report", str(tmp_path)]) == 0
+    err = capsys.readouterr().err.splitlines()
+    assert len(err) == 2
+    assert "a has no evaluations" in err[0]
+    assert "a is named in study.json but holds no results" in err[1]
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "| first |" in text
+    assert "| second |" not in text
+    # A variant that diverged is shown as that, and last.
+    append(tmp_path / "base", fault(0, 300), fault(1, 300))
+    _, folder = report([tmp_path], overwrite=True)
+    assert "b: 0.300 [0.200, 0.400], base: diverged | diverged: unknown | 300 |" in (folder / "report.md").read_text()
 
 
 def test_bad_arguments_are_one_line_and_exit_2(tmp_path, monkeypatch, capsys):

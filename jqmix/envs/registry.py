@@ -2,8 +2,11 @@
 
 import difflib
 import importlib
+import keyword
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+
+from jqmix.inputs import quoted, shorten
 
 if TYPE_CHECKING:
     from jqmix.envs.base import BatchedDecPOMDP, DecPOMDP
@@ -57,20 +60,26 @@ def check_name(name: str) -> None:
     """Raises ``EnvError`` with the nearest names if there is no such environment."""
     if name in _ENTRIES:
         return
-    near = difflib.get_close_matches(name, _ENTRIES, n=4, cutoff=0.5)
+    near = difflib.get_close_matches(shorten(name, 60), _ENTRIES, n=4, cutoff=0.5)
     hint = f"; did you mean {', '.join(near)}?" if near else ""
-    raise EnvError(f"env.name: no environment {name!r}{hint} (`jqmix envs` lists all {len(_ENTRIES)})")
+    raise EnvError(f"env.name: no environment {quoted(name)}{hint} (`jqmix envs` lists all {len(_ENTRIES)})")
+
+
+def check_factory(path: str) -> None:
+    """Raises ``EnvError`` unless ``path`` is two dotted names with a colon between; imports nothing."""
+    module, _, attribute = path.partition(":")
+    if not all(part.isidentifier() and not keyword.iskeyword(part) for part in [*module.split("."), attribute]):
+        raise EnvError(f"env.factory: {quoted(path)} must look like package.module:function")
 
 
 def resolve_factory(path: str) -> Callable[..., Any]:
     """The function that ``package.module:function`` names."""
+    check_factory(path)
     module, _, attribute = path.partition(":")
-    if not module or not attribute:
-        raise EnvError(f"env.factory: {path!r} must look like package.module:function")
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise EnvError(f"env.factory: cannot load {path!r}: {error}") from None
+        raise EnvError(f"env.factory: cannot load {quoted(path)}: {error}") from None
 
 
 @overload

@@ -320,10 +320,15 @@ class Learned(NamedTuple):
     members: list[int]
     tree: dict[str, Any]
 
+    @property
+    def params(self) -> Any:
+        """All that was learned, of agents and mixer."""
+        return self.tree["learner"]["params"]
+
     def agents(self, best: bool = False) -> Any:
         """The agents' parameters: the newest, or those that played best in an evaluation."""
         if not best:
-            return self.tree["learner"]["params"]["agent"]
+            return self.params["agent"]
         if "best" not in self.tree:
             raise ConfigError("best: this run is of an earlier version, which kept none")
         return self.tree["best"]["params"]

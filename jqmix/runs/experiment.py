@@ -10,7 +10,6 @@ import json
 import platform
 import shlex
 import subprocess
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,6 +25,7 @@ from jqmix.learning.state import Member
 from jqmix.runs import checkpoint
 from jqmix.runs.checkpoint import Manifest
 from jqmix.runs.devices import make_mesh
+from jqmix.runs.files import warn
 from jqmix.runs.groups import Group, Part, Run, settled
 from jqmix.runs.log import Log
 from jqmix.runs.loggers import Line, Terminal
@@ -65,8 +65,7 @@ class Result:
     @cached_property
     def params(self) -> Any:
         """What the members learned; leaves lead with P."""
-        learned = checkpoint.load_learned(self.run_dir, self.config, warnings.warn)
-        return learned.tree["learner"]["params"]
+        return checkpoint.load_learned(self.run_dir, self.config, warn).params
 
 
 def _version(package: str) -> str | None:
@@ -134,7 +133,7 @@ def resume(run_dir: str | Path, total_steps: int | None = None, quiet: bool = Fa
     Raises ``ConfigError`` where there is nothing to go on with. ``trust``: the run may name code of its own.
     """
     path = Path(run_dir)
-    cfg = replace(load_run_config(path), run_dir=str(path))
+    cfg = replace(load_run_config(path, trust), run_dir=str(path))
     if total_steps is not None:
         cfg = replace(cfg, total_steps=total_steps)
     (result,) = train_together([cfg], quiet, resuming=True)

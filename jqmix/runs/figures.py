@@ -4,6 +4,7 @@ Drawn without pyplot: no display is needed, and figures of the caller's are left
 """
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy import ndarray
 
+from jqmix.inputs import one_line, shorten
 from jqmix.runs.statistics import Estimate
 
 # Okabe and Ito's colours, which colour-blind readers tell apart, without the yellow, which is faint on white.
@@ -91,9 +93,10 @@ def draw_curves(panels: Sequence[Panel[Line]], path: Path, shared_labels: bool =
             labels = shared or [line.label for line in panel.marks]
             for line in panel.marks:
                 style = _style(labels.index(line.label))
-                ax.plot(line.steps, line.estimate.iqm, label=line.label, **style)
+                marker = "o" if len(line.steps) == 1 else ""  # a line through one point is not seen
+                ax.plot(line.steps, line.estimate.iqm, label=_shown(line.label), marker=marker, **style)
                 ax.fill_between(line.steps, *line.estimate[1:], color=style["color"], alpha=0.18, linewidth=0)
-            ax.set(title=fill(panel.title, 50), xlabel="environment steps per seed", ylabel=panel.metric)
+            ax.set(title=fill(_shown(panel.title), 50), xlabel="environment steps per seed", ylabel=panel.metric)
             ax.set_xlim(left=0)
             ax.xaxis.set_major_formatter(EngFormatter(sep=""))
             ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
@@ -102,7 +105,7 @@ def draw_curves(panels: Sequence[Panel[Line]], path: Path, shared_labels: bool =
             if not shared:
                 ax.legend(frameon=False)
         if shared:
-            handles = [Line2D([], [], label=label, **_style(i)) for i, label in enumerate(shared)]
+            handles = [Line2D([], [], label=_shown(label), **_style(i)) for i, label in enumerate(shared)]
             figure.legend(handles=handles, ncols=columns, **LEGEND)
 
 
@@ -116,8 +119,8 @@ def draw_points(panels: Sequence[Panel[Point]], path: Path) -> None:
                 ax.plot(point.scores, [row] * len(point.scores), color=color, **SCORE)
                 ax.hlines(row, low, high, color=color, linewidth=INTERVAL)
                 ax.plot(iqm, row, color=color, **IQM)
-            ax.set(title=fill(panel.title, 50), xlabel=panel.metric, ylim=(len(panel.marks) - 0.5, -0.5))
-            ax.set_yticks(range(len(panel.marks)), [point.label for point in panel.marks])
+            ax.set(title=fill(_shown(panel.title), 50), xlabel=panel.metric, ylim=(len(panel.marks) - 0.5, -0.5))
+            ax.set_yticks(range(len(panel.marks)), [_shown(point.label) for point in panel.marks])
             ax.grid(axis="y", visible=False)
             if panel.limits:
                 ax.set_xlim(_padded(panel.limits))
@@ -127,6 +130,12 @@ def draw_points(panels: Sequence[Panel[Point]], path: Path) -> None:
             Line2D([], [], color=NEUTRAL, label="one seed", **SCORE),
         ]
         figure.legend(handles=handles, ncols=3, **LEGEND)
+
+
+def _shown(text: str) -> str:
+    """A label as it is drawn: on one line, not too long, and no formula or hidden name of Matplotlib's."""
+    text = shorten(one_line(text), 120).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def _style(i: int) -> dict[str, Any]:
@@ -157,4 +166,6 @@ def _figure(panels: int, path: Path, height: float, extra: float = 0) -> Iterato
         for spare in axes[panels:]:
             spare.remove()
         yield figure, axes[:panels]
-        figure.savefig(path, format="png")
+        with warnings.catch_warnings():  # of characters that the font lacks, or of labels that leave axes little room
+            warnings.simplefilter("ignore", UserWarning)
+            figure.savefig(path, format="png")

@@ -5,7 +5,6 @@ greedy actions; that it is also the one that pays most is a further matter. Both
 """
 
 import itertools
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,13 @@ from jaxtyping import Bool, Float, Int
 
 from jqmix.config import Config, ConfigError
 from jqmix.envs.games import MatrixGame, TwoStepGame
+from jqmix.envs.registry import resolve_factory
+from jqmix.inputs import shown
 from jqmix.learning import normalise
 from jqmix.learning.learner import Learner, make_learner
 from jqmix.runs import checkpoint
-from jqmix.runs.policy import load_run_config
+from jqmix.runs.files import warn
+from jqmix.runs.policy import check_fits, load_run_config
 from jqmix.types import Window
 
 Game = MatrixGame | TwoStepGame
@@ -119,36 +121,47 @@ class JointValues:
         return "\n".join(lines)
 
 
-def joint_values(run_dir: str | Path) -> list[JointValues]:
+def joint_values(run_dir: str | Path, trust: bool = False) -> list[JointValues]:
     """The joint values that a run learned, from its newest checkpoint, in every situation of its game.
 
-    Raises ``ConfigError`` if the run is of another environment, or of a mixer that has no joint value.
+    Raises ``ConfigError`` if the run is of another environment, or of a mixer that has no joint value; if it is
+    damaged; and, unless told to ``trust`` it, if its game is code of its own.
     """
     run_dir = Path(run_dir)
-    cfg = load_run_config(run_dir)
-    if cfg.env.name not in GAMES or cfg.env.factory is not None:
-        known = " and ".join(GAMES)
-        raise ConfigError(f"run_dir: joint values are shown for {known} alone; {run_dir} is of {_env_name(cfg)}")
-    game = GAMES[cfg.env.name](**cfg.env.kwargs)
+    cfg = load_run_config(run_dir, trust)
+    game = _game(cfg, run_dir)
     learner = make_learner(cfg, game.spec)
     if learner.mixer.per_agent:
-        raise ConfigError(f"run_dir: {run_dir} has no joint value; {cfg.algo.mixer} mixes nothing")
-    learned = checkpoint.load_learned(run_dir, cfg, warnings.warn)
+        raise ConfigError(f"run_dir: {shown(run_dir)} has no joint value; {cfg.algo.mixer} mixes nothing")
+    learned = checkpoint.load_learned(run_dir, cfg, warn)
+    check_fits(learned.params, learner, run_dir)
     moments = normalise.Moments(**learned.tree["moments"])
     seeds = [cfg.seed + member for member in learned.members]
 
     def of(situation: Situation) -> JointValues:
         window = every_joint_action(game, situation.history)
         read = jax.vmap(lambda params, moments: _tables(learner, window, params, moments))
-        utilities, flat = jax.device_get(read(learned.tree["learner"]["params"], moments))
+        utilities, flat = jax.device_get(read(learned.params, moments))
         tables = {name: table.reshape(-1, *situation.payoff.shape) for name, table in flat.items()}
         return JointValues(cfg.algo.mixer, situation.name, seeds, situation.payoff, utilities, tables)
 
     return [of(situation) for situation in situations(game, cfg.algo.gamma)]
 
 
-def _env_name(cfg: Config) -> str:
-    return cfg.env.factory or cfg.env.name
+def _game(cfg: Config, run_dir: Path) -> Game:
+    """The run's game, without its time limit. Raises ``ConfigError`` if it is of another environment."""
+    factory = cfg.env.factory
+    build = resolve_factory(factory) if factory is not None else GAMES.get(cfg.env.name)
+    try:
+        game = build(**cfg.env.kwargs) if build is not None else None
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"run_dir: the game of {shown(run_dir)} cannot be built: {error}") from None
+    if not isinstance(game, Game):
+        known = " and ".join(GAMES)
+        raise ConfigError(
+            f"run_dir: joint values are shown for {known} alone; {shown(run_dir)} is of {factory or cfg.env.name}"
+        )
+    return game
 
 
 def _tables(learner: Learner, window: Window, params: Any, moments: normalise.Moments) -> Any:

@@ -5,7 +5,6 @@ import errno
 import json
 import math
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from jqmix.runs.files import warn
 from jqmix.runs.run_dir import sync, write_atomically
 
 Line = dict[str, Any]
@@ -162,8 +162,7 @@ class Terminal:
 
     def warn(self, text: str) -> None:
         """On stderr, also where nothing else is to be shown."""
-        with contextlib.suppress(OSError, ValueError):
-            print(f"jqmix: {text}", file=sys.stderr, flush=True)
+        warn(text)
 
     def hint(self, text: str) -> None:
         """A sign of life, on a terminal, before something long says nothing."""

@@ -1,8 +1,6 @@
 """A trained policy, to run on its own: each agent acts on its own history."""
 
-import json
-import warnings
-from dataclasses import asdict
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,10 +8,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jqmix.config import Config, ConfigError, load_config
+from jqmix.config import Config, ConfigError, load_config, read_fields
+from jqmix.inputs import quoted, shown
 from jqmix.learning.exploration import greedy
+from jqmix.learning.learner import Learner, make_learner
 from jqmix.networks.agent import Agent
 from jqmix.runs import checkpoint
+from jqmix.runs.files import read_json, warn
+from jqmix.types import EnvSpec
+
+# The largest sizes that a run's metadata may speak of: nothing is built for larger ones, and some of it agent by agent.
+MOST = {"n_agents": 2**12, "n_actions": 2**24, "obs_size": 2**24, "state_size": 2**24}
 
 
 class PolicyState(NamedTuple):
@@ -44,45 +49,106 @@ class Policy(NamedTuple):
 
 def load_policy(run_dir: str | Path, member: int = 0, best: bool = False) -> Policy:
     """The policy of one member of a run, from its newest checkpoint: the last, or the one that played best in an
-    evaluation. Builds no environment."""
+    evaluation. Builds no environment.
+
+    Raises ``ConfigError`` for anything that is damaged, and for a configuration that does not fit the weights.
+    """
     run_dir = Path(run_dir)
-    cfg = load_run_config(run_dir)
+    cfg = load_run_config(run_dir, trust=True)  # it executes nothing
     if not 0 <= member < cfg.seeds:
         raise ConfigError(f"member: {member} is not one of 0 … {cfg.seeds - 1}")
-    spec = json.loads((run_dir / "metadata.json").read_text(encoding="utf-8"))["environment"]
-    agent = Agent(spec["n_agents"], spec["n_actions"], spec["obs_size"], **asdict(cfg.agent))
-    learned = checkpoint.load_learned(run_dir, cfg, warnings.warn)
+    learner = make_learner(cfg, read_spec(run_dir))
+    learned = checkpoint.load_learned(run_dir, cfg, warn)
+    check_fits(learned.params, learner, run_dir)
     if member not in learned.members:
         raise ConfigError(f"member: {member} was not trained yet; {', '.join(map(str, learned.members))} were")
     row = learned.members.index(member)
-    params = jax.tree.map(lambda x: jnp.asarray(x[row]), learned.agents(best))
-    return Policy(agent, params)
+    return Policy(learner.agent, jax.tree.map(lambda x: jnp.asarray(x[row]), learned.agents(best)))
 
 
-def load_run_config(run_dir: Path) -> Config:
-    """The configuration that a run was made with. Raises ``ConfigError`` if this is no run directory."""
-    if not (run_dir / "config.yaml").is_file():
-        raise ConfigError(f"run_dir: {run_dir} is not a run directory (no config.yaml)")
-    return load_config(run_dir / "config.yaml")
+def load_run_config(run_dir: Path, trust: bool = False) -> Config:
+    """The configuration that a run was made with.
+
+    Raises ``ConfigError`` if this is no run directory or its configuration is damaged, and, unless told to ``trust``
+    it, where it names code from outside to be executed. Whoever builds a run's environment asks here, and does not say
+    so on the user's behalf.
+    """
+    path = run_dir / "config.yaml"
+    if not os.path.isfile(path):  # false for a name that is none, too
+        raise ConfigError(f"run_dir: {shown(run_dir)} is not a run directory (no config.yaml)")
+    read_fields(path)  # whole, every field of its type
+    try:
+        cfg = load_config(path)
+    except ConfigError as error:
+        raise ConfigError(f"{shown(path)}: {error}") from None
+    if cfg.env.factory is not None and not trust:
+        raise ConfigError(f"env.factory: this run names code of its own ({shown(cfg.env.factory)}); --trust runs it")
+    return cfg
+
+
+def read_spec(run_dir: Path) -> EnvSpec:
+    """A run's environment as its metadata describes it. Raises ``ConfigError`` if it does not."""
+    path = run_dir / "metadata.json"
+    environment = read_json(path).get("environment")
+    if not isinstance(environment, dict):
+        raise ConfigError(f"{shown(path)}: environment: {quoted(environment)} is not allowed; it takes the sizes")
+
+    def size(name: str) -> int:
+        found, most = environment.get(name), MOST[name]
+        if type(found) is not int or not 1 <= found <= most:
+            raise ConfigError(
+                f"{shown(path)}: environment.{name}: {quoted(found)} is not a whole number from 1 to {most}"
+            )
+        return found
+
+    return EnvSpec(str(environment.get("name")), *map(size, MOST), episode_limit=1)
+
+
+def check_fits(params: Any, learner: Learner, run_dir: Path) -> None:
+    """That a checkpoint's parameters (leaves lead with P) are of the shapes that this learner has.
+
+    Raises ``ConfigError`` that names the first which is not: as where config.yaml was changed after training.
+    """
+    expected = jax.eval_shape(lambda key: learner.init(key).params, jax.random.key(0))
+    found = {name: shape[1:] for name, shape in _shapes(params).items()}
+    wanted = _shapes(expected)
+    for name in sorted(wanted.keys() | found.keys()):
+        if found.get(name) != wanted.get(name):
+            raise ConfigError(
+                f"run_dir: the configuration of {shown(run_dir)} does not fit its weights: {name} is "
+                f"{_spelled(found.get(name))} in the checkpoint, {_spelled(wanted.get(name))} by the configuration"
+            )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape for path, leaf in leaves}
+
+
+def _spelled(shape: tuple[int, ...] | None) -> str:
+    return "absent" if shape is None else " × ".join(map(str, shape)) or "a number"
 
 
 def evaluate_run(
-    run_dir: str | Path, episodes: int = 128, seed: int = 0, best: bool = False
+    run_dir: str | Path, episodes: int = 128, seed: int = 0, best: bool = False, trust: bool = False
 ) -> list[dict[str, int | float]]:
     """Exactly ``episodes`` whole greedy episodes for every member of a run that was trained, all of them from the same
-    key, with what it learned last, or with what played best in an evaluation."""
+    key, with what it learned last, or with what played best in an evaluation.
+
+    Raises ``ConfigError`` as :func:`load_policy` does, and, unless told to ``trust`` it, for a run whose environment is
+    code of its own.
+    """
     from jqmix.learning.rollout import evaluate
     from jqmix.learning.train import build_env
 
     run_dir = Path(run_dir)
-    cfg = load_run_config(run_dir)
-    learned = checkpoint.load_learned(run_dir, cfg, warnings.warn)
-    params = learned.agents(best)
+    cfg = load_run_config(run_dir, trust)
+    learned = checkpoint.load_learned(run_dir, cfg, warn)
     env = build_env(cfg, episodes)
-    spec = env.spec
-    agent = Agent(spec.n_agents, spec.n_actions, spec.obs_size, **asdict(cfg.agent))
+    learner = make_learner(cfg, env.spec)
+    check_fits(learned.params, learner, run_dir)
     key = jax.random.key(seed)
-    means = jax.jit(jax.vmap(lambda p: evaluate(agent, p, env, key).means()))(params)
+    means = jax.jit(jax.vmap(lambda p: evaluate(learner.agent, p, env, key).means()))(learned.agents(best))
     host = jax.device_get(means)
     return [
         {"member": m, "seed": cfg.seed + m, **{k: float(v[row]) for k, v in host.items()}}

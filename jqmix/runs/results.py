@@ -4,33 +4,65 @@ Imports no JAX.
 """
 
 import json
-import math
+import os
+from bisect import bisect_left
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from jqmix.config import ConfigError, read_fields
+from jqmix.inputs import shown
+from jqmix.runs.files import read_json
 from jqmix.runs.statistics import Curve, Estimate, align, stratified_bootstrap
 
 WIN_RATE, RETURN = "eval/win_rate", "eval/return_mean"
 # What may differ within a group: who was trained, and where.
-WHO = {"seed", "seeds", "group", "run_dir"}
+WHO = {
+    "seed",
+    "seeds",
+    "group",
+    "run_dir",
+    "on_nan",
+    *(f"checkpoint.{x}" for x in ("every", "keep", "replay", "share")),
+}
 # What makes an environment a task of its own: results of different ones never share an axis.
 TASK = {"env.name", "env.factory", "env.kwargs"}
+# How many folders deep runs are looked for.
+DEPTH = 4
+# What a line of metrics may hold: in bytes (it takes about a thousand), in whole numbers, and in others, which all
+# were 32-bit floats.
+LINE_LIMIT = 1_000_000
+WHOLE = {"env_steps": 2**53, "updates": 2**53, "fault_env_steps": 2**53, "seed": 2**31, "member": 2**31}
+FLOAT_LIMIT = float(np.finfo(np.float32).max)
 
+Line = dict[str, Any]
 T = TypeVar("T")
 
 
 class Member(NamedTuple):
-    """One seed of a run: its settings by dotted path, and its evaluations (lines of metrics.jsonl) in order."""
+    """One seed of a run: its settings by dotted path, and its evaluations (lines of metrics.jsonl) in order.
+
+    ``absolute``: the line on its best parameters, which the end of training writes. ``fault``: the line on what was
+    not finite, where it diverged; such a member has no final result.
+    """
 
     run_dir: Path
     seed: int
     settings: dict[str, Any]
-    evaluations: list[dict[str, Any]]
+    evaluations: list[Line]
+    absolute: Line | None = None
+    fault: Line | None = None
+
+
+class Run(NamedTuple):
+    """What a run directory tells: its members, its metadata as far as it can be read, and what was damaged."""
+
+    members: list[Member]
+    metadata: dict[str, Any]
+    notes: list[str]
 
 
 class Group(NamedTuple):
@@ -50,10 +82,15 @@ class Group(NamedTuple):
         return [member for stratum in self.strata for member in stratum]
 
 
+NOTHING = Estimate(*[np.array(np.nan)] * 3)
+
+
 class Summary(NamedTuple):
     """What a group learned: its curve [K] over environment steps; its members' final scores, and their estimate [].
 
-    ``cut`` members went on for an evaluation or more after the last step that all reached, where scores are taken.
+    Members that diverged have no part in it. ``cut`` members went on for an evaluation or more after the last step
+    that all reached, where scores are taken. ``absolute``: the estimate [] of the absolute metric, NaN unless every
+    member has it. Where an environment has no member left, there are no steps and no scores, and estimates are NaN.
     """
 
     group: Group
@@ -62,57 +99,185 @@ class Summary(NamedTuple):
     scores: Float[np.ndarray, " n"]
     final: Estimate
     cut: int
+    absolute: Estimate
+
+    @property
+    def diverged(self) -> list[Member]:
+        return [member for member in self.group.members if member.fault is not None]
 
 
 # Reading
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
-    """The run directories among ``paths``, and those that lie in the folders among them, each once."""
-    found: list[Path] = []
+    """The run directories among ``paths``, and those that lie up to ``DEPTH`` folders deep in others, each once.
+
+    Nothing inside of a run directory is one. Raises ``ConfigError`` for a path that holds none.
+    """
+    found: dict[str, Path] = {}
     for path in paths:
-        inside = [path] if (path / "config.yaml").is_file() else sorted(p.parent for p in path.glob("*/config.yaml"))
+        inside = list(_runs_in(path, DEPTH, set()))
         if not inside:
-            raise ConfigError(f"run_dir: {path} is not a run directory (no config.yaml)")
-        found += inside
-    return list(dict.fromkeys(found))
+            raise ConfigError(f"run_dir: {shown(path)} is not a run directory (no config.yaml), and holds none")
+        for run_dir in inside:
+            found.setdefault(os.path.realpath(run_dir), run_dir)
+    return list(found.values())
 
 
-def read_members(run_dir: Path) -> list[Member]:
-    """A run's members that were evaluated. Raises ``ConfigError`` where there is nothing to draw a curve from."""
+def _runs_in(folder: Path, depth: int, seen: set[str]) -> Iterator[Path]:
+    """A folder that cannot be listed holds nothing; ``seen`` ones, as links may lead in circles, nothing more."""
+    try:
+        if (folder / "config.yaml").is_file():
+            yield folder
+            return
+        inside = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+        place = os.path.realpath(folder)
+    except (OSError, ValueError):  # ValueError: a name with a NUL
+        return
+    if depth and place not in seen:
+        seen.add(place)
+        for path in inside:
+            yield from _runs_in(path, depth - 1, seen)
+
+
+def read_run(run_dir: Path) -> Run:
+    """A run's members that were evaluated, or that diverged before. Damaged lines of metrics are skipped, metadata that
+    cannot be read is left out, and both is noted.
+
+    Raises ``ConfigError`` for a damaged config.yaml, and where metrics.jsonl has nothing to show.
+    """
     settings = read_fields(run_dir / "config.yaml")
-    lines = collect(_read_evaluations(run_dir / "metrics.jsonl"), lambda line: line["seed"])
-    if not lines:
-        raise ConfigError(f"run_dir: {run_dir} has no evaluations in metrics.jsonl")
-    for seed, evaluations in lines.items():
-        if len(evaluations) < 2:
-            raise ConfigError(f"run_dir: {run_dir} has one evaluation of seed {seed}; a curve takes two")
-    return [Member(run_dir, seed, settings, evaluations) for seed, evaluations in sorted(lines.items())]
+    path = run_dir / "metrics.jsonl"
+    lines, skipped = read_metrics(path, range(settings["seed"], settings["seed"] + settings["seeds"]))
+    evaluations, without = _comparable([line for line in lines if any(key.startswith("eval/") for key in line)])
+    found = []
+    if skipped:
+        found.append(f"{_count(len(skipped), 'damaged line')} skipped, the first is line {skipped[0]}")
+    if without:
+        found.append(f"{_count(without, 'evaluation')} left out for lack of the metric that most have")
+    of_seed = collect(evaluations, lambda line: line["seed"])
+    absolute = {line["seed"]: line for line in lines if _kind(line) == "absolute"}
+    fault = {line["seed"]: line for line in lines if _kind(line) == "fault"}
+    seeds = sorted(of_seed.keys() | fault.keys())
+    if not seeds:
+        raise ConfigError("; ".join([f"run_dir: {shown(run_dir)} has no evaluations in metrics.jsonl", *found]))
+    members = [Member(run_dir, s, settings, of_seed.get(s, []), absolute.get(s), fault.get(s)) for s in seeds]
+    notes = [f"{shown(path)}: {'; '.join(found)}"] if found else []
+    try:
+        return Run(members, read_metadata(run_dir), notes)
+    except ConfigError as error:
+        return Run(members, {}, [*notes, f"{error}; versions, device and commit are unknown"])
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
+def _comparable(evaluations: Sequence[Line]) -> tuple[list[Line], int]:
+    """Evaluations that have the metric that most have (the win rate, or else the return), and how many have not."""
+    won = sum(WIN_RATE in line for line in evaluations)
+    metric = WIN_RATE if 2 * won >= len(evaluations) else RETURN
+    kept = [line for line in evaluations if metric in line]
+    return kept, len(evaluations) - len(kept)
 
 
 def read_metadata(run_dir: Path) -> dict[str, Any]:
-    """What metadata.json holds; nothing where there is none."""
+    """What metadata.json holds; nothing where there is none. Raises ``ConfigError`` if it is no JSON object."""
     path = run_dir / "metadata.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except json.JSONDecodeError:
-        raise ConfigError(f"{path}: not JSON") from None
+    return read_json(path) if path.exists() else {}
 
 
-def _read_evaluations(path: Path) -> Iterator[dict[str, Any]]:
+# Metrics
+
+
+def read_metrics(path: Path, seeds: range | None = None) -> tuple[list[Line], list[int]]:
+    """The lines of a metrics.jsonl in order, and the numbers (from 1) of the damaged lines, which are skipped.
+
+    A line is sound if it is a JSON object of finite numbers for a member that the run has (``seeds``, where told), and
+    goes on from the same member's lines before it: environment steps rise. Where they do not, the fewest lines are
+    given up for it, of two at the same step the earlier. Lines are read one by one, and never more of one than
+    ``LINE_LIMIT`` bytes. Raises ``ConfigError`` if the file cannot be read.
+    """
+    sound: dict[int, Line] = {}
+    skipped: list[int] = []
     try:
-        texts = path.read_text(encoding="utf-8").splitlines()
+        if not path.is_file():  # a pipe would never end
+            raise ConfigError(f"{shown(path)}: cannot be read: not a file")
+        with path.open("rb") as file:
+            for number, text in enumerate(_texts(file), 1):
+                if text.isspace():
+                    continue
+                line = _parse(text, seeds)
+                if line is None:
+                    skipped.append(number)
+                else:
+                    sound[number] = line
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    for number, text in enumerate(texts, 1):
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            line = None
-        if not isinstance(line, dict) or not all(isinstance(line.get(key), int) for key in ("env_steps", "seed")):
-            raise ConfigError(f"{path}: line {number} is not a line of metrics")
-        if any(key.startswith("eval/") for key in line):
-            yield line
+        raise ConfigError(f"{shown(path)}: cannot be read: {error.strerror}") from None
+    for numbers in collect(sound, lambda n: (sound[n]["seed"], _kind(sound[n]))).values():
+        rising = _rising([sound[n]["env_steps"] for n in numbers])
+        skipped += [n for i, n in enumerate(numbers) if i not in rising]
+    left_out = set(skipped)
+    return [line for number, line in sound.items() if number not in left_out], sorted(skipped)
+
+
+def _texts(file: IO[bytes]) -> Iterator[bytes]:
+    """Line after line. One that is over the limit is cut there, and so is no JSON."""
+    while text := file.readline(LINE_LIMIT):
+        yield text
+        while len(text) == LINE_LIMIT and not text.endswith(b"\n"):
+            text = file.readline(LINE_LIMIT)
+
+
+def _parse(text: bytes, seeds: range | None) -> Line | None:
+    """A line of metrics, or None for a damaged one."""
+    try:
+        line = json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError):  # not UTF-8, not JSON, a number without end, nested without end
+        return None
+    if not isinstance(line, dict) or not {"env_steps", "seed"} <= line.keys():
+        return None
+    if not all(_is_sound(key, value) for key, value in line.items()):
+        return None
+    if seeds is not None:
+        first = line["seed"] - line.get("member", line["seed"] - seeds.start)
+        if line["seed"] not in seeds or first != seeds.start:
+            return None
+    return line
+
+
+def _is_sound(key: str, value: Any) -> bool:
+    """Whether a line of metrics may have such a value: names with a slash are of measured numbers."""
+    if key in WHOLE:
+        return type(value) is int and 0 <= value <= WHOLE[key]
+    if key == "fault":
+        return isinstance(value, str)
+    if key == "wall_s" or "/" in key:
+        return type(value) in (int, float) and -FLOAT_LIMIT <= value <= FLOAT_LIMIT  # NaN is not
+    return True
+
+
+def _kind(line: Line) -> str:
+    """A member's last words are at the step of its last evaluation: each kind rises on its own."""
+    if "fault" in line:
+        return "fault"
+    return "absolute" if any(key.startswith("absolute/") for key in line) else "log"
+
+
+def _rising(steps: Sequence[int]) -> set[int]:
+    """The indices of a longest strictly rising subsequence; among equal numbers, of the last."""
+    ends: list[int] = []  # for every length, the index at which the lowest subsequence ends
+    before: list[int | None] = []
+    for i, step in enumerate(steps):
+        length = bisect_left(ends, step, key=lambda j: steps[j])
+        before.append(ends[length - 1] if length else None)
+        ends[length : length + 1] = [i]
+    found: set[int] = set()
+    last = ends[-1] if ends else None
+    while last is not None:
+        found.add(last)
+        last = before[last]
+    return found
 
 
 def collect(items: Iterable[T], key: Callable[[T], Hashable]) -> dict[Any, list[T]]:
@@ -166,7 +331,7 @@ def task_name(settings: dict[str, Any]) -> str:
 
 
 def _essence(settings: dict[str, Any]) -> str:
-    return json.dumps({k: v for k, v in settings.items() if k not in WHO | TASK}, sort_keys=True, default=str)
+    return repr(sorted((k, repr(v)) for k, v in settings.items() if k not in WHO | TASK))
 
 
 def _labels(settings: Sequence[dict[str, Any]]) -> list[str]:
@@ -185,7 +350,7 @@ def _plain(value: Any) -> str:
 
 def _metric(task: str, members: Sequence[Member]) -> str:
     """The win rate where evaluations have it, else the return."""
-    has_win_rate = {WIN_RATE in line for member in members for line in member.evaluations}
+    has_win_rate = {all(WIN_RATE in line for line in m.evaluations) for m in members if m.evaluations}
     if len(has_win_rate) > 1:
         raise ConfigError(f"{task}: only some of the evaluations have {WIN_RATE}; they cannot be compared")
     return WIN_RATE if has_win_rate == {True} else RETURN
@@ -196,8 +361,8 @@ def _check_seeds(members: Sequence[Member]) -> None:
     for seed, same in collect(members, lambda m: m.seed).items():
         if len(same) > 1:
             raise ConfigError(
-                f"run_dir: {same[0].run_dir} and {same[1].run_dir} both hold seed {seed} with the same settings; "
-                "it may count only once"
+                f"run_dir: {shown(same[0].run_dir)} and {shown(same[1].run_dir)} both hold seed {seed} with the same "
+                "settings; it may count only once"
             )
 
 
@@ -208,9 +373,13 @@ def summarise(group: Group, until: int | None = None) -> Summary:
     """A group's curve and final result; ``until``: as if each member's evaluation nearest to that step were its last.
 
     A member's final score is its own evaluation nearest to the last step that all members reached, the curve's end.
-    Raises ``ConfigError`` for evaluations that are not finite, or out of order, or have no steps in common.
+    Raises ``ConfigError`` for evaluations that have no steps in common.
     """
-    curves = [_curve(member, group.metric) for member in group.members]
+    strata = [[member for member in stratum if member.fault is None] for stratum in group.strata]
+    if not all(strata):
+        none = np.zeros(0)
+        return Summary(group, none.astype(int), Estimate(none, none, none), none, NOTHING, 0, NOTHING)
+    curves = [_curve(member, group.metric) for stratum in strata for member in stratum]
     if until is not None:
         curves = [Curve(c.steps[: k + 1], c.values[: k + 1]) for c in curves for k in [_nearest(c, until)]]
     try:
@@ -219,7 +388,7 @@ def summarise(group: Group, until: int | None = None) -> Summary:
         raise ConfigError(f"{group.name}: {error}") from None
     last = [_nearest(c, int(steps[-1])) for c in curves]
     scores = np.array([c.values[i] for c, i in zip(curves, last, strict=True)])
-    bounds = np.cumsum([len(stratum) for stratum in group.strata])[:-1]
+    bounds = np.cumsum([len(stratum) for stratum in strata])[:-1]
     return Summary(
         group,
         steps,
@@ -227,7 +396,17 @@ def summarise(group: Group, until: int | None = None) -> Summary:
         scores=scores,
         final=stratified_bootstrap(np.split(scores, bounds)),
         cut=sum(i < len(c.steps) - 1 for c, i in zip(curves, last, strict=True)),
+        absolute=_absolute(strata, group.metric),
     )
+
+
+def _absolute(strata: Sequence[Sequence[Member]], metric: str) -> Estimate:
+    """The estimate of the absolute metric, where every member has it."""
+    name = metric.replace("eval/", "absolute/")
+    found = [[(member.absolute or {}).get(name) for member in stratum] for stratum in strata]
+    if any(value is None for stratum in found for value in stratum):
+        return NOTHING
+    return stratified_bootstrap([np.array(stratum, float) for stratum in found])
 
 
 def _nearest(curve: Curve, step: int) -> int:
@@ -235,13 +414,7 @@ def _nearest(curve: Curve, step: int) -> int:
 
 
 def _curve(member: Member, metric: str) -> Curve:
-    steps = np.array([line["env_steps"] for line in member.evaluations], dtype=np.int64)
-    found = [line.get(metric) for line in member.evaluations]
-    values = np.array([v if isinstance(v, int | float) else math.nan for v in found], dtype=np.float64)
-    finite = np.isfinite(values)
-    if not finite.all():
-        step = steps[np.argmin(finite)]
-        raise ConfigError(f"run_dir: {member.run_dir} has no finite {metric} of seed {member.seed} at {step:,} steps")
-    if (np.diff(steps) <= 0).any():
-        raise ConfigError(f"run_dir: {member.run_dir} has evaluations of seed {member.seed} with falling env_steps")
-    return Curve(steps, values)
+    return Curve(
+        np.array([line["env_steps"] for line in member.evaluations], dtype=np.int64),
+        np.array([line[metric] for line in member.evaluations], dtype=np.float64),
+    )

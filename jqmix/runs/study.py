@@ -9,13 +9,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jqmix.config import Config, ConfigError, build, coerce_text, flatten, to_dict
 from jqmix.envs.registry import entries
+from jqmix.inputs import quoted, shown
+from jqmix.runs.files import read_json
 from jqmix.runs.run_dir import write_text
 
 STUDY = "study.json"
+MOST_RUNS = 1000  # configurations of a study
 
 
 @dataclass(frozen=True)
@@ -60,26 +63,44 @@ def load_tricks(folder: Path) -> list[Trick]:
     path = folder / STUDY
     if not path.is_file():
         return []
+    tree = read_json(path)
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
         return [
-            Trick(**{**t, "variants": tuple(Variant(**v) for v in t["variants"])})
+            _texts(Trick(**{**t, "variants": tuple(_texts(Variant(**v)) for v in t["variants"])}))
             for t in ({"direction": "–"} | t for t in tree["tricks"])
         ]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        raise ConfigError(f"{path}: not a study") from None
+    except (KeyError, TypeError):
+        raise ConfigError(f"{shown(path)}: not a study") from None
+
+
+Named = TypeVar("Named", Trick, Variant)
+
+
+def _texts(named: Named) -> Named:
+    """A trick or a variant as it is, if all that it says is text. Raises ``TypeError``."""
+    if not all(isinstance(value, str) for name, value in vars(named).items() if name != "variants"):
+        raise TypeError
+    return named
 
 
 def load_study(folder: Path) -> Study:
     """A study as it was begun. Raises ``ConfigError`` where that is not to be had."""
     tricks = load_tricks(folder)
+    path = folder / STUDY
+    configs = read_json(path).get("configs")
+    if not isinstance(configs, dict) or not all(isinstance(tree, dict) for tree in configs.values()) or not configs:
+        raise ConfigError(f"{shown(path)}: holds no configurations to go on with")
     try:
-        configs = json.loads((folder / STUDY).read_text(encoding="utf-8"))["configs"]
-        return Study({name: build(flatten(tree)) for name, tree in configs.items()}, tricks)
+        return Study({_folder_name(name): build(flatten(tree)) for name, tree in configs.items()}, tricks)
     except ConfigError as error:
-        raise ConfigError(f"{folder / STUDY}: {error}") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise ConfigError(f"{folder / STUDY}: holds no configurations to go on with") from None
+        raise ConfigError(f"{shown(path)}: {error}") from None
+
+
+def _folder_name(name: str) -> str:
+    """A run directory's name in a study's folder, and no way out of it."""
+    if Path(name).name != name:
+        raise ConfigError(f"{quoted(name)} is not a folder's name")
+    return name
 
 
 # Grids
@@ -92,9 +113,13 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
         path, equals, values = text.partition("=")
         path = path.replace("-", "_")
         if not equals or not values:
-            raise ConfigError(f"grid: {text!r} must look like algo.td_lambda=0,0.3,0.6")
+            raise ConfigError(f"grid: {quoted(text)} must look like algo.td_lambda=0,0.3,0.6")
         if path in grid:
-            raise ConfigError(f"grid: {path} is given twice")
+            raise ConfigError(f"grid: {shown(path)} is given twice")
+        if path in ("env.kwargs", "run_dir", "group"):
+            raise ConfigError(f"grid: {path} is not varied in a study")
+        if values.count(",") >= MOST_RUNS:
+            raise ConfigError(f"grid: {shown(path)} has more than {MOST_RUNS} values")
         grid[path] = list(dict.fromkeys(coerce_text(path, value) for value in values.split(",")))
     return grid
 
@@ -111,12 +136,18 @@ def vary(cfg: Config, changes: Mapping[str, Any]) -> Config:
 
 
 def name_of(changes: Mapping[str, Any]) -> str:
-    """A folder's name: ``algo.td_lambda=0.3,agent.hidden=64``."""
-    return ",".join(f"{path}={value}" for path, value in changes.items()).replace("/", "_") or "base"
+    """A folder's name: ``algo.td_lambda=0.3,agent.hidden=64``. Raises ``ConfigError`` where it is too long for one."""
+    name = ",".join(f"{path}={value}" for path, value in changes.items()).replace("/", "_") or "base"
+    if len(name.encode()) > 255:
+        raise ConfigError(f"grid: {shown(name)} is too long for a folder's name; vary fewer fields")
+    return name
 
 
 def sweep(cfg: Config, grid: Mapping[str, Sequence[Any]]) -> Study:
     """Every combination of the grid's values."""
+    count = math.prod(map(len, grid.values()))
+    if count > MOST_RUNS:
+        raise ConfigError(f"grid: {count} combinations; a study has at most {MOST_RUNS}")
     combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     return Study({name_of(changes): vary(cfg, changes) for changes in combinations}, [])
 
@@ -178,11 +209,13 @@ def ablation(cfg: Config, grid: Mapping[str, Sequence[Any]] | None = None, only:
     """
     unknown = [name for name in only if name not in TRICKS]
     if unknown:
-        raise ConfigError(f"only: {unknown[0]!r} is not one of {', '.join(TRICKS)}")
+        raise ConfigError(f"only: {quoted(unknown[0])} is not one of {', '.join(TRICKS)}")
     grid, fields = grid or {}, {name: _field(name, cfg) for name in only or TRICKS}
     foreign = [path for path in grid if path not in fields.values()]
     if foreign:
-        raise ConfigError(f"grid: {foreign[0]} is not the field of a trick that is studied ({', '.join(fields)})")
+        raise ConfigError(
+            f"grid: {shown(foreign[0])} is not the field of a trick that is studied ({', '.join(fields)})"
+        )
     configs: dict[str, Config] = {"base": vary(cfg, {})}
     tricks = []
     for name, path in fields.items():
