@@ -9,8 +9,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-from jqmix.config import Config, ConfigError, describe_type, fields_of, load_config, preset_names
-from jqmix.envs.registry import EnvError, entries
+from jqmix.config import Config, ConfigError, coerce_text, describe_type, fields_of, load_config, preset_names
+from jqmix.envs.registry import EnvError, Sizes, entries, make_env
 from jqmix.runs.study import TRICKS
 
 DEFAULT_PRESET = "smax_3m"
@@ -93,7 +93,11 @@ def _parser() -> _Parser:
     igm.add_argument("run_dir", metavar="RUN_DIR")
     igm.add_argument("--out", metavar="PNG", help="draw them into this file, too")
 
-    envs = command("envs", _envs, "Every environment with its sizes.")
+    envs = command("envs", _envs, "Every environment with its sizes; or one's own, checked.")
+    envs.add_argument("--check", metavar="FACTORY", help="check what package.module:function builds")
+    envs.add_argument(
+        "--env.kwargs", dest="kwargs", default="{}", metavar="YAML", help="--check: the factory's arguments"
+    )
     for sub in (bench, evaluate, report, igm, envs):
         sub.add_argument("--json", action="store_true", help="machine-readable output")
     return parser
@@ -226,11 +230,26 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def _envs(args: argparse.Namespace) -> None:
+    if args.check is not None:
+        _check_env(args)
+        return
     rows = [{"name": n, **e.sizes._asdict()} for n, e in entries().items() if e.sizes is not None]
     if args.json:
         print(json.dumps(rows))
     else:
         _print_table(rows)
+
+
+def _check_env(args: argparse.Namespace) -> None:
+    kwargs = coerce_text("env.kwargs", args.kwargs)
+    _prepare()
+    from jqmix.envs.check import check_env
+
+    with _stdout_for_results():
+        env = make_env(None, factory=args.check, **kwargs)
+        check_env(env)
+    row = {"name": env.spec.name, **{size: getattr(env.spec, size) for size in Sizes._fields}, "check": "ok"}
+    print(json.dumps(row)) if args.json else _print_table([row])
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
