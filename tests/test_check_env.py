@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 import wrong_envs
 from wrong_envs import MISTAKES, PLAYED, RIGHT
@@ -58,6 +60,17 @@ def test_a_right_environment_passes(factory, capsys):
     row = json.loads(capsys.readouterr().out)
     assert row["check"] == "ok"
     assert row["n_agents"] == 2
+
+
+@pytest.mark.parametrize("factory", [f for f in RIGHT if f != "Bytes"])  # the type checks of tests refuse its integers
+def test_a_right_environment_trains(factory):
+    """What the check lets pass, the trainer can trace."""
+    cfg = jqmix.load_config(
+        None, **{"env.factory": f"wrong_envs:{factory}", "rollouts": 2, "replay.capacity": 4, "replay.batch": 2}
+    )
+    init, chunk = jqmix.make_train(cfg)
+    member, shared = jax.eval_shape(init, jax.ShapeDtypeStruct((), jnp.int32))
+    jax.eval_shape(chunk, member, shared)
 
 
 def test_check_env_takes_what_make_env_gives_and_what_a_user_has():

@@ -48,8 +48,8 @@ def limited():
     return make_env("two_step_game", episode_limit=2)
 
 
-class Whole(Corridor):
-    """Right: whole numbers to see, rewards that are Python's, and a state that begins as a Python number."""
+class Plain(Corridor):
+    """Right: rewards, ends and a state that begin as Python's or NumPy's numbers, and more in info than is read."""
 
     def reset(self, key):
         return 0, self._emit()
@@ -59,7 +59,15 @@ class Whole(Corridor):
 
     def _emit(self):
         ts = self.emit(jnp.zeros(2, jnp.int32), 0, 1, jnp.bool_(False))
-        return ts._replace(obs=ts.obs.astype(jnp.uint8), state=np.ones(6), last=False, info={"other": jnp.ones(7)})
+        return ts._replace(obs=np.ones((2, 5)), last=False, info={"other": {"more": jnp.ones(7)}})
+
+
+class Bytes(Corridor):
+    """Right: whole numbers to see, which replay keeps in as few bits."""
+
+    def emit(self, *args):
+        ts = super().emit(*args)
+        return ts._replace(obs=ts.obs.astype(jnp.uint8), state=ts.state.astype(jnp.int32), reward=jnp.int32(0))
 
 
 class MaskGone(Corridor):
@@ -70,7 +78,7 @@ class MaskGone(Corridor):
         return state, ts._replace(avail=ts.avail & ~ts.last)
 
 
-RIGHT = ["Corridor", "limited", "Whole", "MaskGone"]
+RIGHT = ["Corridor", "limited", "Plain", "Bytes", "MaskGone"]
 
 MISTAKES = {}  # factory -> what the answer says, besides this file's name
 PLAYED = []  # of these, what only playing shows
