@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jqmix import learning, networks
     from jqmix.config import Config, ConfigError, load_config
+    from jqmix.envs.check import check_env
     from jqmix.envs.registry import EnvError, make_env, register
     from jqmix.learning.train import make_train
     from jqmix.runs.experiment import Result, train
@@ -16,6 +17,7 @@ _HOME = {
     "Config": "jqmix.config",
     "ConfigError": "jqmix.config",
     "load_config": "jqmix.config",
+    "check_env": "jqmix.envs.check",
     "EnvError": "jqmix.envs.registry",
     "make_env": "jqmix.envs.registry",
     "register": "jqmix.envs.registry",
@@ -38,6 +40,7 @@ __all__ = [
     "Result",
     "TimeStep",
     "Window",
+    "check_env",
     "learning",
     "load_config",
     "load_policy",

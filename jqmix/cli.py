@@ -17,12 +17,13 @@ from jqmix.config import (
     Config,
     ConfigError,
     check_effects,
+    coerce_text,
     describe_type,
     fields_of,
     load_config,
     preset_names,
 )
-from jqmix.envs.registry import EnvError, entries
+from jqmix.envs.registry import EnvError, Sizes, entries, make_env
 from jqmix.inputs import (
     INT32,
     check_new_file,
@@ -134,7 +135,11 @@ def _parser() -> _Parser:
     for sub in (evaluate, igm):
         sub.add_argument("--trust", action="store_true", help="run the code that the run names (env.factory)")
 
-    envs = command("envs", _envs, "Every environment with its sizes.")
+    envs = command("envs", _envs, "Every environment with its sizes; or one's own, checked.")
+    envs.add_argument("--check", metavar="FACTORY", help="check what package.module:function builds")
+    envs.add_argument(
+        "--env.kwargs", dest="kwargs", default="{}", metavar="YAML", help="--check: the factory's arguments"
+    )
     for sub in (bench, evaluate, report, igm, envs):
         sub.add_argument("--json", action="store_true", help="machine-readable output")
     return parser
@@ -342,11 +347,26 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def _envs(args: argparse.Namespace) -> None:
+    if args.check is not None:
+        _check_env(args)
+        return
     rows = [{"name": n, **e.sizes._asdict()} for n, e in entries().items() if e.sizes is not None]
     if args.json:
         print(json.dumps(rows))
     else:
         _print_table(rows)
+
+
+def _check_env(args: argparse.Namespace) -> None:
+    kwargs = coerce_text("env.kwargs", args.kwargs)
+    _prepare()
+    from jqmix.envs.check import check_env
+
+    with _stdout_for_results():
+        env = make_env(None, factory=args.check, **kwargs)
+        check_env(env)
+    row = {"name": env.spec.name, **{size: getattr(env.spec, size) for size in Sizes._fields}, "check": "ok"}
+    print(json.dumps(row)) if args.json else _print_table([row])
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from jqmix.envs import registry
 from jqmix.envs.base import Batched
+from jqmix.envs.check import check_env
 from jqmix.envs.registry import EnvError, make_env, register
 from jqmix.learning.exploration import random_available
 from jqmix.learning.rollout import collect
@@ -45,8 +46,15 @@ def test_sizes_are_those_of_the_registry(name):
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_conformance(name, key):
-    """Shapes, dtypes, masks never empty, ends told apart, nothing retraced, and a random rollout stays finite."""
+def test_conformance(name):
+    """The check that users' environments get, over whole episodes."""
+    env = make_env(name, time_limit="bootstrap")
+    check_env(env, steps=env.spec.episode_limit + 2)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_ours_keep_more_than_is_asked(name, key):
+    """Exact dtypes, nothing retraced by weak types, and no end but a termination or the limit."""
     env = make_env(name, batch=BATCH, time_limit="bootstrap")
     spec = env.spec
     traces = []
@@ -59,50 +67,22 @@ def test_conformance(name, key):
         return env.step(key_env, state, random_available(u, avail))
 
     state, first = jax.jit(env.reset)(key)
-    assert_conforms(first, spec)
-    assert not first.last.any()
     assert (first.discount == 1).all()
     assert (first.reward == 0).all()
-
-    over = np.zeros(BATCH, bool)
-    timestep = first
+    over, timestep = np.zeros(BATCH, bool), first
     for t in range(spec.episode_limit):
         state, timestep = step(jax.random.fold_in(key, t), state, timestep.avail)
-        assert_conforms(timestep, spec)
-        assert_same_structure(first, timestep)
-        low, high = spec.reward_range
-        score = timestep.info.get("score", timestep.reward)
-        assert (low - 1e-5 <= score).all() and (score <= high + 1e-5).all()
+        for field, x in timestep._asdict().items():
+            if field != "info":
+                assert x.dtype == (jnp.bool_ if field in ("avail", "last") else jnp.float32), field
+                assert np.isfinite(x).all(), f"{field}, also after the end"
         ended = np.asarray(timestep.discount == 0)
-        assert np.asarray(timestep.last)[ended].all(), "a termination must be an end"
+        assert set(np.unique(timestep.discount)) <= {0.0, 1.0}
         cut = np.asarray(timestep.last) & ~ended & ~over
         assert not cut.any() or t + 1 == spec.episode_limit, "only the limit may cut"
         over |= np.asarray(timestep.last)
     assert over.all(), "every episode ends at the limit at the latest"
     assert len(traces) == 1
-
-
-def assert_conforms(timestep, spec):
-    n, a = spec.n_agents, spec.n_actions
-    shapes = {
-        "obs": (n, spec.obs_size),
-        "state": (spec.state_size,),
-        "avail": (n, a),
-        "reward": (),
-        "discount": (),
-        "last": (),
-    }
-    for field, shape in shapes.items():
-        x = getattr(timestep, field)
-        assert x.shape == (BATCH, *shape), field
-        assert x.dtype == (jnp.bool_ if field in ("avail", "last") else jnp.float32), field
-        assert np.isfinite(x).all(), field
-    assert timestep.avail.any(-1).all(), "every agent always has an action"
-    assert set(np.unique(timestep.discount)) <= {0.0, 1.0}
-
-
-def assert_same_structure(a, b):
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), a) == jax.tree.map(lambda x: (x.shape, x.dtype), b)
 
 
 @pytest.mark.parametrize("name", ["mpe_simple_spread_v3", "two_step_game", "smax_3m"])

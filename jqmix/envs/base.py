@@ -87,38 +87,42 @@ class TimeLimit:
     """
 
     def __init__(self, env: Any, limit: int, mode: TimeLimitMode):
-        self._env = env
-        self._mode = mode
+        self.inner = env
         self.spec = env.spec._replace(episode_limit=limit, time_limit=mode)
 
     @property
     def size(self) -> int:
         """E, where it limits a batch."""
-        return self._env.size
+        return self.inner.size
+
+    def batched(self, size: int) -> "TimeLimit":
+        """E of one environment, in its own form for many if it has one."""
+        inner = self.inner.batched(size) if hasattr(self.inner, "batched") else Batched(self.inner, size)
+        return TimeLimit(inner, self.spec.episode_limit, self.spec.time_limit)
 
     def pack(self, state: TimedState, timestep: TimeStep) -> Any:
-        return self._env.pack(state.inner, timestep)
+        return self.inner.pack(state.inner, timestep)
 
     def unpack(self, packed: Any) -> Seen:
-        return self._env.unpack(packed)
+        return self.inner.unpack(packed)
 
     def reset(self, key: Array) -> tuple[EnvState, TimeStep]:
-        inner, timestep = self._env.reset(key)
-        return TimedState(inner, jnp.zeros(timestep.last.shape, jnp.int32)), timestep
+        inner, timestep = self.inner.reset(key)
+        return TimedState(inner, jnp.zeros(jnp.shape(timestep.last), jnp.int32)), timestep
 
     def step(self, key: Array, state: EnvState, actions: Int[Array, "*E N"]) -> tuple[EnvState, TimeStep]:
-        return self._limited(state.t + 1, *self._env.step(key, state.inner, actions))
+        return self._limited(state.t + 1, *self.inner.step(key, state.inner, actions))
 
     def noise(self, key: Array) -> Any:
-        return _noise(self._env, key)
+        return _noise(self.inner, key)
 
     def step_with(self, noise: Any, state: EnvState, actions: Int[Array, "*E N"]) -> tuple[EnvState, TimeStep]:
-        return self._limited(state.t + 1, *_step_with(self._env, noise, state.inner, actions))
+        return self._limited(state.t + 1, *_step_with(self.inner, noise, state.inner, actions))
 
     def _limited(self, t: Int[Array, "*E"], inner: EnvState, timestep: TimeStep) -> tuple[EnvState, TimeStep]:
         over = t >= self.spec.episode_limit
         discount = timestep.discount
-        if self._mode == "terminate":
+        if self.spec.time_limit == "terminate":
             discount = jnp.where(over, 0.0, discount)
         return TimedState(inner, t), timestep._replace(discount=discount, last=timestep.last | over)
 
@@ -127,32 +131,32 @@ class Batched:
     """E independent copies of an ordinary environment, by ``vmap``."""
 
     def __init__(self, env: DecPOMDP, size: int):
-        self._env = env
+        self.inner = env
         self.size = size
         self.spec = env.spec
 
     def reset(self, key: Array) -> tuple[EnvState, TimeStep]:
-        return jax.vmap(self._env.reset)(jax.random.split(key, self.size))
+        return jax.vmap(self.inner.reset)(jax.random.split(key, self.size))
 
     def step(self, key: Array, state: EnvState, actions: Int[Array, "E N"]) -> tuple[EnvState, TimeStep]:
         return self.step_with(self.noise(key), state, actions)
 
     def noise(self, key: Array) -> Any:
-        return jax.vmap(partial(_noise, self._env))(jax.random.split(key, self.size))
+        return jax.vmap(partial(_noise, self.inner))(jax.random.split(key, self.size))
 
     def step_with(self, noise: Any, state: EnvState, actions: Int[Array, "E N"]) -> tuple[EnvState, TimeStep]:
-        return jax.vmap(partial(_step_with, self._env))(noise, state, actions)
+        return jax.vmap(partial(_step_with, self.inner))(noise, state, actions)
 
     def pack(self, state: EnvState, timestep: TimeStep) -> Any:
-        if hasattr(self._env, "pack"):
-            return jax.vmap(self._env.pack)(state, timestep)  # type: ignore[attr-defined]
+        if hasattr(self.inner, "pack"):
+            return jax.vmap(self.inner.pack)(state, timestep)  # type: ignore[attr-defined]
         return Seen(timestep.obs, timestep.state, timestep.avail)
 
     def unpack(self, packed: Any) -> Seen:
-        if not hasattr(self._env, "pack"):
+        if not hasattr(self.inner, "pack"):
             return packed
-        unpack = self._env.unpack  # type: ignore[attr-defined]
-        one = jax.eval_shape(lambda key: self._env.pack(*self._env.reset(key)), jax.random.key(0))  # type: ignore[attr-defined]
+        unpack = self.inner.unpack  # type: ignore[attr-defined]
+        one = jax.eval_shape(lambda key: self.inner.pack(*self.inner.reset(key)), jax.random.key(0))  # type: ignore[attr-defined]
         for _ in range(jax.tree.leaves(packed)[0].ndim - jax.tree.leaves(one)[0].ndim):
             unpack = jax.vmap(unpack)
         return unpack(packed)

@@ -2,10 +2,13 @@
 
 import difflib
 import importlib
+import inspect
 import keyword
+import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
+from jqmix.envs.errors import EnvError, located, one_line, raised, where
 from jqmix.inputs import quoted, shorten
 
 if TYPE_CHECKING:
@@ -27,10 +30,6 @@ class Entry(NamedTuple):
     factory: str | Callable[..., Any]
     kwargs: Mapping[str, Any]
     sizes: Sizes | None
-
-
-class EnvError(ValueError):
-    """An environment that cannot be had: one line that names the field and what is allowed."""
 
 
 _ENTRIES: dict[str, Entry] = {}
@@ -73,13 +72,21 @@ def check_factory(path: str) -> None:
 
 
 def resolve_factory(path: str) -> Callable[..., Any]:
-    """The function that ``package.module:function`` names."""
+    """The function that ``package.module:function`` names; modules in the current directory are found, too."""
     check_factory(path)
     module, _, attribute = path.partition(":")
+    if "" not in sys.path:  # as for `python -m`; last, so that it hides nothing that is installed
+        sys.path.append("")
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise EnvError(f"env.factory: cannot load {quoted(path)}: {error}") from None
+        loaded = importlib.import_module(module)
+    except (Exception, SystemExit) as error:
+        raise EnvError(f"env.factory: cannot load {quoted(path)}: {raised(error)}") from None
+    factory = getattr(loaded, attribute, None)
+    if not callable(factory):
+        given = "missing" if factory is None else f"a {type(factory).__name__}, which cannot be called"
+        place = getattr(loaded, "__file__", None) or "built in"
+        raise EnvError(f"env.factory: cannot load {quoted(path)}: {attribute} is {given} ({place})")
+    return factory
 
 
 @overload
@@ -100,27 +107,53 @@ def make_env(
     ``batch=E`` gives E environments at once. ``time_limit`` and ``episode_limit`` override the environment's own;
     everything else goes to the factory. Raises ``EnvError`` for a name, option or size that does not fit.
     """
-    from jqmix.envs.base import Batched, TimeLimit
+    from jqmix.envs.base import TimeLimit
+    from jqmix.envs.check import check_interface
 
     if factory is not None:
-        build, options = resolve_factory(factory), kwargs
+        field, entry = "env.factory", Entry(resolve_factory(factory), {}, None)
     else:
         check_name(name or "")
-        entry = _ENTRIES[name or ""]
-        build = resolve_factory(entry.factory) if isinstance(entry.factory, str) else entry.factory
-        options = {**entry.kwargs, **kwargs}
+        field, entry = f"env.name: {name}", _ENTRIES[name or ""]
+    env = _build(entry, kwargs, field)
+    if entry.sizes is None or kwargs:
+        try:
+            check_interface(env, batch)
+        except EnvError as error:
+            raise EnvError(f"{field if entry.sizes is None else 'env.kwargs'}: {error}") from None
+    mode = env.spec.time_limit if time_limit == "default" else time_limit
+    limited = TimeLimit(env, episode_limit or env.spec.episode_limit, mode)
+    return limited if batch is None else limited.batched(batch)
+
+
+def _build(entry: Entry, kwargs: Mapping[str, Any], field: str) -> Any:
+    """Calls the factory. Whatever it raises becomes an ``EnvError`` of one line."""
+    build = resolve_factory(entry.factory) if isinstance(entry.factory, str) else entry.factory
+    options = {**entry.kwargs, **kwargs}
+    try:
+        inspect.signature(build).bind(**options)
+    except TypeError as error:
+        raise EnvError(f"env.kwargs: {located(f'{_name(build)}: {error}', where(build))}") from None
+    except ValueError:  # it has no signature to show
+        pass
     try:
         env = build(**options)
-    except TypeError as error:
-        raise EnvError(f"env.kwargs: {error}") from None
-    except ValueError as error:
-        text = str(error)
-        raise EnvError(text if text.startswith("env.") else f"env.kwargs: {text}") from None
-    mode = env.spec.time_limit if time_limit == "default" else time_limit
-    limit = episode_limit or env.spec.episode_limit
-    if batch is None:
-        return TimeLimit(env, limit, mode)
-    return TimeLimit(env.batched(batch) if hasattr(env, "batched") else Batched(env, batch), limit, mode)
+        whole = hasattr(env, "spec")
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ValueError) and str(error).startswith("env."):  # it names the field itself
+            raise EnvError(one_line(str(error))) from None
+        if entry.sizes is not None:  # ours: it is the arguments
+            what = one_line(str(error)) if isinstance(error, ValueError) else raised(error)
+            raise EnvError(f"env.kwargs: {what}") from None
+        raise EnvError(f"{field}: {_name(build)} raised {raised(error, where(build))}") from None
+    if not whole:
+        given = located(f"{_name(build)} returns {type(env).__name__}", where(build))
+        raise EnvError(f"{field}: {given}, which has no spec; an environment has spec, reset and step")
+    return env
+
+
+def _name(function: Any) -> str:
+    return getattr(function, "__name__", type(function).__name__)
 
 
 def _add(name: str, factory: str, sizes: tuple[int, int, int, int, int], **kwargs: Any) -> None:

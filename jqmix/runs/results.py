@@ -20,7 +20,8 @@ from jqmix.runs.statistics import Curve, Estimate, align, stratified_bootstrap
 
 WIN_RATE, RETURN = "eval/win_rate", "eval/return_mean"
 # What may differ within a group: who was trained, and where.
-WHO = {
+# They may have saved in other ways, too.
+WHO = {"seed", "seeds", "group", "run_dir", "on_nan", *(f"checkpoint.{x}" for x in "every keep replay share".split())}
     "seed",
     "seeds",
     "group",
