@@ -125,6 +125,9 @@ def _stdout_for_results() -> Iterator[None]:
 
 def _prepare(cache: bool = True) -> None:
     """What has to be settled before JAX starts. Benchmarks report compile times, so they do without the cache."""
+    from jqmix.runs.jax_settings import check_environment
+
+    check_environment()
     from jqmix.runs.devices import use_compilation_cache, use_cpu_cores
 
     use_cpu_cores()
@@ -172,6 +175,9 @@ def _run_study(study: Any, args: argparse.Namespace) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     from pathlib import Path
 
+    from jqmix.runs.jax_settings import check_environment
+
+    check_environment()
     from jqmix.runs.policy import evaluate_run, load_run_config
 
     load_run_config(Path(args.run_dir))
@@ -184,6 +190,9 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _igm(args: argparse.Namespace) -> None:
+    from jqmix.runs.jax_settings import check_environment
+
+    check_environment()
     from jqmix.runs.igm import draw, joint_values
 
     with _stdout_for_results():

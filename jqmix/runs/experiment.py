@@ -23,6 +23,7 @@ from jqmix.learning.learner import TRACED
 from jqmix.learning.train import Member, Shared
 from jqmix.runs import checkpoint
 from jqmix.runs.devices import make_mesh
+from jqmix.runs.jax_settings import settled
 from jqmix.runs.loggers import Line, MetricsFile, Terminal, to_lines
 from jqmix.runs.memory import MemoryPlan, make_plan
 from jqmix.runs.population import (
@@ -128,6 +129,7 @@ def train(cfg: Config, quiet: bool = False) -> Result:
     return train_together([cfg], quiet)[0]
 
 
+@settled()
 def train_together(cfgs: Sequence[Config], quiet: bool = False) -> list[Result]:
     """The same for configurations of one shape: all their members in one program, a run directory for each of them."""
     if len({shape_of(cfg) for cfg in cfgs}) > 1:

@@ -20,6 +20,7 @@ from jqmix.envs.games import MatrixGame, TwoStepGame
 from jqmix.learning import normalise
 from jqmix.learning.learner import Learner, make_learner
 from jqmix.runs import checkpoint
+from jqmix.runs.jax_settings import settled
 from jqmix.runs.policy import load_run_config
 from jqmix.types import Window
 
@@ -118,6 +119,7 @@ class JointValues:
         return "\n".join(lines)
 
 
+@settled()
 def joint_values(run_dir: str | Path) -> list[JointValues]:
     """The joint values that a run learned, from its newest checkpoint, in every situation of its game.
 
