@@ -8,7 +8,6 @@ import datetime
 import importlib.metadata
 import json
 import platform
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +34,7 @@ from jqmix.runs.population import (
     replay_ratio,
     starts_of,
 )
+from jqmix.runs.provenance import commit
 from jqmix.types import EnvSpec
 
 
@@ -78,16 +78,6 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _commit() -> str | None:
-    """The commit of the checkout that this code runs from, if it is one."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except OSError:
-        return None
-    return done.stdout.strip() or None
-
-
 def provenance(devices: int = 1) -> dict[str, Any]:
     """What a result was made with: versions, devices (so many of them) and commit."""
     device = jax.devices()[0]
@@ -97,7 +87,7 @@ def provenance(devices: int = 1) -> dict[str, Any]:
             **{p: _version(p) for p in ("jqmix", "jax", "jaxlib", "flax", "optax", "jaxmarl")},
         },
         "device": {"platform": device.platform, "kind": device.device_kind, "count": devices},
-        "commit": _commit(),
+        "commit": commit(),
     }
 
 

@@ -46,7 +46,7 @@ class Policy(NamedTuple):
         self, state: PolicyState, obs: Float[Array, "B N O"], avail: Bool[Array, "B N A"]
     ) -> tuple[Int[Array, "B N"], PolicyState]:
         """Greedy actions, and the state to act from next."""
-        q, h = self.agent.step(self.params, state.h, obs, state.last_action, state.first)
+        q, h = self.agent.step(self.params, state.h, jnp.asarray(obs, jnp.float32), state.last_action, state.first)
         action = greedy(q, avail)
         return action, PolicyState(h, action, jnp.zeros_like(state.first))
 
