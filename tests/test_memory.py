@@ -160,7 +160,7 @@ def test_bench_refuses_members_that_do_not_fit(monkeypatch):
         bench(cfg)
 
 
-@pytest.mark.parametrize("env", ["two_step_game", "mpe_simple_spread_v3"])
+@pytest.mark.parametrize("env", ["two_step_game", pytest.param("mpe_simple_spread_v3", marks=pytest.mark.slow)])
 def test_the_estimate_of_playing(env):
     """Near what the compiler reserves, where rollouts are many and a batch is small."""
     small = {"replay.capacity": 1024, "rollouts": 512, "replay.batch": 2, "eval.every": 1, "eval.episodes": 4}
