@@ -33,7 +33,7 @@ def check_environment() -> None:
 
 @contextlib.contextmanager
 def settled() -> Iterator[None]:
-    """Within, what jqmix's programs assume holds: 32 bits, NumPy's promotion of types and ranks, and compilation.
+    """Within, what jqmix's programs assume holds: 32 bits, NumPy's promotion of types and ranks, compilation, copies.
 
     For every function that computes (``@settled()``). Raises ``ConfigError`` where JAX has no devices to compute on.
     """
@@ -43,12 +43,15 @@ def settled() -> Iterator[None]:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter where there is no plugin for cuda
         asked = jax.config.values["jax_platforms"]
-        raise ConfigError(f"JAX_PLATFORMS: JAX cannot start on {asked or 'any'!r}: {_first_line(error)}") from None
+        raise ConfigError(
+            f"JAX_PLATFORMS: JAX cannot start{f' on {asked!r}' if asked else ''}: {_first_line(error)}"
+        ) from None
     with (
         jax.enable_x64(False),
         jax.numpy_dtype_promotion("standard"),
         jax.numpy_rank_promotion("allow"),
         jax.disable_jit(False),
+        jax.transfer_guard("allow"),
     ):
         yield
 
