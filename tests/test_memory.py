@@ -1,14 +1,23 @@
 """The memory plan: its estimate against compiled programs, and members in groups."""
 
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from jqmix.config import ConfigError, load_config
 from jqmix.envs.registry import make_env
 from jqmix.learning.learner import mixer_sizes
 from jqmix.networks.mixers import MIXERS, make_mixer
-from jqmix.runs import memory
+from jqmix.runs import host_memory, memory
+from jqmix.runs.bench import bench
 from jqmix.runs.memory import make_plan, tree_bytes
-from jqmix.runs.population import abstract_member, compile_population
+from jqmix.runs.population import abstract_member, compile_population, starts_of
 
 SMALL = {"replay.capacity": 128, "eval.every": 1, "eval.episodes": 4}
 
@@ -30,7 +39,7 @@ def test_the_estimate_is_near_what_the_compiler_reserves(overrides):
     plan = plan_of(cfg)
     population = compile_population(cfg)
     assert plan.replay == tree_bytes(population.members.replay)
-    assert plan.parameters + plan.optimiser == tree_bytes(population.members.learner)
+    assert plan.parameters + plan.optimiser == tree_bytes((population.members.learner, population.members.best.params))
     reserved = plan.copies * population.compiled.memory_analysis().temp_size_in_bytes
     assert reserved / 1.6 < plan.working < 1.6 * reserved
 
@@ -50,23 +59,41 @@ def test_every_mixer_is_counted():
 
 
 def test_as_many_members_at_once_as_fit(monkeypatch):
-    """Two cores, whose members take turns: each core needs a copy of one's state beside what it holds."""
+    """Two cores, whose members take turns: each core needs a copy of one's state beside what it holds. A checkpoint
+    that is being written holds the group's state once more."""
     cfg = load_config(None, **SMALL, **{"env.name": "two_step_game", "seeds": 12})
     plan = plan_of(cfg)
     state, working = plan.state, plan.working
-    assert (plan.group, plan.busy, plan.need) == (12, 2, 14 * state + 2 * working)
-    assert plan._replace(group=2).need == 2 * (state + working)
-    assert plan._replace(busy=12).need == 12 * (state + working)  # all at once, as on an accelerator
-    for need, group in [(14 * state + 2 * working, 12), (8 * state + 2 * working, 6), (6 * state + 2 * working, 4)]:
+    assert (plan.group, plan.busy) == (12, 2)
+    assert plan.snapshot == 12 * state
+    assert plan.need == (14 + 12) * state + 2 * working
+    assert plan._replace(busy=12).need == (12 + 12) * state + 12 * working  # all at once
+    assert plan._replace(one_memory=False).need == 14 * state + 2 * working  # an accelerator has its own
+    for copies, group in ((14 + 12, 12), (8 + 6, 6), (6 + 4, 4)):
+        need = copies * state + 2 * working
         for short, fewer in ((0, group), (1, {12: 6, 6: 4, 4: 3}[group])):
             monkeypatch.setattr(memory, "available_bytes", lambda n=need - short: (n, 1))
             assert plan_of(cfg).group == fewer
             assert f"{fewer} of 12 at once" in str(plan_of(cfg)) or fewer == 12
+    # Without checkpoints there is room for more.
+    monkeypatch.setattr(memory, "available_bytes", lambda: (14 * state + 2 * working, 1))
+    spec_and_member = abstract_member(cfg)
+    assert make_plan(cfg, *spec_and_member, checkpointing=False).group == 12
+    assert make_plan(cfg, *spec_and_member).group == 6
     # Two devices: each needs what its half of the members takes.
-    monkeypatch.setattr(memory, "available_bytes", lambda: (2 * (4 * state + working), 2))
+    monkeypatch.setattr(memory, "available_bytes", lambda: ((8 + 6) * state + 2 * working, 2))
     assert plan_of(cfg).group == 6
-    monkeypatch.setattr(memory, "available_bytes", lambda: (state + working - 1, 1))
-    assert plan_of(cfg).group == 1
+
+
+def test_an_accelerators_members_also_need_the_host(monkeypatch):
+    """Its checkpoints are copies on the host."""
+    cfg = load_config(None, **SMALL, **{"env.name": "two_step_game", "seeds": 12})
+    plan = plan_of(cfg)
+    monkeypatch.setattr(memory, "members_take_turns", lambda: False)
+    for members, group in ((12, 12), (6, 6), (4, 4)):
+        monkeypatch.setattr(memory, "host_bytes", lambda m=members: m * plan.state)
+        monkeypatch.setattr(memory, "available_bytes", lambda: (10**12, 1))
+        assert plan_of(cfg).group == group
 
 
 def test_members_that_take_turns_share_their_working_space():
@@ -78,10 +105,198 @@ def test_members_that_take_turns_share_their_working_space():
     assert reserved[1] < reserved[0] + 1.5 * one_state
 
 
-def test_a_replay_that_cannot_fit_is_refused(monkeypatch):
-    monkeypatch.setattr(memory, "available_bytes", lambda: (1000, 1))
-    with pytest.raises(ConfigError, match=r"replay\.capacity: 128 windows take .* per member; a device has"):
-        plan_of(load_config(None, **SMALL, **{"env.name": "two_step_game"}))
+@pytest.mark.parametrize(
+    ("overrides", "field"),
+    [
+        ({"replay.capacity": 40_000_000, "replay.batch": 8}, "replay.capacity: 40000000"),
+        ({"replay.capacity": 400_000, "replay.batch": 400_000}, "replay.batch: 400000"),
+        ({"rollouts": 2**20, "replay.capacity": 2**20}, "rollouts: 1048576"),
+        ({"agent.hidden": 16_000, "replay.batch": 1}, "agent.hidden: 16000"),
+    ],
+)
+def test_what_cannot_fit_is_refused_and_named(monkeypatch, overrides, field):
+    """At once, whatever the size, and with what takes the most."""
+    monkeypatch.setattr(memory, "available_bytes", lambda: (4 * 10**9, 1))
+    cfg = load_config(None, **SMALL | {"env.name": "two_step_game", **overrides})
+    begin = time.process_time()
+    with pytest.raises(ConfigError, match=rf"^{field} takes about [^\n]*, and 4,000 MB is free$"):
+        plan_of(cfg)
+    assert time.process_time() - begin < 5
+
+
+def test_a_group_that_cannot_fit_is_refused(monkeypatch):
+    settings = {"env.name": "two_step_game", "seeds": 10_000}
+    monkeypatch.setattr(memory, "available_bytes", lambda: (9 * 10**9, 1))
+    most = plan_of(load_config(None, **SMALL, **settings)).group
+    assert 1 < most < 10_000
+    with pytest.raises(ConfigError, match=rf"^group: 10000 members at once take .* at most {most} of 10000 fit$"):
+        plan_of(load_config(None, **SMALL, **settings, group=10_000))
+    assert plan_of(load_config(None, **SMALL, **settings, group=most)).group == most
+
+
+def test_starts_of_many_members():
+    begin = time.process_time()
+    cfgs = [load_config(None, **{"seed": s, "seeds": n, "optim.lr": lr}) for s, n, lr in MANY]
+    starts = starts_of(*cfgs)
+    assert time.process_time() - begin < 5
+    assert starts.seed.dtype == np.int32 and all(x.dtype == np.float32 for x in starts.hyper)
+    np.testing.assert_array_equal(starts.seed, [*range(3), 2**31 - 2, 2**31 - 1, *range(7, 100_007)])
+    np.testing.assert_array_equal(starts.hyper.lr, np.float32([1e-3] * 3 + [0.1] * 2 + [3e-4] * 100_000))
+
+
+MANY = [(0, 3, 1e-3), (2**31 - 2, 2, 0.1), (7, 100_000, 3e-4)]
+
+
+def test_bench_refuses_members_that_do_not_fit(monkeypatch):
+    cfg = load_config(None, **SMALL, **{"env.name": "two_step_game", "seeds": 12})
+    plan = make_plan(cfg, *abstract_member(cfg), checkpointing=False)
+    monkeypatch.setattr(memory, "available_bytes", lambda: (plan.need - 1, 1))
+    with pytest.raises(ConfigError, match=r"^seeds: 12 members do not fit at once; at most 6 of them do$"):
+        bench(cfg)
+
+
+@pytest.mark.parametrize("env", ["two_step_game", pytest.param("mpe_simple_spread_v3", marks=pytest.mark.slow)])
+def test_the_estimate_of_playing(env):
+    """Near what the compiler reserves, where rollouts are many and a batch is small."""
+    small = {"replay.capacity": 1024, "rollouts": 512, "replay.batch": 2, "eval.every": 1, "eval.episodes": 4}
+    cfg = load_config(None, **small, **{"env.name": env})
+    plan = plan_of(cfg)
+    reserved = compile_population(cfg).compiled.memory_analysis().temp_size_in_bytes
+    assert reserved / 1.6 < plan.working < 1.6 * reserved
+
+
+# What the host has left
+
+
+def tree(root, files):
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+MEMINFO = {"proc/meminfo": "MemTotal:       8000 kB\nMemFree:        100 kB\nMemAvailable:   4000 kB\n"}
+GROUP = "proc/self/cgroup"
+V1 = "sys/fs/cgroup/memory/"
+
+
+@pytest.mark.parametrize(
+    ("files", "free"),
+    [
+        ({}, 4_096_000),
+        # Version 2: a limit of one's own group, less what is used and cannot be had back.
+        (
+            {
+                GROUP: "0::/a/b\n",
+                "sys/fs/cgroup/a/b/memory.max": "1000000\n",
+                "sys/fs/cgroup/a/b/memory.current": "700000\n",
+                "sys/fs/cgroup/a/b/memory.stat": "anon 400000\nfile 300000\ninactive_file 150000\nactive_file 50000\n",
+            },
+            500_000,
+        ),
+        # A parent's limit is tighter; one's own is none.
+        (
+            {
+                GROUP: "0::/a/b\n",
+                "sys/fs/cgroup/a/b/memory.max": "max\n",
+                "sys/fs/cgroup/a/b/memory.current": "100\n",
+                "sys/fs/cgroup/a/memory.max": "2000000\n",
+                "sys/fs/cgroup/a/memory.current": "1500000\n",
+            },
+            500_000,
+        ),
+        # In a container, whose group is the root that it sees.
+        (
+            {GROUP: "0::/\n", "sys/fs/cgroup/memory.max": "300000\n", "sys/fs/cgroup/memory.current": "100000\n"},
+            200_000,
+        ),
+        # Or is named as the host names it.
+        (
+            {
+                GROUP: "0::/docker/0123\n",
+                "sys/fs/cgroup/memory.max": "300000\n",
+                "sys/fs/cgroup/memory.current": "100000\n",
+            },
+            200_000,
+        ),
+        # Beyond memory.high a group is slowed down.
+        (
+            {
+                GROUP: "0::/a\n",
+                "sys/fs/cgroup/a/memory.max": "900000\n",
+                "sys/fs/cgroup/a/memory.high": "600000\n",
+                "sys/fs/cgroup/a/memory.current": "100000\n",
+            },
+            500_000,
+        ),
+        # Version 1, with and beside version 2.
+        (
+            {
+                GROUP: "4:cpu,memory:/job\n1:cpuset:/\n0::/\n",
+                V1 + "job/memory.limit_in_bytes": "1000000\n",
+                V1 + "job/memory.usage_in_bytes": "600000\n",
+                V1 + "job/memory.stat": "inactive_file 7\ntotal_inactive_file 90000\ntotal_active_file 10000\n",
+                V1 + "memory.limit_in_bytes": "9223372036854771712\n",
+                V1 + "memory.usage_in_bytes": "600000\n",
+            },
+            500_000,
+        ),
+        # More is used than allowed: nothing is left.
+        ({GROUP: "0::/\n", "sys/fs/cgroup/memory.max": "5\n", "sys/fs/cgroup/memory.current": "100000\n"}, 0),
+    ],
+)
+def test_what_a_control_group_leaves(tmp_path, files, free):
+    assert host_memory.free_bytes(tree(tmp_path, MEMINFO | files)) == free
+
+
+def test_a_system_that_tells_nothing(tmp_path):
+    assert host_memory.free_bytes(tmp_path) > 10**8  # all of the machine's
+
+
+def test_limits_of_the_process(tmp_path, monkeypatch):
+    limits = {resource.RLIMIT_AS: 5000 * 1024, resource.RLIMIT_DATA: 2000 * 1024}
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (limits[which], resource.RLIM_INFINITY))
+    root = tree(tmp_path, MEMINFO | {"proc/self/status": "Name:\tjqmix\nVmSize:\t 3000 kB\nVmData:\t 1500 kB\n"})
+    assert host_memory.free_bytes(root) == 500 * 1024
+    limits[resource.RLIMIT_DATA] = resource.RLIM_INFINITY
+    assert host_memory.free_bytes(root) == 2000 * 1024
+
+
+READ_FREE = "from jqmix.runs.host_memory import free_bytes; print(free_bytes())"
+
+
+def test_a_real_limit_is_read():
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({2**30}, {2**30})); {READ_FREE}"
+    done = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True, check=True)
+    assert 0 < int(done.stdout) < 2**30
+
+
+@pytest.fixture
+def control_group():
+    """One of our own under this process's, limited to 64 MB."""
+    mine = Path("/proc/self/cgroup").read_text().splitlines() if Path("/proc/self/cgroup").is_file() else []
+    paths = {line.split(":", 2)[1]: line.split(":", 2)[2].lstrip("/") for line in mine}
+    folder, limit = Path("/sys/fs/cgroup") / paths.get("", ""), "memory.max"
+    if "memory" in paths:
+        folder, limit = Path("/sys/fs/cgroup/memory") / paths["memory"], "memory.limit_in_bytes"
+    folder /= f"jqmix-test-{os.getpid()}"
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("no control group can be made here")
+    try:
+        (folder / limit).write_text(str(64 * 2**20))
+        yield folder
+    except OSError:
+        pytest.skip("no memory limit can be set here")
+    finally:
+        folder.rmdir()
+
+
+def test_a_real_control_group_is_read(control_group):
+    inside = f"import os; open('{control_group}/cgroup.procs', 'w').write(str(os.getpid())); {READ_FREE}"
+    done = subprocess.run([sys.executable, "-c", inside], capture_output=True, text=True, check=True)
+    assert 0 < int(done.stdout) <= 64 * 2**20
 
 
 def test_a_group_divides_the_members():

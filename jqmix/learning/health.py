@@ -45,7 +45,7 @@ def of_window(window: Packed, seen: Seen) -> Int[Array, ""]:
         ~_finite(kept),
         ~_finite(seen.state),
         ~_finite((window.reward, window.discount)),
-        ~jnp.all(jnp.any(seen.avail, axis=-1)),
+        ~jnp.all(jnp.any(seen.avail, axis=-1) | window.last[..., None]),  # at its end an episode needs none
     )
     return _first(broken, _OF_WINDOWS)
 

@@ -84,11 +84,18 @@ def actor_step(
     env_state, after = env.step_with(noise, actor.env_state, action)
     score = jnp.where(actor.first, 0.0, actor.score) + after.info.get("score", after.reward)
     length = jnp.where(actor.first, 0.0, actor.length) + 1.0
-    ended = (after.last & ~actor.last).astype(jnp.float32)
-    won = after.info["won"] * ended if "won" in after.info else None
-    led = Led(after.reward, after.discount, Episodes(ended, score * ended, length * ended, won))
+    ended = after.last & ~actor.last
+    sums = Episodes(
+        jnp.ones_like(score), score, length, jnp.float32(after.info["won"]) if "won" in after.info else None
+    )
+    led = Led(after.reward, after.discount, _only(ended, sums))
     packed = env.pack(env_state, after)
     return Actor(env_state, packed, after.last & ~actor.last, actor.last, h, action, score, length), led
+
+
+def _only(mask: Bool[Array, " E"], episodes: Episodes) -> Episodes:
+    """What ``mask`` leaves out is 0, and need not be finite."""
+    return jax.tree.map(lambda x: jnp.where(mask, x, 0.0), episodes)
 
 
 def _where(mask: Bool[Array, " E"], a: Any, b: Any) -> Any:
@@ -131,7 +138,7 @@ def collect(
         begun += actor.last
         return (stepped._replace(env_state=env_state, packed=packed), begun), (
             record,
-            jax.tree.map(lambda x: x * counts, led.episodes),
+            _only(counts, led.episodes),
         )
 
     env_state, packed = jax.tree.map(lambda x: x[0], pool)

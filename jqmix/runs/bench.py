@@ -4,19 +4,21 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jqmix.config import Config
+from jqmix.config import Config, ConfigError
 from jqmix.envs.base import BatchedDecPOMDP
 from jqmix.learning.count import numbers
 from jqmix.learning.exploration import random_available
 from jqmix.learning.train import build_env
 from jqmix.runs.devices import EACH, compiler_options, make_mesh, over_devices
-from jqmix.runs.memory import tree_bytes
-from jqmix.runs.population import compile_population, starts_of
+from jqmix.runs.jax_settings import settled
+from jqmix.runs.memory import make_plan, tree_bytes
+from jqmix.runs.population import abstract_member, compile_population, starts_of
 
 
 def _timed(call: Callable[[], Any], repeats: int) -> float:
@@ -92,8 +94,15 @@ def _peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+@settled()
 def bench(cfg: Config) -> dict[str, Any]:
-    """Both, with what they were measured on. Steps are joint environment steps, summed over members."""
+    """Both, with what they were measured on. Steps are joint environment steps, summed over members.
+
+    Raises ``ConfigError`` where the members do not fit at once.
+    """
+    plan = make_plan(replace(cfg, group=None), *abstract_member(cfg), checkpointing=False)
+    if plan.group < cfg.seeds:
+        raise ConfigError(f"seeds: {cfg.seeds} members do not fit at once; at most {plan.group} of them do")
     device = jax.devices()[0]
     return {
         "environment": cfg.env.name,

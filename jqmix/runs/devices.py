@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +60,12 @@ def use_cpu_cores() -> None:
     """Makes every CPU core a device: one program on two cores gains little, two members on a core each much more; two
     halves of a small batch gain something, of a large one nothing (``benchmarks/README.md``).
 
-    Does nothing for accelerators, and nothing once JAX has started: a process that embeds jqmix keeps its devices.
+    Does nothing for accelerators, nothing where the user chose a number (``JAX_NUM_CPU_DEVICES``, or XLA's flag), and
+    nothing once JAX has started: a process that embeds jqmix keeps its devices.
     """
+    chosen = jax.config.values["jax_num_cpu_devices"] >= 0
+    if chosen or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(RuntimeError):  # JAX has started
         jax.config.update("jax_num_cpu_devices", cores)
@@ -75,7 +81,13 @@ def compiler_options() -> dict[str, str | bool]:
 
 def use_compilation_cache() -> None:
     """Keeps compiled programs between processes, where the user has not chosen a place (``JAX_COMPILATION_CACHE_DIR``)
-    or switched it off (``JAX_ENABLE_COMPILATION_CACHE=false``)."""
-    if jax.config.values["jax_compilation_cache_dir"] is None:
+    or switched it off (``JAX_ENABLE_COMPILATION_CACHE=false``). Without a folder to write to, there is no cache."""
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")  # a full disk, too
+    if jax.config.values["jax_compilation_cache_dir"] is not None:
+        return
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: the user has no home
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(Path(home) / "jqmix" / "xla"))
+        folder = (Path(home) / "jqmix" / "xla").absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+        jax.config.update("jax_compilation_cache_dir", str(folder))

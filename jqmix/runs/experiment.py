@@ -9,7 +9,6 @@ import importlib.metadata
 import json
 import platform
 import shlex
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,7 +25,8 @@ from jqmix.runs import checkpoint
 from jqmix.runs.checkpoint import Manifest
 from jqmix.runs.devices import make_mesh
 from jqmix.runs.files import warn
-from jqmix.runs.groups import Group, Part, Run, settled
+from jqmix.runs.groups import Group, Part, Run, settings_of
+from jqmix.runs.jax_settings import settled
 from jqmix.runs.log import Log
 from jqmix.runs.loggers import Line, Terminal
 from jqmix.runs.memory import MemoryPlan, make_plan
@@ -40,6 +40,7 @@ from jqmix.runs.population import (
     replay_ratio,
     starts_of,
 )
+from jqmix.runs.provenance import commit
 from jqmix.runs.run_dir import RunDir, RunError
 from jqmix.runs.saver import Saver
 from jqmix.runs.training import Training
@@ -75,16 +76,6 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _commit() -> str | None:
-    """The commit of the checkout that this code runs from, if it is one."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except OSError:
-        return None
-    return done.stdout.strip() or None
-
-
 def provenance(devices: int = 1) -> dict[str, Any]:
     """What a result was made with: versions, devices (so many of them) and commit."""
     device = jax.devices()[0]
@@ -94,7 +85,7 @@ def provenance(devices: int = 1) -> dict[str, Any]:
             **{p: _version(p) for p in ("jqmix", "jax", "jaxlib", "flax", "optax", "jaxmarl")},
         },
         "device": {"platform": device.platform, "kind": device.device_kind, "count": devices},
-        "commit": _commit(),
+        "commit": commit(),
     }
 
 
@@ -140,6 +131,7 @@ def resume(run_dir: str | Path, total_steps: int | None = None, quiet: bool = Fa
     return result
 
 
+@settled()
 def train_together(cfgs: Sequence[Config], quiet: bool = False, resuming: bool = False) -> list[Result]:
     """The same for configurations of one shape: all their members in one program, a run directory for each of them.
 
@@ -225,7 +217,7 @@ class _Session:
         if found is None:
             return
         about: Manifest = found[1]
-        now = settled(run.cfg)
+        now = settings_of(run.cfg)
         for path, value in about.settings.items():
             if path in now and now[path] != value:
                 raise ConfigError(f"{path}: config.yaml says {now[path]!r}, but the run was begun with {value!r}")

@@ -16,7 +16,7 @@ from jqmix.runs.run_dir import RunDir
 LATER = {"total_steps", "group", "run_dir", "on_nan", "eval.absolute"}
 
 
-def settled(cfg: Config) -> dict[str, Any]:
+def settings_of(cfg: Config) -> dict[str, Any]:
     """What must not change when a run is resumed, as JSON has it."""
     values = flatten(to_dict(cfg)).items()
     return json.loads(json.dumps({k: v for k, v in values if k not in LATER and not k.startswith("checkpoint.")}))

@@ -23,6 +23,7 @@ from jqmix.learning import normalise
 from jqmix.learning.learner import Learner, make_learner
 from jqmix.runs import checkpoint
 from jqmix.runs.files import warn
+from jqmix.runs.jax_settings import settled
 from jqmix.runs.policy import check_fits, load_run_config
 from jqmix.types import Window
 
@@ -121,6 +122,7 @@ class JointValues:
         return "\n".join(lines)
 
 
+@settled()
 def joint_values(run_dir: str | Path, trust: bool = False) -> list[JointValues]:
     """The joint values that a run learned, from its newest checkpoint, in every situation of its game.
 

@@ -1,30 +1,35 @@
 """The memory plan, made before anything is compiled: what one member takes, and how many are trained at once."""
 
-import os
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jqmix.config import Config, ConfigError
+from jqmix.config import Config, ConfigError, flatten, to_dict
+from jqmix.envs.base import BatchedDecPOMDP
 from jqmix.learning import split
 from jqmix.learning.learner import make_learner, mixer_sizes
+from jqmix.learning.rollout import SLOTS_PER_RESET, fresh
 from jqmix.learning.state import Member
-from jqmix.learning.train import window_length
+from jqmix.learning.train import build_env, window_length
 from jqmix.networks.mixers import Joint, Mixer, MixerSizes
+from jqmix.runs import host_memory
 from jqmix.runs.devices import AXIS, make_mesh, members_take_turns, shares
 from jqmix.types import EnvSpec
 
-# Of a device's memory, what a plan may use: programs, constants and other processes take some, too.
+# Of what is free, a plan may use so much: programs, constants and other processes take some, too.
 USABLE = 0.85
+# What compiling and the libraries that save runs take of the host, measured from 3m to 27m_vs_30m of SMAX (bytes).
+COMPILING = 600_000_000
 
 
 class MemoryPlan(NamedTuple):
     """Bytes that one member takes, part by part, and that its device has; members in all and at once."""
 
     replay: int
-    parameters: int  # online and target networks
+    parameters: int  # online and target networks, and the agents that played best
     optimiser: int
     working: int  # while it collects and learns: an estimate
     available: int  # for all members at once
@@ -32,6 +37,8 @@ class MemoryPlan(NamedTuple):
     group: int
     copies: int  # of a member's state: CPU cores that split its batches hold one each
     busy: int  # members of a group that are computed at the same time
+    snapshot: int  # of a group's state, on the host, while a checkpoint is written
+    one_memory: bool  # of host and device: a CPU
 
     @property
     def state(self) -> int:
@@ -41,7 +48,8 @@ class MemoryPlan(NamedTuple):
     def need(self) -> int:
         """Of a group. Where its members take turns, those that are busy have a copy of their state besides."""
         states = self.group + (self.busy if self.busy < self.group else 0)
-        return states * self.copies * self.state + self.busy * self.working
+        on_device = states * self.copies * self.state + self.busy * self.working
+        return on_device + self.snapshot if self.one_memory else on_device
 
     def __str__(self) -> str:
         each = f"memory per member: {_mega(self.replay)} of replay, {_mega(self.parameters + self.optimiser)} of "
@@ -77,8 +85,8 @@ def mixer_bytes(mixer: Mixer, sizes: MixerSizes) -> int:
     return of(2) - of(1)  # the weights, which are also kept, cancel
 
 
-def working_bytes(cfg: Config, spec: EnvSpec) -> int:
-    """About what an update keeps for its backward pass; collecting takes less, its arrays being shorter-lived.
+def learning_bytes(cfg: Config, spec: EnvSpec) -> int:
+    """About what an update keeps for its backward pass.
 
     Counted per slot of a batch; the factors were fitted to compiled programs (``tests/test_memory.py``).
     """
@@ -90,47 +98,115 @@ def working_bytes(cfg: Config, spec: EnvSpec) -> int:
     return int((window_length(cfg, spec) + 1) * cfg.replay.batch * (4 * numbers + 1.3 * mixing))
 
 
+def playing_bytes(env: BatchedDecPOMDP, hidden: int, slots: int) -> int:
+    """About what it takes to play E environments for so many slots: the noise and the resets, which are drawn ahead,
+    and a step of environments and agents."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    drawn = tree_bytes(jax.eval_shape(env.noise, key)) + 2 * 4 * env.size * env.spec.n_agents
+    start = tree_bytes(jax.eval_shape(lambda key: fresh(env, key), key))
+    agents = 4 * env.size * env.spec.n_agents * (hidden + env.spec.obs_size)
+    return slots * drawn + (1 + slots // SLOTS_PER_RESET + 8) * start + 8 * agents
+
+
+def collecting_bytes(cfg: Config, spec: EnvSpec, member: Member) -> int:
+    """About what collecting takes: playing, and a window of every rollout."""
+    env = build_env(cfg, cfg.rollouts)
+    window = tree_bytes(member.replay) * cfg.rollouts // cfg.replay.capacity
+    return playing_bytes(env, cfg.agent.hidden, window_length(cfg, spec) + 1) + window
+
+
 def available_bytes() -> tuple[int, int]:
     """Usable memory, in all, and the number of devices that it is divided over. CPU cores have it in common."""
     devices = jax.local_devices()
     stats = [d.memory_stats() for d in devices]
     if all(s is not None and "bytes_limit" in s for s in stats):
         return int(USABLE * sum(s["bytes_limit"] for s in stats)), len(devices)
-    return int(USABLE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")), 1
+    return host_bytes(), 1
 
 
-def make_plan(cfg: Config, spec: EnvSpec, member: Member) -> MemoryPlan:
+def host_bytes() -> int:
+    """Usable memory of the host."""
+    return int(USABLE * max(0, host_memory.free_bytes() - COMPILING))
+
+
+def check_room(field: str, what: str, need: int) -> None:
+    """Raises ``ConfigError``, which names ``field``, where one device does not have ``need`` bytes."""
+    available, devices = available_bytes()
+    if need > available // devices:
+        raise ConfigError(f"{field}: {what} take about {_mega(need)}, and {_mega(available // devices)} is free")
+
+
+def make_plan(cfg: Config, spec: EnvSpec, member: Member, checkpointing: bool = True) -> MemoryPlan:
     """The plan for a population of such members (their shapes are enough).
 
-    Trains as many at once as fit, by the estimate, unless ``group`` says how many. Raises ``ConfigError`` where the
-    state of one alone does not fit, which no grouping helps.
+    Trains as many at once as fit, by the estimate, unless ``group`` says how many. ``checkpointing`` keeps room for a
+    copy of a group's state. Raises ``ConfigError`` where a group of that size does not fit, or not even one member.
     """
     learner = member.learner
     available, devices = available_bytes()
-    plan = MemoryPlan(
+    learning, collecting = learning_bytes(cfg, spec), collecting_bytes(cfg, spec, member)
+    drawing = 28 * cfg.updates  # an update's key and what it tells, of each in an iteration
+    parameters = tree_bytes((learner.params, learner.target, member.best.params))
+    optimiser = tree_bytes(learner.opt_state)
+    alone = MemoryPlan(
         replay=tree_bytes((member.replay, member.priority)),
-        parameters=tree_bytes((learner.params, learner.target)),
-        optimiser=tree_bytes(learner.opt_state),
-        working=working_bytes(cfg, spec),
+        parameters=parameters,
+        optimiser=optimiser,
+        working=max(learning + drawing, collecting),
         available=available,
         members=cfg.seeds,
         group=1,
         copies=1,
         busy=1,
+        snapshot=0,
+        one_memory=members_take_turns(),
     )
-    if plan.state > available // devices:
-        raise ConfigError(
-            f"replay.capacity: {cfg.replay.capacity} windows take {_mega(plan.replay)} per member; "
-            f"a device has {_mega(available // devices)}"
-        )
 
     def of(group: int) -> MemoryPlan:
         mesh = make_mesh(group, cfg.replay.batch)
-        busy = mesh.shape[AXIS] if members_take_turns() else group
-        return plan._replace(group=group, copies=mesh.shape[split.AXIS], busy=busy)
+        return alone._replace(
+            group=group,
+            copies=mesh.shape[split.AXIS],
+            busy=mesh.shape[AXIS] if members_take_turns() else group,
+            snapshot=group * alone.state if checkpointing else 0,
+        )
 
     def fits(group: int) -> bool:
-        return of(group).need // shares(group, devices) <= available // devices
+        plan = of(group)
+        on_device = plan.need // shares(group, devices) <= available // devices
+        return on_device and (plan.one_memory or plan.snapshot <= host_bytes())
 
-    groups = [g for g in range(1, cfg.seeds + 1) if cfg.seeds % g == 0 and (g == 1 or fits(g))]
-    return of(cfg.group or max(groups))
+    fitting = [group for group in _divisors(cfg.seeds) if fits(group)]
+    if not fitting:
+        parts = {"replay.capacity": alone.replay, "replay.batch": learning, "rollouts": collecting}
+        parts |= {_widest(cfg): parameters + optimiser, "updates": drawing}
+        raise ConfigError(_too_large(cfg, parts, of(1).need, available // devices))
+    group = cfg.group or max(fitting)
+    if group not in fitting:
+        raise ConfigError(
+            f"group: {group} members at once take {_mega(of(group).need)} of {_mega(available)} that is free; "
+            f"at most {max(fitting)} of {cfg.seeds} fit"
+        )
+    return of(group)
+
+
+def _divisors(count: int) -> list[int]:
+    small = [d for d in range(1, math.isqrt(count) + 1) if count % d == 0]
+    return sorted({*small, *(count // d for d in small)})
+
+
+def _widest(cfg: Config) -> str:
+    """The field of the networks' greatest width."""
+    widths = {f"algo.{name}": getattr(cfg.algo, name) for name in ("embed", "hypernet_hidden", "critic_hidden")}
+    widths["agent.hidden"] = cfg.agent.hidden
+    return max(widths, key=lambda field: widths[field])
+
+
+def _too_large(cfg: Config, parts: dict[str, int], need: int, free: int) -> str:
+    """What takes the most where not even one member fits."""
+    field = max(parts, key=lambda field: parts[field])
+    value = flatten(to_dict(cfg))[field]
+    return (
+        f"{field}: {value} takes about {_mega(parts[field])}; to train one member at a time takes {_mega(need)}, "
+        f"and {_mega(free)} is free"
+    )

@@ -1,20 +1,28 @@
 """A trained policy, to run on its own: each agent acts on its own history."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jqmix.config import Config, ConfigError, load_config, read_fields
+from jqmix.envs.base import BatchedDecPOMDP
 from jqmix.inputs import quoted, shown
 from jqmix.learning.exploration import greedy
 from jqmix.learning.learner import Learner, make_learner
+from jqmix.learning.rollout import Episodes, evaluate
+from jqmix.learning.train import build_env
 from jqmix.networks.agent import Agent
 from jqmix.runs import checkpoint
+from jqmix.runs.devices import shares
 from jqmix.runs.files import read_json, warn
+from jqmix.runs.jax_settings import settled
+from jqmix.runs.memory import check_room, playing_bytes, tree_bytes
 from jqmix.types import EnvSpec
 
 # The largest sizes that a run's metadata may speak of: nothing is built for larger ones, and some of it agent by agent.
@@ -33,20 +41,23 @@ class Policy(NamedTuple):
     agent: Agent
     params: Any
 
+    @settled()
     def initial_state(self, batch: int) -> PolicyState:
         """For ``batch`` parallel episodes, at their start."""
         n = self.agent.n_agents
         return PolicyState(self.agent.initial_state(batch), jnp.zeros((batch, n), jnp.int32), jnp.ones((batch,), bool))
 
+    @settled()
     def act(
         self, state: PolicyState, obs: Float[Array, "B N O"], avail: Bool[Array, "B N A"]
     ) -> tuple[Int[Array, "B N"], PolicyState]:
         """Greedy actions, and the state to act from next."""
-        q, h = self.agent.step(self.params, state.h, obs, state.last_action, state.first)
+        q, h = self.agent.step(self.params, state.h, jnp.asarray(obs, jnp.float32), state.last_action, state.first)
         action = greedy(q, avail)
         return action, PolicyState(h, action, jnp.zeros_like(state.first))
 
 
+@settled()
 def load_policy(run_dir: str | Path, member: int = 0, best: bool = False) -> Policy:
     """The policy of one member of a run, from its newest checkpoint: the last, or the one that played best in an
     evaluation. Builds no environment.
@@ -129,28 +140,54 @@ def _spelled(shape: tuple[int, ...] | None) -> str:
     return "absent" if shape is None else " × ".join(map(str, shape)) or "a number"
 
 
+# Episodes are played so many at a time, whatever the memory, so that results do not depend on it.
+EPISODES_AT_ONCE = 1024
+SUMMED = {"length_mean": "length", "return_mean": "score", "win_rate": "won"}
+
+
+@settled()
 def evaluate_run(
     run_dir: str | Path, episodes: int = 128, seed: int = 0, best: bool = False, trust: bool = False
 ) -> list[dict[str, int | float]]:
     """Exactly ``episodes`` whole greedy episodes for every member of a run that was trained, all of them from the same
     key, with what it learned last, or with what played best in an evaluation.
 
-    Raises ``ConfigError`` as :func:`load_policy` does, and, unless told to ``trust`` it, for a run whose environment is
-    code of its own.
+    Raises ``ConfigError`` as :func:`load_policy` does, where what is played at a time does not fit in memory, and,
+    unless told to ``trust`` it, for a run whose environment is code of its own.
     """
-    from jqmix.learning.rollout import evaluate
-    from jqmix.learning.train import build_env
-
+    for name, value, low in (("episodes", episodes, 1), ("seed", seed, 0)):
+        if not low <= value < 2**31:
+            raise ConfigError(f"{name}: {value} is out of range; it must be ≥ {low} and < {2**31}")
     run_dir = Path(run_dir)
     cfg = load_run_config(run_dir, trust)
-    learned = checkpoint.load_learned(run_dir, cfg, warn)
-    env = build_env(cfg, episodes)
+    env = build_env(cfg, min(episodes, EPISODES_AT_ONCE))
     learner = make_learner(cfg, env.spec)
+    learned = checkpoint.load_learned(run_dir, cfg, warn)
     check_fits(learned.params, learner, run_dir)
-    key = jax.random.key(seed)
-    means = jax.jit(jax.vmap(lambda p: evaluate(learner.agent, p, env, key).means()))(learned.agents(best))
-    host = jax.device_get(means)
+    params, members = learned.agents(best), learned.members
+    at_once = shares(len(members), max(1, EPISODES_AT_ONCE // env.size))  # members
+    need = at_once * playing_bytes(env, cfg.agent.hidden, env.spec.episode_limit + 1) + tree_bytes(params)
+    check_room("episodes", f"{env.size} at a time", need)
+    play = jax.jit(partial(_play, learner.agent, env, at_once))
+    key, sums = jax.random.key(seed), {}
+    for first in range(0, episodes, env.size):
+        played = play(params, key if first == 0 else jax.random.fold_in(key, first // env.size))
+        new = _sums(jax.device_get(played), min(env.size, episodes - first))
+        sums = {name: x + sums.get(name, 0.0) for name, x in new.items()}
+    means = {name: sums[of] / sums["ended"] for name, of in SUMMED.items() if of in sums}
     return [
-        {"member": m, "seed": cfg.seed + m, **{k: float(v[row]) for k, v in host.items()}}
-        for row, m in enumerate(learned.members)
+        {"member": m, "seed": cfg.seed + m, "episodes": float(sums["ended"][row])}
+        | {name: float(x[row]) for name, x in means.items()}
+        for row, m in enumerate(members)
     ]
+
+
+def _play(agent: Agent, env: BatchedDecPOMDP, at_once: int, params: Any, key: Array) -> Episodes:
+    """One episode in every environment, [P, E]; ``at_once`` members at a time."""
+    return jax.lax.map(lambda p: evaluate(agent, p, env, key), params, batch_size=at_once)
+
+
+def _sums(episodes: Episodes, count: int) -> dict[str, Float[np.ndarray, " P"]]:
+    """Over the first ``count`` episodes of every member, in numbers that stay exact for any number of them."""
+    sums = episodes._asdict()
+    return {name: x[:, :count].sum(axis=1, dtype=np.float64) for name, x in sums.items() if x is not None}

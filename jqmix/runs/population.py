@@ -82,8 +82,10 @@ class Starts(NamedTuple):
 
 def starts_of(*cfgs: Config) -> Starts:
     """The members of configurations that differ in seeds and traced hyperparameters alone, one after another."""
-    each = [Starts(jnp.int32(cfg.seed + i), hyper_of(cfg)) for cfg in cfgs for i in range(cfg.seeds)]
-    return jax.tree.map(lambda *x: jnp.stack(x), *each)
+    counts = [cfg.seeds for cfg in cfgs]
+    seed = np.concatenate([np.arange(cfg.seeds) + cfg.seed for cfg in cfgs]).astype(np.int32)
+    hyper = jax.tree.map(lambda *x: np.repeat(np.stack(x), counts), *(hyper_of(cfg) for cfg in cfgs))
+    return Starts(jnp.asarray(seed), jax.tree.map(jnp.asarray, hyper))
 
 
 def abstract_member(cfg: Config) -> tuple[EnvSpec, Member]:

@@ -19,16 +19,9 @@ from jqmix.runs.files import read_json
 from jqmix.runs.statistics import Curve, Estimate, align, stratified_bootstrap
 
 WIN_RATE, RETURN = "eval/win_rate", "eval/return_mean"
-# What may differ within a group: who was trained, and where.
-# They may have saved in other ways, too.
-WHO = {"seed", "seeds", "group", "run_dir", "on_nan", *(f"checkpoint.{x}" for x in "every keep replay share".split())}
-    "seed",
-    "seeds",
-    "group",
-    "run_dir",
-    "on_nan",
-    *(f"checkpoint.{x}" for x in ("every", "keep", "replay", "share")),
-}
+# What may differ within a group: who was trained, where, and how that was saved.
+SAVING = {f"checkpoint.{name}" for name in ("every", "keep", "replay", "share")}
+WHO = {"seed", "seeds", "group", "run_dir", "on_nan"} | SAVING
 # What makes an environment a task of its own: results of different ones never share an axis.
 TASK = {"env.name", "env.factory", "env.kwargs"}
 # How many folders deep runs are looked for.

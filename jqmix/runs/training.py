@@ -14,7 +14,7 @@ from jqmix.learning.state import Member, Plan, Shared
 from jqmix.learning.train import iterations_per_chunk, turns_of, window_length
 from jqmix.runs import checkpoint
 from jqmix.runs.checkpoint import Manifest
-from jqmix.runs.groups import Group, Part, settled
+from jqmix.runs.groups import Group, Part, settings_of
 from jqmix.runs.log import Log
 from jqmix.runs.population import Population, Starts
 from jqmix.runs.run_dir import RunError
@@ -189,6 +189,6 @@ class Training:
             total_steps=run.cfg.total_steps,
             with_replay=self.cfg.checkpoint.replay and not final,
             final=final,
-            settings=settled(run.cfg),
+            settings=settings_of(run.cfg),
         )
         return Share(checkpoint.folder_of(run.path, run.cfg.seeds, members.start, members.stop), some, about)

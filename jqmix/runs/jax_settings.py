@@ -1,0 +1,60 @@
+"""JAX as jqmix takes it, whatever the user's environment says: checked before it starts, and settled while it runs."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+from jqmix.config import ConfigError
+
+# What XLA does with flags that it does not know is to end the process, so that another one tries them.
+_TRIES_FLAGS = "from jaxlib import xla_client; xla_client.make_cpu_client()"
+
+
+def check_environment() -> None:
+    """Imports JAX. Raises ``ConfigError`` for a variable that it or XLA would refuse with a traceback or a crash."""
+    try:
+        import jax  # noqa: F401
+    except ValueError as error:
+        raise ConfigError(f"environment variables: {_first_line(error)}") from None
+    if os.environ.get("XLA_FLAGS"):
+        done = subprocess.run(
+            [sys.executable, "-c", _TRIES_FLAGS],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
+        if done.returncode != 0 and "parse_flags" in done.stderr:
+            raise ConfigError(f"XLA_FLAGS: {done.stderr.splitlines()[0].partition('] ')[2]}")
+
+
+@contextlib.contextmanager
+def settled() -> Iterator[None]:
+    """Within, what jqmix's programs assume holds: 32 bits, NumPy's promotion of types and ranks, compilation, copies.
+
+    For every function that computes (``@settled()``). Raises ``ConfigError`` where JAX has no devices to compute on.
+    """
+    import jax
+
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter where there is no plugin for cuda
+        asked = jax.config.values["jax_platforms"]
+        raise ConfigError(
+            f"JAX_PLATFORMS: JAX cannot start{f' on {asked!r}' if asked else ''}: {_first_line(error)}"
+        ) from None
+    with (
+        jax.enable_x64(False),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+        jax.disable_jit(False),
+        jax.transfer_guard("allow"),
+    ):
+        yield
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or ["there is no such device"])[0]
