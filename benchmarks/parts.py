@@ -20,7 +20,7 @@ from measure import median_ms, write
 from jqmix.config import Config, load_config
 from jqmix.learning import replay
 from jqmix.learning.rollout import collect
-from jqmix.learning.train import Shared, make_program
+from jqmix.learning.train import make_program
 
 Part = tuple[str, float, Callable[..., Any], tuple[Any, ...]]  # name, calls per iteration, function, arguments
 
@@ -72,7 +72,7 @@ def parts_of(cfg: Config) -> list[Part]:
         return lambda *args: jnp.sum(jnp.square(f(*args)))
 
     u = float(cfg.updates)
-    full = Shared(jnp.int32(cfg.replay.capacity // cfg.rollouts), jnp.int32(0))
+    full = shared._replace(held=jnp.int32(cfg.replay.capacity))
     update = partial(learner.update, lr=jnp.float32(1e-4))
     return [
         ("environment", 1, play_env, (key,)),
