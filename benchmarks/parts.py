@@ -36,11 +36,11 @@ def parts_of(cfg: Config) -> list[Part]:
         return collect(agent, params, env, key, jnp.float32(0.1), program.slots)[0]
 
     packed = play(member.learner.params["agent"], key)
-    added = jnp.int32(cfg.replay.capacity)
+    full = jnp.int32(cfg.replay.capacity)
     held = jax.jit(replay.add)(member.replay, packed, jnp.int32(0))
 
     def sample(ring: Any) -> Any:
-        return replay.unpack(env, replay.sample(key, ring, added, cfg.replay.batch))
+        return replay.unpack(env, replay.sample(key, ring, full, cfg.replay.batch))
 
     batch = jax.jit(sample)(held)
     state = learner.mixer_state(member.moments, batch.state)
@@ -66,13 +66,15 @@ def parts_of(cfg: Config) -> list[Part]:
 
     def add_in_place(ring: Any) -> Any:
         """Many adds in one call, as a call that does not own the replay would copy it."""
-        return jax.lax.fori_loop(0, 100, lambda i, r: replay.add(r, packed, i * cfg.rollouts), ring)
+        return jax.lax.fori_loop(
+            0, 100, lambda i, r: replay.add(r, packed, i * cfg.rollouts % cfg.replay.capacity), ring
+        )
 
     def squared(f: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         return lambda *args: jnp.sum(jnp.square(f(*args)))
 
     u = float(cfg.updates)
-    full = shared._replace(held=jnp.int32(cfg.replay.capacity))
+    learning = shared._replace(held=full)
     update = partial(learner.update, lr=jnp.float32(1e-4))
     return [
         ("environment", 1, play_env, (key,)),
@@ -85,7 +87,7 @@ def parts_of(cfg: Config) -> list[Part]:
         ("mixer: gradient", u, jax.grad(squared(mix), (0, 1)), (params["mixer"], q_taken)),
         ("optimiser", u, learner.optimizer.update, (grads, member.learner.opt_state)),
         ("update", u, update, (member.learner, batch, member.moments, member.hyper)),
-        ("iteration", 1, program.iteration, (member._replace(replay=held), full)),
+        ("iteration", 1, program.iteration, (member._replace(replay=held), learning)),
     ]
 
 

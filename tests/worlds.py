@@ -71,3 +71,21 @@ class Rolling(Counting):
 
     def step(self, key, state, actions):
         return self._roll(state, jax.random.uniform(key))
+
+
+class Poisoned(Counting):
+    """Counting in which something goes wrong now and then: NaN in ``field``, no action, a reward out of range."""
+
+    def __init__(self, field: str, chance: float = 1 / 500):
+        super().__init__(length=9, limit=5)
+        self.field, self.chance = field, chance
+        self.spec = self.spec._replace(reward_range=(0.0, 5.0))
+
+    def step(self, key, state, actions):
+        state, timestep = super().step(key, state, actions)
+        now = jax.random.uniform(key) < self.chance
+        if self.field == "avail":
+            return state, timestep._replace(avail=timestep.avail & ~now)
+        wrong = jnp.float32(7.0) if self.field == "range" else jnp.nan
+        field = "reward" if self.field == "range" else self.field
+        return state, timestep._replace(**{field: jnp.where(now, wrong, getattr(timestep, field))})

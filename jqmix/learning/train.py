@@ -20,7 +20,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jqmix.config import Config, check_window
 from jqmix.envs.base import BatchedDecPOMDP
-from jqmix.envs.registry import make_env
+from jqmix.envs.check import check_env
+from jqmix.envs.registry import entries, make_env
 from jqmix.learning import count, health, normalise, priorities, replay
 from jqmix.learning.exploration import linear_schedule
 from jqmix.learning.health import Fault
@@ -306,15 +307,20 @@ def _where(condition: Bool[Array, ""], a: Any, b: Any) -> Any:
 
 def build_env(cfg: Config, batch: int) -> BatchedDecPOMDP:
     """E environments as the configuration describes them."""
+    return make_env(cfg.env.name, batch=batch, **_options(cfg))
+
+
+def check_own_env(cfg: Config) -> None:
+    """Plays an environment that is not one of ours as it is, for a moment. Raises ``EnvError`` for what is wrong."""
     env = cfg.env
-    return make_env(
-        env.name,
-        batch=batch,
-        factory=env.factory,
-        time_limit=env.time_limit,
-        episode_limit=env.episode_limit,
-        **env.kwargs,
-    )
+    if env.factory or env.kwargs or entries()[env.name].sizes is None:
+        check_env(make_env(env.name, **_options(cfg)))
+
+
+def _options(cfg: Config) -> dict[str, Any]:
+    env = cfg.env
+    limits = {"time_limit": env.time_limit, "episode_limit": env.episode_limit}
+    return {"factory": env.factory, **limits, **env.kwargs}
 
 
 def make_program(cfg: Config, split: Split = WHOLE) -> _Program:

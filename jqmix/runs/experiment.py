@@ -21,6 +21,7 @@ from jqmix.config import Config, ConfigError, flatten, to_dict
 from jqmix.interrupts import Interrupted, Stop, watched
 from jqmix.learning.learner import TRACED
 from jqmix.learning.state import Member
+from jqmix.learning.train import check_own_env
 from jqmix.runs import checkpoint
 from jqmix.runs.checkpoint import Manifest
 from jqmix.runs.devices import make_mesh
@@ -161,6 +162,7 @@ class _Session:
 
     def train(self, resuming: bool) -> list[Result]:
         self.terminal.hint("building the environment …")
+        check_own_env(self.cfg)
         spec, member = abstract_member(self.cfg)
         self.stop.raise_if_asked()
         plan = self._plan(spec, member, resuming)
