@@ -14,8 +14,9 @@ import pytest
 from jqmix.cli import main
 from jqmix.config import ConfigError, load_config
 from jqmix.interrupts import Interrupted
-from jqmix.runs import checkpoint, training
+from jqmix.runs import checkpoint, schedule, training
 from jqmix.runs.experiment import resume, train
+from jqmix.runs.log import Log
 from jqmix.runs.loggers import Terminal
 from jqmix.runs.policy import evaluate_run, load_policy
 from jqmix.runs.run_dir import RunDir, RunError
@@ -33,6 +34,11 @@ SMALL = {
     "checkpoint.share": 1.0,
     "total_steps": 2000,
 }
+
+
+@pytest.fixture(autouse=True)
+def short_calls(monkeypatch):
+    monkeypatch.setattr(schedule, "CALL_S", 0.05)
 
 
 def config(path, **overrides):
@@ -296,24 +302,19 @@ def test_the_disk_is_full(tmp_path, monkeypatch, phase, capfd):
         undisturbed = tmp_path / "undisturbed"
         train(config(undisturbed), quiet=True)
         rest = disk / "rest"
-        filled = []
 
-        def fill(at):
-            if not filled and (disk / "run" / "checkpoints").is_dir() and any(checkpoint.find(disk / "run", 1)):
-                filled.append(at)
-                with pytest.raises(OSError), rest.open("wb", buffering=0) as file:
+        def fill():
+            if checkpoint.find(disk / "run", 1):
+                with pytest.raises(OSError), rest.open("ab", buffering=0) as file:
                     while True:
                         file.write(bytes(512))
 
-        name = {"logging": "_write", "saving": "sync"}[phase]
-        from jqmix.runs.log import Log
-
-        before = getattr(Log, name)
+        owner, name = {"logging": (Log, "_write"), "saving": (checkpoint, "save")}[phase]
+        before = getattr(owner, name)
         with monkeypatch.context() as patch:
-            patch.setattr(Log, name, lambda self, *args: (fill(phase), before(self, *args))[1])
+            patch.setattr(owner, name, lambda *args: (fill(), before(*args))[1])
             with pytest.raises(RunError, match=r"No space left on device\).*; go on with: jqmix resume"):
                 train(config(disk / "run"), quiet=True)
-        assert filled
         rest.unlink()
         capfd.readouterr()
         resume(disk / "run", quiet=True)

@@ -1,16 +1,20 @@
 """Checkpoints: the whole training state, saved with Orbax, with a checksum of every file.
 
     checkpoints/1200/               members that train together: all of a run's, or those of checkpoints/members_0-3/
-        learned/                    Orbax: everything but the replay
-        replay/                     Orbax: the replay with its priorities
+        learned/                    everything but the replay, as one array of bytes; the manifest says what is where
+        replay/NAME/                an array of the replay, or its priorities
         manifest.json               what it holds, and the files' checksums; a first line with its own
     checkpoints/1230_final/         what the run ended with: ``learned`` of its last evaluation, nothing to go on from
+
+Each array is an Orbax checkpoint of its own. (Where the disk fills up while Orbax writes several, it leaves all but one
+error to threads that nobody waits for.)
 
 A checkpoint is written under another name and moved into place when it is complete and on the disk: what has its name
 is whole, or was damaged since, which the checksums tell.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -18,7 +22,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,6 +55,7 @@ class Manifest:
     with_replay: bool
     final: bool
     settings: dict[str, Any]
+    index: dict[str, list[Any]] = field(default_factory=dict)  # of ``learned``: names, each with dtype and shape
     files: dict[str, str] = field(default_factory=dict)
 
 
@@ -93,12 +98,17 @@ def save(folder: Path, members: Member, shared: Shared, about: Manifest) -> Path
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        state = _nested(members)
-        replay = {name: state.pop(name) for name in REPLAY if name in state}
-        _write_tree(temporary / "learned", {"member": state, "shared": _nested(shared)})
-        if about.with_replay:
-            _write_tree(temporary / "replay", replay)
-        _write_manifest(temporary, about)
+        state = _leaves(members)
+        replay = {name: x for name, x in state.items() if name.split(".")[0] in REPLAY}
+        learned = {f"member.{name}": x for name, x in state.items() if name not in replay}
+        learned |= {f"shared.{name}": x for name, x in _leaves(shared).items()}
+        _check_room(folder, sum(x.nbytes for x in state.values()))
+        pieces = [np.frombuffer(x.tobytes(), np.uint8) for x in learned.values()]
+        _write_array(temporary / "learned", np.concatenate(pieces))
+        for array_name, x in replay.items() if about.with_replay else ():
+            _write_array(temporary / "replay" / array_name, x)
+        index = {name: [x.dtype.name, list(x.shape)] for name, x in learned.items()}
+        _write_manifest(temporary, replace(about, index=index))
         for path in [*_files(temporary), *(p for p in temporary.rglob("*") if p.is_dir()), temporary]:
             sync(path)
         _move_into_place(temporary, folder / name)
@@ -106,6 +116,18 @@ def save(folder: Path, members: Member, shared: Shared, about: Manifest) -> Path
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return folder / name
+
+
+def _check_room(folder: Path, size: int) -> None:
+    """Raises ``OSError`` where the disk is too full for a state of ``size`` bytes in memory, before it is full.
+
+    A state takes about what the one before took, which is less than it has in memory.
+    """
+    needed = size + 64 * 4096
+    for before in sorted((s for s in _list(folder, 0, 0) if not s.final), key=lambda s: s.order)[-1:]:
+        needed = min(needed, 1.5 * sum(p.stat().st_size for p in _files(before.path)) + 64 * 4096)
+    if shutil.disk_usage(folder).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def prune(folder: Path, keep: int) -> None:
@@ -126,22 +148,20 @@ def _move_into_place(temporary: Path, path: Path) -> None:
     sync(path.parent)
 
 
-def _nested(tree: Any) -> Any:
-    """A tree of named tuples as dictionaries, without what is None or empty, which Orbax does not save."""
-    if isinstance(tree, tuple):
-        tree = tree._asdict() if hasattr(tree, "_asdict") else {str(i): x for i, x in enumerate(tree)}  # type: ignore[union-attr]
-    if isinstance(tree, Mapping):
-        inner = {name: _nested(x) for name, x in tree.items()}
-        return {name: x for name, x in inner.items() if x is not None and not (isinstance(x, dict) and not x)}
-    return None if tree is None or np.size(tree) == 0 else tree
+def _leaves(tree: Any) -> dict[str, np.ndarray]:
+    """The arrays of a tree by their dotted names, without empty ones, which Orbax does not save."""
+    found = jax.tree_util.tree_leaves_with_path(tree)
+    named = {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(x) for path, x in found}
+    return {name: x for name, x in named.items() if x.size}
 
 
-def _write_tree(path: Path, tree: Any) -> None:
+def _write_array(path: Path, array: np.ndarray) -> None:
     """With Orbax, whose errors of the disk are ``OSError`` here, whatever they are there."""
+    path.parent.mkdir(exist_ok=True)
     with _plain(path.parent) as parent, _quiet():
         try:
             with ocp.PyTreeCheckpointer() as checkpointer:
-                checkpointer.save(parent / path.name, tree)
+                checkpointer.save(parent / path.name, {"array": array})
         except OSError:
             raise
         except Exception as error:
@@ -156,13 +176,15 @@ def _disk_error(error: Exception) -> str:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Orbax logs what it raises from threads of its own."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextlib.contextmanager
@@ -243,15 +265,29 @@ def _read_manifest(path: Path) -> Manifest:
         raise DamagedError(f"{path} is damaged: {MANIFEST}: {error.strerror}") from None
     if hashlib.sha256(text).hexdigest().encode() != digest:
         raise DamagedError(f"{path} is damaged: {MANIFEST} is not what was saved")
-    return Manifest(**json.loads(text))
+    try:
+        return Manifest(**json.loads(text))
+    except (TypeError, ValueError):
+        raise DamagedError(f"{path} was saved by another version") from None
 
 
 def load(path: Path, with_replay: bool) -> dict[str, Any]:
     """``{"member": …, "shared": …}``: fields as dictionaries of NumPy arrays, read wherever they were saved."""
-    tree = _read_tree(path / "learned")
-    if with_replay:
-        tree["member"] |= _read_tree(path / "replay")
+    data, at, tree = _read_tree(path / "learned")["array"], 0, {}
+    for name, (dtype, shape) in _read_manifest(path).index.items():
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        _put(tree, name, data[at : at + size].view(dtype).reshape(shape))
+        at += size
+    for place in sorted((path / "replay").iterdir()) if with_replay else ():
+        _put(tree["member"], place.name, _read_tree(place)["array"])
     return tree
+
+
+def _put(tree: dict[str, Any], name: str, array: np.ndarray) -> None:
+    *groups, last = name.split(".")
+    for group in groups:
+        tree = tree.setdefault(group, {})
+    tree[last] = array
 
 
 def _read_tree(path: Path) -> Any:

@@ -285,7 +285,7 @@ class _Session:
 
     def _end(self, log: Log) -> list[Result]:
         programs, train_s = self.programs.values(), log.elapsed()
-        trace_s, compile_s = sum(p.trace_s for p in programs), sum(p.compile_s for p in programs)
+        trace_s, compile_s = (sum((getattr(p, name) for p in programs), 0.0) for name in ("trace_s", "compile_s"))
         results = [Result(run.cfg, run.path, trace_s, compile_s, train_s) for run in self.runs]
         if log.steps_made:
             self.terminal.summary(log.newest())
