@@ -136,22 +136,30 @@ def go_on(run_dir: Path, settings: dict[str, Any], announcing: bool = False) -> 
 
 def kills(folder: Path, count: int, seed: int) -> dict[str, Any]:
     """Kills one run so often, at random moments from its start on, and lets it end."""
-    settings = SMALL | {"total-steps": 200_000}
+    settings = SMALL | {"total-steps": 20_000 * count}
     undisturbed, killed = folder / "undisturbed", folder / "killed"
-    begin = time.perf_counter()
     run_to_end("train", *flags(settings), "--run-dir", str(undisturbed))
-    whole = time.perf_counter() - begin
+    begin = time.perf_counter()
+    run_to_end("train", *flags(SMALL | {"total-steps": 64}), "--run-dir", str(folder / "short"))
+    starting = time.perf_counter() - begin
     rng, phases = random.Random(seed), Counter[str]()
     for _ in range(count):
         process = go_on(killed, settings, announcing=True)
-        time.sleep(rng.uniform(0.0, whole))
+        time.sleep(rng.uniform(0.0, 1.8 * starting))
         process.send_signal(signal.SIGKILL)
         _, err = finish(process)
         phases[(re.findall(r"PHASE (\w+)", err) or ["start"])[-1]] += 1
         if "Traceback" in err:
             raise SystemExit(err)
+    made = lines_of(killed)[-1]["env_steps"]  # by then: it must not have come to its end before the last kill
     run_to_end("resume", str(killed))
-    return {"kills": count, "by_phase": dict(phases), "end_equal": same(undisturbed, killed)}
+    return {
+        "kills": count,
+        "env_steps_when_last_killed": made,
+        "env_steps": 20_000 * count,
+        "by_phase": dict(phases),
+        "end_equal": same(undisturbed, killed),
+    }
 
 
 def one_signal(

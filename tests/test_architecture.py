@@ -9,12 +9,13 @@ ROOT = Path(jqmix.__file__).parent
 MAY_IMPORT = {
     "types": set(),
     "inputs": set(),
+    "interrupts": set(),
     "config": {"inputs", "envs"},  # the registry's names, which need no JAX
     "envs": {"inputs", "types", "envs"},
     "networks": {"types", "networks"},
     "learning": {"types", "config", "envs", "networks", "learning"},
-    "runs": {"inputs", "types", "config", "envs", "networks", "learning", "runs"},
-    "cli": {"inputs", "config", "envs", "runs"},
+    "runs": {"inputs", "interrupts", "types", "config", "envs", "networks", "learning", "runs"},
+    "cli": {"inputs", "interrupts", "config", "envs", "runs"},
 }
 
 

@@ -36,8 +36,9 @@ def test_run_directory(run_dir):
     assert meta["replay_ratio"] == {"updates_per_1000_steps": 62.5, "windows_drawn_per_window": 2.0}
     lines = [json.loads(x) for x in (run_dir / "metrics.jsonl").read_text().splitlines()]
     assert [(x["member"], x["seed"]) for x in lines[:2]] == [(0, 3), (1, 4)]
-    assert [x["env_steps"] for x in lines] == [64, 64, 128, 128]
-    for line in lines:
+    assert [x["env_steps"] for x in lines] == [64, 64, 128, 128, 128, 128]
+    assert all({"absolute/return_mean", "absolute/env_steps"} <= line.keys() for line in lines[4:])
+    for line in lines[:4]:
         assert {
             "env_steps",
             "updates",
@@ -90,7 +91,7 @@ def test_report(run_dir, tmp_path, capsys):
     assert main(["report", str(run_dir), "--out", str(tmp_path / "report"), "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     lines = [json.loads(x) for x in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    finals = [line["eval/return_mean"] for line in lines if line["env_steps"] == 128]
+    finals = [line["eval/return_mean"] for line in lines if "eval/return_mean" in line and line["env_steps"] == 128]
     assert (row["group"], row["metric"], row["seeds"]) == ("two_step_game, qmix", "eval/return_mean", 2)
     assert (row["env_steps"], row["min"], row["max"]) == (128, min(finals), max(finals))
     assert row["iqm"] == pytest.approx(sum(finals) / 2)

@@ -27,7 +27,7 @@ def windows(mark: int, e: int = 4, slots: int = 7) -> Packed:
 def filled(times: int, capacity: int = 12):
     ring = replay.init(ENV, 7, capacity)
     for k in range(times):
-        ring = replay.add(ring, windows(k), jnp.int32(4 * k))
+        ring = replay.add(ring, windows(k), jnp.int32(4 * k % capacity))
     return ring
 
 

@@ -30,7 +30,7 @@ def test_configurations_trained_together_learn_what_each_learns_alone(tmp_path):
                 assert b == pytest.approx(a, rel=1e-3, abs=1e-4)
         assert load_config(tmp_path / f"together{i}" / "config.yaml").algo.td_lambda == c["algo.td_lambda"]
     first, second = (curves(r) for r in together)
-    assert first[0][-1]["train/lr"] != second[5][-1]["train/lr"]
+    assert first[0][0]["train/lr"] != second[5][0]["train/lr"]
 
 
 def test_configurations_of_different_shapes_are_refused():

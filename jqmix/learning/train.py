@@ -74,7 +74,7 @@ class _Program(NamedTuple):
         """A member at its beginning, and the counters at zero."""
         cfg, spec = self.cfg, self.env.spec
         learner = self.learner.init(jax.random.fold_in(jax.random.key(seed), 0))
-        worst = jnp.full((), -jnp.inf)
+        worst = jnp.float32(-jnp.inf)
         member = Member(
             seed=jnp.asarray(seed, jnp.int32),
             hyper=hyper_of(cfg) if hyper is None else hyper,

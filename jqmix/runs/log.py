@@ -69,9 +69,7 @@ class Log:
                 new.append(head | {"fault": FAULTS[code], "fault_env_steps": found_at[row]})
                 self._freeze(m, FAULTS[code], found_at[row], run.cfg)
             elif best is not None and complete:
-                new.append(
-                    to_line({k.replace("eval/", "absolute/"): v for k, v in values.items() if "eval/" in k}, head)
-                )
+                new.append(to_line(_absolute(values), head) | {"absolute/env_steps": best[row]})
             elif complete:
                 self._note_strange(m, values["train/strange_rewards"])
                 self._newest[m] = to_line(values, head)
@@ -97,9 +95,8 @@ class Log:
     def _freeze(self, m: int, what: str, env_steps: int, cfg: Config) -> None:
         self.faults[m] = f"seed {self._seed(m)}: {what}, after {env_steps:,} steps"
         self.must_stop |= cfg.on_nan == "stop"
-        self.terminal.warn(
-            f"{self.faults[m]}; it stays as it was before" + ("" if self.must_stop else ", the others go on")
-        )
+        others = ", the others go on" if len(self.faults) < len(self.places) and not self.must_stop else ""
+        self.terminal.warn(f"{self.faults[m]}; it stays as it was before{others}")
 
     def _note_strange(self, m: int, rewards: float) -> None:
         if rewards > 0 and m not in self._strange:
@@ -140,6 +137,11 @@ class Log:
 
 
 def _absolute(values: dict[str, float]) -> dict[str, float]:
+    return {name.replace("eval/", "absolute/"): x for name, x in values.items() if name.startswith("eval/")}
+
+
+def _absolute(values: dict[str, float]) -> dict[str, float]:
+    """An evaluation's numbers under the name of the absolute metric."""
     return {name.replace("eval/", "absolute/"): x for name, x in values.items() if name.startswith("eval/")}
 
 
