@@ -137,10 +137,6 @@ class Log:
 
 
 def _absolute(values: dict[str, float]) -> dict[str, float]:
-    return {name.replace("eval/", "absolute/"): x for name, x in values.items() if name.startswith("eval/")}
-
-
-def _absolute(values: dict[str, float]) -> dict[str, float]:
     """An evaluation's numbers under the name of the absolute metric."""
     return {name.replace("eval/", "absolute/"): x for name, x in values.items() if name.startswith("eval/")}
 
