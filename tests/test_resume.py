@@ -337,3 +337,32 @@ def test_the_display_never_matters(tmp_path, broken):
     assert process.returncode == 0, err
     assert err.count("\n") == 1 and "the display is broken" in err
     assert lines_of(tmp_path / "run")[-1]["absolute/episodes"] == 120
+
+
+def test_a_study_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
+    """Two programs, two runs in each: stopped in the second. The first's runs are not trained again."""
+    flags = [part for name, value in SMALL.items() for part in (f"--{name}", str(value))]
+    command = ["sweep", *flags, "--grid", "algo.td_lambda=0,0.9", "agent.hidden=8,12"]
+    assert main([*command, "--out", str(tmp_path / "whole")]) == 0
+    trained = []
+    run = training.Training.run
+    monkeypatch.setattr(training.Training, "run", lambda self: (trained.append(self.cfg.agent.hidden), run(self))[1])
+    with monkeypatch.context() as patch:
+        finish = training.Training._finish
+
+        def stop_later(self):
+            finish(self)
+            StopAfter(patch, 4)
+
+        patch.setattr(training.Training, "_finish", stop_later)
+        assert main([*command, "--out", str(tmp_path / "study")]) == 128 + signal.SIGTERM
+    err = capsys.readouterr().err
+    assert f"go on with: jqmix resume {tmp_path / 'study'}" in err
+    assert trained == [8, 12]
+    assert main(["resume", str(tmp_path / "study")]) == 0
+    assert trained == [8, 12, 12]
+    names = sorted(path.parent.name for path in (tmp_path / "study").glob("*/config.yaml"))
+    assert len(names) == 4
+    for name in names:
+        assert_same(tmp_path / "study" / name, tmp_path / "whole" / name)
+    assert (tmp_path / "study" / "report" / "report.md").is_file()

@@ -183,7 +183,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
     if "diverged" in row:
         cells.append(", ".join(f"seed {seed}" for seed in row["diverged"]) or "–")
     if "absolute" in row:
-        cells.append(_bracketed(row["absolute"], row["absolute_low"], row["absolute_high"]))
+        cells.append(_bracketed(row["absolute"], row.get("absolute_low"), row.get("absolute_high")))
     if "threshold" in row:
         cells.append("not reached" if row["reached_at"] is None else f"{row['reached_at']:,}")
     return cells
