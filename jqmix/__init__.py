@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from jqmix.envs.check import check_env
     from jqmix.envs.registry import EnvError, make_env, register
     from jqmix.learning.train import make_train
-    from jqmix.runs.experiment import Result, train
+    from jqmix.runs.experiment import Result, resume, train
     from jqmix.runs.policy import Policy, load_policy
     from jqmix.types import EnvSpec, TimeStep, Window
 
@@ -23,6 +23,7 @@ _HOME = {
     "register": "jqmix.envs.registry",
     "make_train": "jqmix.learning.train",
     "Result": "jqmix.runs.experiment",
+    "resume": "jqmix.runs.experiment",
     "train": "jqmix.runs.experiment",
     "Policy": "jqmix.runs.policy",
     "load_policy": "jqmix.runs.policy",
@@ -48,6 +49,7 @@ __all__ = [
     "make_train",
     "networks",
     "register",
+    "resume",
     "train",
 ]
 
