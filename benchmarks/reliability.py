@@ -136,7 +136,7 @@ def go_on(run_dir: Path, settings: dict[str, Any], announcing: bool = False) -> 
 
 def kills(folder: Path, count: int, seed: int) -> dict[str, Any]:
     """Kills one run so often, at random moments from its start on, and lets it end."""
-    settings = SMALL | {"total-steps": 20_000 * count}
+    settings = SMALL | {"total-steps": 100_000 * count}
     undisturbed, killed = folder / "undisturbed", folder / "killed"
     run_to_end("train", *flags(settings), "--run-dir", str(undisturbed))
     begin = time.perf_counter()
@@ -145,7 +145,7 @@ def kills(folder: Path, count: int, seed: int) -> dict[str, Any]:
     rng, phases = random.Random(seed), Counter[str]()
     for _ in range(count):
         process = go_on(killed, settings, announcing=True)
-        time.sleep(rng.uniform(0.0, 1.8 * starting))
+        time.sleep(rng.uniform(0.0, 1.5 * starting))
         process.send_signal(signal.SIGKILL)
         _, err = finish(process)
         phases[(re.findall(r"PHASE (\w+)", err) or ["start"])[-1]] += 1
@@ -156,7 +156,7 @@ def kills(folder: Path, count: int, seed: int) -> dict[str, Any]:
     return {
         "kills": count,
         "env_steps_when_last_killed": made,
-        "env_steps": 20_000 * count,
+        "env_steps": 100_000 * count,
         "by_phase": dict(phases),
         "end_equal": same(undisturbed, killed),
     }
@@ -290,7 +290,7 @@ def main() -> int:
     try:
         if args.what == "kills":
             result = kills(folder, args.kills, args.seed)
-            good = result["end_equal"]
+            good = result["end_equal"] and result["env_steps_when_last_killed"] < result["env_steps"]
         elif args.what == "signals":
             result = signals(folder)
             good = result["good"] == result["tried"]
