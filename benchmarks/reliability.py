@@ -87,7 +87,7 @@ def jqmix(*args: str, announcing: bool = False) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def finish(process: subprocess.Popen[str], limit: float = 300) -> tuple[int, str]:
+def finish(process: subprocess.Popen[str], limit: float = 900) -> tuple[int, str]:
     """Its exit code, and what it says on stderr from now on."""
     _, err = process.communicate(timeout=limit)
     return process.returncode, err
@@ -136,7 +136,7 @@ def go_on(run_dir: Path, settings: dict[str, Any], announcing: bool = False) -> 
 
 def kills(folder: Path, count: int, seed: int) -> dict[str, Any]:
     """Kills one run so often, at random moments from its start on, and lets it end."""
-    settings = SMALL | {"total-steps": 100_000 * count}
+    settings = SMALL | {"total-steps": 40_000 * count}
     undisturbed, killed = folder / "undisturbed", folder / "killed"
     run_to_end("train", *flags(settings), "--run-dir", str(undisturbed))
     begin = time.perf_counter()
@@ -145,7 +145,7 @@ def kills(folder: Path, count: int, seed: int) -> dict[str, Any]:
     rng, phases = random.Random(seed), Counter[str]()
     for _ in range(count):
         process = go_on(killed, settings, announcing=True)
-        time.sleep(rng.uniform(0.0, 1.5 * starting))
+        time.sleep(rng.uniform(0.0, 1.2 * starting))
         process.send_signal(signal.SIGKILL)
         _, err = finish(process)
         phases[(re.findall(r"PHASE (\w+)", err) or ["start"])[-1]] += 1
@@ -156,7 +156,7 @@ def kills(folder: Path, count: int, seed: int) -> dict[str, Any]:
     return {
         "kills": count,
         "env_steps_when_last_killed": made,
-        "env_steps": 100_000 * count,
+        "env_steps": 40_000 * count,
         "by_phase": dict(phases),
         "end_equal": same(undisturbed, killed),
     }

@@ -250,7 +250,7 @@ def _resume_study(path: Any, args: argparse.Namespace) -> None:
     from jqmix.runs.ablate import resume_study
     from jqmix.runs.report import report
 
-    resume_study(path)
+    resume_study(path, args.trust)
     rows, written = report([path], overwrite=True)
     _print_table(rows)
     print(f"report: {written / 'report.md'}")

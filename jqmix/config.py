@@ -398,6 +398,9 @@ def check(cfg: Config) -> None:
         )
     if cfg.explore.eps_end > cfg.explore.eps_start:
         raise ConfigError(f"explore.eps_end: {cfg.explore.eps_end} must be ≤ explore.eps_start {cfg.explore.eps_start}")
+    if cfg.eval.episodes * cfg.eval.absolute > INT32:
+        most = INT32 // cfg.eval.episodes
+        raise ConfigError(f"eval.absolute: {cfg.eval.absolute} × eval.episodes is too many; it must be ≤ {most}")
     if cfg.seed + cfg.seeds > 2**31:
         raise ConfigError(f"seeds: seed + seeds must be ≤ {2**31}")
     if cfg.group is not None and cfg.seeds % cfg.group:

@@ -67,10 +67,10 @@ class Stop:
         with self._lock:
             second, self.signum = self.signum is not None, signum
             if self.careful and not second:
-                _say("jqmix: finishing this part and saving; a second signal stops at once")
+                say("finishing this part and saving; a second signal stops at once")
                 return False
-            if not second:
-                for undo in reversed(self._undo):
+            for undo in () if second else reversed(self._undo):
+                with contextlib.suppress(Exception):  # whatever it meets, the process ends
                     undo()
             return True
 
@@ -99,10 +99,11 @@ def take_over_process() -> None:
 
 @contextlib.contextmanager
 def watched() -> Iterator[Stop]:
-    """The process's :class:`Stop`; for a library's caller, one that holds for the time being.
+    """The process's :class:`Stop`; for a library's caller, one that holds for the time being, also within.
 
     There signals are always noted first: a second one does what it would have done without jqmix.
     """
+    global _process
     if _process is not None:
         yield _process
         return
@@ -111,6 +112,7 @@ def watched() -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
+    _process = stop
     before = {signum: signal.getsignal(signum) for signum in SIGNALS}
 
     def note(signum: int, frame: object) -> None:
@@ -125,14 +127,15 @@ def watched() -> Iterator[Stop]:
     try:
         yield stop
     finally:
+        _process = None
         for signum in ours:
             signal.signal(signum, before[signum])
 
 
-def _say(text: str) -> None:
-    """Straight to the file, as the main thread may hold the stream's lock."""
+def say(text: str) -> None:
+    """One line on stderr, straight to the file, as the main thread may hold the stream's lock."""
     with contextlib.suppress(OSError):
-        os.write(2, f"\n{text}\n".encode())
+        os.write(2, f"\njqmix: {text}\n".encode())
 
 
 def _exit(code: int) -> None:

@@ -339,7 +339,7 @@ def test_the_display_never_matters(tmp_path, broken):
     assert lines_of(tmp_path / "run")[-1]["absolute/episodes"] == 120
 
 
-def test_a_study_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
+def test_a_study_goes_on_where_it_stopped(tmp_path, monkeypatch, capfd):
     """Two programs, two runs in each: stopped in the second. The first's runs are not trained again."""
     flags = [part for name, value in SMALL.items() for part in (f"--{name}", str(value))]
     command = ["sweep", *flags, "--grid", "algo.td_lambda=0,0.9", "agent.hidden=8,12"]
@@ -356,8 +356,7 @@ def test_a_study_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
 
         patch.setattr(training.Training, "_finish", stop_later)
         assert main([*command, "--out", str(tmp_path / "study")]) == 128 + signal.SIGTERM
-    err = capsys.readouterr().err
-    assert f"go on with: jqmix resume {tmp_path / 'study'}" in err
+    assert f"go on with: jqmix resume {tmp_path / 'study'}" in capfd.readouterr().err
     assert trained == [8, 12]
     assert main(["resume", str(tmp_path / "study")]) == 0
     assert trained == [8, 12, 12]
@@ -366,3 +365,121 @@ def test_a_study_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     for name in names:
         assert_same(tmp_path / "study" / name, tmp_path / "whole" / name)
     assert (tmp_path / "study" / "report" / "report.md").is_file()
+
+
+def test_in_other_groups(tmp_path, monkeypatch):
+    """Begun in groups of two, resumed with all four at once: each goes on from its own checkpoint."""
+    path, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
+    train(config(undisturbed, seeds=4, group=2), quiet=True)
+    StopAfter(monkeypatch, 10**6)
+    train(config(path, seeds=4, group=2, total_steps=1000), quiet=True)
+    text = (path / "config.yaml").read_text()
+    assert "group: 2" in text
+    (path / "config.yaml").write_text(text.replace("group: 2", "group: 4"))
+    resume(path, total_steps=2000, quiet=True)
+    assert_same(path, undisturbed)
+    # And the other way round.
+    train(config(tmp_path / "at_once", seeds=4, total_steps=1000), quiet=True)
+    text = (tmp_path / "at_once" / "config.yaml").read_text()
+    (tmp_path / "at_once" / "config.yaml").write_text(text.replace("group: null", "group: 2"))
+    resume(tmp_path / "at_once", total_steps=2000, quiet=True)
+    by_member = {}
+    for line in lines_of(tmp_path / "at_once"):
+        by_member.setdefault(line["member"], []).append(line)
+    for member, lines in by_member.items():
+        wanted = [line for line in lines_of(undisturbed) if line["member"] == member]
+        for a, b in zip(lines, wanted, strict=True):
+            assert {k: v for k, v in a.items() if k != "updates"} == pytest.approx(
+                {k: v for k, v in b.items() if k != "updates"}, rel=1e-2, abs=1e-2
+            )
+
+
+def test_an_end_alone_is_nothing_to_go_on_from(tmp_path, whole, capsys):
+    """And nothing of the log is lost over it."""
+    path = tmp_path / "run"
+    shutil.copytree(whole, path)
+    for saved in checkpoint.find(path, 2):
+        if not saved.final:
+            shutil.rmtree(saved.path)
+    before = lines_of(path)
+    assert main(["resume", str(path), "--total-steps", "3000"]) == 2
+    assert "holds what the run ended with, but nothing to go on from" in capsys.readouterr().err
+    assert lines_of(path) == before
+    assert main(["resume", str(path)]) == 0
+
+
+def test_damaged_newer_checkpoints_do_not_push_out_sound_ones(tmp_path, whole):
+    path = tmp_path / "run"
+    shutil.copytree(whole, path)
+    newest = checkpoint.find(path, 2)[1]
+    for iteration in (newest.iteration + 1000, newest.iteration + 2000):
+        (path / "checkpoints" / str(iteration)).mkdir()
+    resume(path, total_steps=2500, quiet=True)
+    iterations = [s.iteration for s in checkpoint.find(path, 2)]
+    assert max(iterations) < newest.iteration + 1000
+    assert len(iterations) == 3
+
+
+def test_what_a_killed_start_left_is_no_obstacle(tmp_path):
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / ".config.yaml.tmp").write_text("half")
+    train(config(path), quiet=True)
+    assert not (path / ".config.yaml.tmp").exists()
+    (path / "metadata.json").unlink()
+    resume(path, total_steps=2200, quiet=True)
+    assert load_policy(path).agent.n_actions == 2
+
+
+def test_a_deleted_log_stops_the_run(tmp_path, monkeypatch):
+    path = tmp_path / "run"
+    monkeypatch.setattr(Terminal, "chunk", lambda self, lines: (path / "metrics.jsonl").unlink(missing_ok=True))
+    with pytest.raises(RunError, match=r"metrics\.jsonl could not be written"):
+        train(config(path), quiet=True)
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "../x", "/tmp/x"])
+def test_a_study_names_folders_of_its_own_alone(tmp_path, name, capsys):
+    from jqmix.config import to_dict
+
+    tree = {"tricks": [], "configs": {name: to_dict(config("x"))}}
+    (tmp_path / "study.json").write_text(json.dumps(tree))
+    assert main(["resume", str(tmp_path)]) == 2
+    err = capsys.readouterr().err
+    assert "is not a folder's name" in err and err.count("\n") == 1
+
+
+def test_a_study_runs_no_code_that_it_names(tmp_path, capsys):
+    from jqmix.config import to_dict
+
+    cfg = config("x", **{"env.factory": "worlds:Counting"})
+    (tmp_path / "study.json").write_text(json.dumps({"tricks": [], "configs": {"a": to_dict(cfg)}}))
+    assert main(["resume", str(tmp_path)]) == 2
+    assert "this study names code of its own (worlds:Counting); --trust runs it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"files": {"learned/../../../dev/zero": "0"}},
+        {"files": {}},
+        {"env_steps": []},
+        {"lines": ["x", 1]},
+        {"iteration": -1},
+        {"index": {"member.seed": ["int32", [-1]]}},
+        {"settings": 7},
+        {"more": 1},
+    ],
+)
+def test_a_hostile_manifest_is_damaged(tmp_path, whole, change):
+    """With a checksum that fits: what it says must make sense, and name files of its own."""
+    import hashlib
+
+    path = tmp_path / "run"
+    shutil.copytree(whole, path)
+    saved = checkpoint.find(path, 2)[1]
+    tree = json.loads((saved.path / "manifest.json").read_text().partition("\n")[2])
+    text = json.dumps(tree | change)
+    (saved.path / "manifest.json").write_text(hashlib.sha256(text.encode()).hexdigest() + "\n" + text)
+    with pytest.raises(checkpoint.DamagedError):
+        checkpoint.check(saved.path)

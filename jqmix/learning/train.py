@@ -176,8 +176,9 @@ class _Program(NamedTuple):
         windows = shared.since_copy + cfg.rollouts
         if cfg.algo.target_update == "hard":
             due = training & (windows >= cfg.algo.target_period)
-            learner = jax.lax.cond(due, lambda l: l._replace(target=l.params), lambda l: l, member.learner)  # noqa: E741
-            member = member._replace(learner=learner)
+            sound = member.fault.code == 0
+            copy = lambda l: l._replace(target=_where(sound, l.params, l.target))  # noqa: E731, E741
+            member = member._replace(learner=jax.lax.cond(due, copy, lambda l: l, member.learner))  # noqa: E741
         collected = Shared(
             iteration=count.add(shared.iteration, 1),
             updates=count.add(shared.updates, jnp.where(ready, cfg.updates, 0)),

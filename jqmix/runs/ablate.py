@@ -2,10 +2,10 @@
 
 import dataclasses
 import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from jqmix.interrupts import say as say_to_stderr
 from jqmix.interrupts import watched
 from jqmix.runs.experiment import Result, shape_of, train_together
 from jqmix.runs.results import collect
@@ -29,9 +29,10 @@ def run_study(study: Study, out: str | None, kind: str, say: Callable[[str], Non
     return folder.path
 
 
-def resume_study(path: Path, say: Callable[[str], None] = print) -> None:
-    """Goes on with a study where it stopped. Raises ``ConfigError`` if it is none, or is in use."""
-    study, folder = load_study(path), RunDir(path, made=False)
+def resume_study(path: Path, trust: bool = False, say: Callable[[str], None] = print) -> None:
+    """Goes on with a study where it stopped. Raises ``ConfigError`` if it is none, if it is in use, and, unless told to
+    ``trust`` it, where it names code of its own."""
+    study, folder = load_study(path, trust), RunDir(path, made=False)
     try:
         _train(study, path, say)
     finally:
@@ -39,8 +40,10 @@ def resume_study(path: Path, say: Callable[[str], None] = print) -> None:
 
 
 def _train(study: Study, folder: Path, say: Callable[[str], None]) -> None:
+    trusted = any(cfg.env.factory is not None for cfg in study.configs.values())
+
     def tell() -> None:
-        print(f"jqmix: go on with: jqmix resume {shlex.quote(str(folder))}", file=sys.stderr, flush=True)
+        say_to_stderr(f"go on with: jqmix resume {shlex.quote(str(folder))}{' --trust' if trusted else ''}")
 
     programs = list(collect(study.configs.items(), lambda item: shape_of(item[1])).values())
     with watched() as stop, stop.undoing(tell):

@@ -16,10 +16,12 @@ is whole, or was damaged since, which the checksums tell.
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import logging
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -34,6 +36,7 @@ from jqmix.config import Config, ConfigError
 from jqmix.learning.state import Member, Shared
 from jqmix.runs.run_dir import sync
 
+MOST_BYTES = 64_000_000  # of a manifest
 REPLAY = ("replay", "priority")  # the fields of a member that are large, and that only resuming needs
 MANIFEST = "manifest.json"
 
@@ -96,7 +99,8 @@ def save(folder: Path, members: Member, shared: Shared, about: Manifest) -> Path
     name = f"{about.iteration}_final" if about.final else str(about.iteration)
     temporary = folder / f".{name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    _make_folder(folder)
+    temporary.mkdir()
     try:
         state = _leaves(members)
         replay = {name: x for name, x in state.items() if name.split(".")[0] in REPLAY}
@@ -109,13 +113,21 @@ def save(folder: Path, members: Member, shared: Shared, about: Manifest) -> Path
             _write_array(temporary / "replay" / array_name, x)
         index = {name: [x.dtype.name, list(x.shape)] for name, x in learned.items()}
         _write_manifest(temporary, replace(about, index=index))
-        for path in [*_files(temporary), *(p for p in temporary.rglob("*") if p.is_dir()), temporary]:
+        for path in [*temporary.rglob("*"), temporary]:
             sync(path)
         _move_into_place(temporary, folder / name)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return folder / name
+
+
+def _make_folder(folder: Path) -> None:
+    """``checkpoints``, or one in it; never the run's own directory, which may be gone."""
+    for path in (folder,) if folder.name == "checkpoints" else (folder.parent, folder):
+        if not path.is_dir():
+            path.mkdir()
+            sync(path.parent)
 
 
 def _check_room(folder: Path, size: int) -> None:
@@ -130,12 +142,13 @@ def _check_room(folder: Path, size: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Deletes all but the newest ``keep`` checkpoints, what was interrupted while it was written, and what earlier
-    ends of the run left."""
-    found = sorted(_list(folder, 0, 0), key=lambda saved: saved.order)
-    old = [s for s in found if not s.final][:-keep] + [s for s in found if s.final and s is not found[-1]]
-    for path in [*(s.path for s in old), *folder.glob(".*.tmp")]:
+def prune(folder: Path, keep: int, at: int) -> None:
+    """Deletes all but the newest ``keep`` checkpoints up to the one of iteration ``at``, which was just saved: earlier
+    ends of the run, what was interrupted while it was written, and what is newer, which the run went back from."""
+    found = sorted(_list(folder, 0, 0), key=lambda saved: saved.order, reverse=True)
+    keeping = [s for s in found if not s.final and s.iteration <= at][:keep]
+    keeping += [s for s in found if s.final and s.iteration == at]
+    for path in [*(s.path for s in found if s not in keeping), *folder.glob(".*.tmp")]:
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -212,7 +225,7 @@ def _write_manifest(folder: Path, about: Manifest) -> None:
 
 
 def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
+    with _open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -247,10 +260,13 @@ def check(path: Path, parts: Sequence[str] = ("learned", "replay")) -> Manifest:
     """What a checkpoint says of itself, after its manifest and the files of these parts were found to be what was
     saved. Raises ``DamagedError``."""
     about = _read_manifest(path)
-    for name, digest in about.files.items():
-        if name.split("/")[0] in parts:
+    for part in parts:
+        names = [name for name in about.files if name.split("/")[0] == part]
+        if not names and (part == "learned" or about.with_replay):
+            raise DamagedError(f"{path} is damaged: it has no {part}")
+        for name in names:
             try:
-                sound = _checksum(path / name) == digest
+                sound = _checksum(path / name) == about.files[name]
             except OSError as error:
                 raise DamagedError(f"{path} is damaged: {name}: {error.strerror}") from None
             if not sound:
@@ -260,26 +276,53 @@ def check(path: Path, parts: Sequence[str] = ("learned", "replay")) -> Manifest:
 
 def _read_manifest(path: Path) -> Manifest:
     try:
-        digest, _, text = (path / MANIFEST).read_bytes().partition(b"\n")
+        with _open_regular(path / MANIFEST) as file:
+            digest, _, text = file.read(MOST_BYTES).partition(b"\n")
     except OSError as error:
         raise DamagedError(f"{path} is damaged: {MANIFEST}: {error.strerror}") from None
     if hashlib.sha256(text).hexdigest().encode() != digest:
         raise DamagedError(f"{path} is damaged: {MANIFEST} is not what was saved")
     try:
-        return Manifest(**json.loads(text))
-    except (TypeError, ValueError):
-        raise DamagedError(f"{path} was saved by another version") from None
+        about = Manifest(**json.loads(text))
+        if _is_sound(about):
+            return about
+    except (TypeError, ValueError, RecursionError, AttributeError):
+        pass
+    raise DamagedError(f"{path} was saved by another version, or is damaged")
+
+
+def _is_sound(about: Manifest) -> bool:
+    """Whether everything is of the type that it has to be, and every file one of the checkpoint's own."""
+    whole = [about.iteration, about.total_steps, *about.env_steps, *about.lines]
+    members = len(about.env_steps) == len(about.lines) > 0
+    names = all(not {"", ".", ".."} & set(name.split("/")) and isinstance(x, str) for name, x in about.files.items())
+    index = all(isinstance(d, str) and all(type(n) is int and n > 0 for n in s) for d, s in about.index.values())
+    switches = isinstance(about.final, bool) and isinstance(about.with_replay, bool)
+    rest = isinstance(about.settings, dict) and isinstance(about.elapsed_s, float) and switches
+    return all(type(n) is int and n >= 0 for n in whole) and members and names and index and rest
+
+
+@contextlib.contextmanager
+def _open_regular(path: Path) -> Iterator[io.BufferedReader]:
+    """A file to read, if it is one: a pipe or a device would be read for ever."""
+    fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "not a file")
+        yield file
 
 
 def load(path: Path, with_replay: bool) -> dict[str, Any]:
     """``{"member": …, "shared": …}``: fields as dictionaries of NumPy arrays, read wherever they were saved."""
+    about = _read_manifest(path)
     data, at, tree = _read_tree(path / "learned")["array"], 0, {}
-    for name, (dtype, shape) in _read_manifest(path).index.items():
+    for name, (dtype, shape) in about.index.items():
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         _put(tree, name, data[at : at + size].view(dtype).reshape(shape))
         at += size
-    for place in sorted((path / "replay").iterdir()) if with_replay else ():
-        _put(tree["member"], place.name, _read_tree(place)["array"])
+    arrays = {name.split("/")[1] for name in about.files if name.startswith("replay/")} if with_replay else set()
+    for name in sorted(arrays):
+        _put(tree["member"], name, _read_tree(path / "replay" / name)["array"])
     return tree
 
 

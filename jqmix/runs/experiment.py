@@ -166,12 +166,12 @@ class _Session:
         spec, member = abstract_member(self.cfg)
         self.stop.raise_if_asked()
         plan = self._plan(spec, member, resuming)
-        fresh = self._open(spec, member, plan, resuming)
         with contextlib.ExitStack() as undoing:
-            for run in fresh:
-                undoing.enter_context(self.stop.undoing(run.dir.discard))
-            groups = [self._group(first, first + plan.group) for first in range(0, self.cfg.seeds, plan.group)]
-            to_do = [group for group in groups if not self._finished(group)]
+            self._open(spec, member, plan, resuming, undoing)
+            spans = [range(first, first + plan.group) for first in range(0, self.cfg.seeds, plan.group)]
+            to_do = [group for span in spans if not self._finished(span) for group in self._groups(span)]
+            for run in self.runs:
+                run.dir.update(run.cfg, metadata(run.cfg, spec, member, plan))
             if to_do:
                 self.terminal.say(_headline(self.cfg, spec, metadata(self.cfg, spec, member, plan)))
                 self.terminal.say(str(plan))
@@ -192,10 +192,12 @@ class _Session:
                 return make_plan(replace(self.cfg, seeds=before), spec, member)._replace(members=self.cfg.seeds)
         return make_plan(self.cfg, spec, member)
 
-    def _open(self, spec: EnvSpec, member: Member, plan: MemoryPlan, resuming: bool) -> list[Run]:
-        """Makes the runs' folders and writes what is known before training, or locks those that are there; returns the
-        runs that are new."""
-        fresh, first = [], 0
+    def _open(
+        self, spec: EnvSpec, member: Member, plan: MemoryPlan, resuming: bool, undoing: contextlib.ExitStack
+    ) -> None:
+        """Makes the runs' folders and writes what is known before training, or locks those that are there. While
+        ``undoing`` holds, what ends the program takes back those that are new."""
+        first = 0
         for cfg in self.cfgs:
             there = resuming and cfg.run_dir is not None and (Path(cfg.run_dir) / "config.yaml").is_file()
             name = f"{spec.name}_{cfg.algo.mixer}"
@@ -205,13 +207,11 @@ class _Session:
             run = Run(cfg, run_dir, first)
             if there:
                 self._check_unchanged(run)
-                run.dir.update(cfg)
             else:
+                undoing.enter_context(self.stop.undoing(run.dir.discard))
                 run.dir.begin(cfg, metadata(cfg, spec, member, plan))
-                fresh.append(run)
             self.runs.append(run)
             first = run.last
-        return fresh
 
     def _check_unchanged(self, run: Run) -> None:
         """Raises ``ConfigError`` where the run was begun with other settings, or made more steps than it is to make."""
@@ -228,25 +228,41 @@ class _Session:
                 f"total_steps: {run.cfg.total_steps} are fewer than the {min(about.env_steps)} made already"
             )
 
-    def _group(self, first: int, last: int) -> Group:
-        """Members first to last, with what they go on from: they need checkpoints of the same iteration."""
-        parts = [
-            Part(run, range(max(first - run.first, 0), min(last - run.first, run.cfg.seeds)))
+    def _parts(self, span: range) -> list[Part]:
+        """What each run has of the program's members in ``span``."""
+        return [
+            Part(run, range(max(span.start - run.first, 0), min(span.stop - run.first, run.cfg.seeds)))
             for run in self.runs
-            if run.first < last and first < run.last
+            if run.first < span.stop and span.start < run.last
         ]
-        newest = [part.newest(self.terminal.warn, to_resume=True) for part in parts]
-        if None in newest:  # one that was stopped before all its parts were saved once begins again
-            return Group(first, last, parts, [])
-        at = min(saved.iteration for saved, _ in newest)
-        sources = [part.newest(self.terminal.warn, to_resume=True, at=at) for part in parts]
-        return Group(first, last, parts, sources if None not in sources else [])
 
-    def _finished(self, group: Group) -> bool:
-        newest = [part.newest(lambda text: None) for part in group.parts]
-        return all(
-            found is not None and found[1].final and found[1].total_steps == self.cfg.total_steps for found in newest
-        )
+    def _finished(self, span: range) -> bool:
+        ends = [part.newest(lambda text: None) for part in self._parts(span)]
+        return all(end is not None and end[1].final and end[1].total_steps == self.cfg.total_steps for end in ends)
+
+    def _groups(self, span: range) -> list[Group]:
+        """Members that are to train together, with what they go on from: checkpoints of the same iteration.
+
+        Where there are none, they begin. Where they were saved in other groups, or one of the runs was lost, those that
+        can go on together do.
+        """
+        parts, warn = self._parts(span), self.terminal.warn
+        if not any(part.saved() for part in parts):
+            return [Group(span.start, span.stop, parts, [])]
+        if all(part.whole() for part in parts):
+            newest = [part.newest(warn, to_resume=True) for part in parts]
+            at = min(saved.iteration for saved, _ in newest)
+            sources = [part.newest(warn, to_resume=True, at=at) for part in parts]
+            if None not in sources:
+                return [Group(span.start, span.stop, parts, sources)]
+        return [self._alone(part) for whole in parts for part in whole.split()]
+
+    def _alone(self, part: Part) -> Group:
+        first = part.run.first
+        source = part.newest(self.terminal.warn, to_resume=True)
+        if source is None and part.saved():
+            raise ConfigError(f"run_dir: {part.run.path} holds what the run ended with, but nothing to go on from")
+        return Group(first + part.members.start, first + part.members.stop, [part], [source] if source else [])
 
     def compiled(self, group: Group) -> Population:
         """The program for so many members, compiled once for each number."""
@@ -272,16 +288,20 @@ class _Session:
             self.terminal.warn(f"stopped by {stopped}; saved; {self._how_to_go_on()}")
             raise
         except RunError as error:
-            raise RunError(f"{error}; {self._how_to_go_on()}") from None
+            there = all(run.path.is_dir() for run in self.runs)
+            raise RunError(f"{error}; {self._how_to_go_on()}" if there else str(error)) from None
         finally:
             self.terminal.stop()
+        for run in self.runs:
+            log.files[run.path].sort([group.members_of(run) for group in groups])
         return self._end(log)
 
     def _how_to_go_on(self) -> str:
         """A study's runs go on together, which who runs it says."""
         if len(self.runs) > 1:
             return "what was saved is kept"
-        return f"go on with: jqmix resume {shlex.quote(str(self.runs[0].path))}"
+        trust = " --trust" if self.cfg.env.factory is not None else ""
+        return f"go on with: jqmix resume {shlex.quote(str(self.runs[0].path))}{trust}"
 
     def _end(self, log: Log) -> list[Result]:
         programs, train_s = self.programs.values(), log.elapsed()

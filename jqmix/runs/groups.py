@@ -1,5 +1,6 @@
 """What trains together: runs, the parts of them in a group, and the checkpoints that a group goes on from."""
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,7 +48,24 @@ class Part(NamedTuple):
     members: range
 
     def newest(self, say: Callable[[str], None], to_resume: bool = False, at: int | None = None) -> Any:
+        """The newest sound checkpoint that holds all of them, with its manifest."""
         return checkpoint.newest(self.run.path, self.run.cfg.seeds, self.members, say, to_resume, at)
+
+    def saved(self) -> list[Saved]:
+        """Checkpoints that hold some of them, by their names."""
+        found = checkpoint.find(self.run.path, self.run.cfg.seeds)
+        return [s for s in found if s.first < self.members.stop and self.members.start < s.last]
+
+    def whole(self) -> bool:
+        """Whether the newest that there is to go on from, of any of them, holds all."""
+        found = [s for s in self.saved() if not s.final]
+        return bool(found) and found[0].first <= self.members.start and self.members.stop <= found[0].last
+
+    def split(self) -> "list[Part]":
+        """Where they were saved in other groups: those that have their newest checkpoint in common."""
+        newest = {m: [s.path for s in Part(self.run, range(m, m + 1)).saved() if not s.final][:1] for m in self.members}
+        cuts = [m for m in self.members if m == self.members.start or newest[m] != newest[m - 1]]
+        return [Part(self.run, range(*ends)) for ends in itertools.pairwise([*cuts, self.members.stop])]
 
 
 @dataclass(frozen=True)
@@ -63,3 +81,6 @@ class Group:
     @property
     def size(self) -> int:
         return self.last - self.first
+
+    def members_of(self, run: Run) -> range:
+        return next((part.members for part in self.parts if part.run is run), range(0))

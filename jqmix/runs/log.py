@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from jqmix.config import Config
@@ -30,7 +31,10 @@ class Log:
         for group in groups:
             for part, source in zip(group.parts, group.sources or [None] * len(group.parts), strict=True):
                 keep[part.run.path] |= _lines_to_keep(part, source)
-        self.files = {run.path: MetricsFile(run.path / "metrics.jsonl", keep[run.path]) for run in runs}
+        try:
+            self.files = {run.path: MetricsFile(run.path / "metrics.jsonl", keep[run.path]) for run in runs}
+        except OSError as error:
+            raise RunError(f"{error.filename} could not be written ({error.strerror})") from None
         before = max((about.elapsed_s for group in groups for _, about in group.sources), default=0.0)
         self._start = time.perf_counter()
         self._before = before
@@ -42,7 +46,9 @@ class Log:
         for m, code in zip(range(group.first, group.last), codes, strict=True):
             if code:
                 self.faults[m] = f"seed {self._seed(m)}: {FAULTS[code]}"
-        return self._slowest(group) or min(steps)
+                self.must_stop |= self.places[m][0].cfg.on_nan == "stop"
+        slowest = self._slowest(group)
+        return max(steps) if slowest is None else slowest
 
     def call(
         self, group: Group, metrics: dict[str, Any], updates: int, complete: bool, best: list[int] | None = None
@@ -86,11 +92,17 @@ class Log:
     def _write(self, run: Run, lines: list[Line]) -> None:
         if not lines:
             return
+        self._reach(run, lambda file: file.write(lines))
+
+    def _reach(self, run: Run, act: Callable[[MetricsFile], None]) -> None:
+        """Raises ``RunError`` where a run's directory or log is gone, or the disk takes no more."""
         run.dir.check_there()
+        file = self.files[run.path]
         try:
-            self.files[run.path].write(lines)
+            file.check_there()
+            act(file)
         except OSError as error:
-            raise RunError(f"{run.path / 'metrics.jsonl'} could not be written ({error.strerror})") from None
+            raise RunError(f"{file.path} could not be written ({error.strerror})") from None
 
     def _freeze(self, m: int, what: str, env_steps: int, cfg: Config) -> None:
         self.faults[m] = f"seed {self._seed(m)}: {what}, after {env_steps:,} steps"
@@ -128,8 +140,9 @@ class Log:
         return self._before + self.elapsed()
 
     def sync(self) -> None:
-        for file in self.files.values():
-            file.sync()
+        """Until all lines are on the disk. Raises ``RunError``."""
+        for run in self.runs:
+            self._reach(run, MetricsFile.sync)
 
     def close(self) -> None:
         for file in self.files.values():

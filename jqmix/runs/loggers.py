@@ -71,8 +71,29 @@ class MetricsFile:
         self._file.flush()
         self.counts.update(line["member"] for line in lines)
 
+    def check_there(self) -> None:
+        """Raises ``FileNotFoundError`` where it was deleted, as what is written then is lost."""
+        here, there = os.fstat(self._file.fileno()), os.stat(self.path)
+        if (here.st_ino, here.st_dev) != (there.st_ino, there.st_dev):
+            raise FileNotFoundError(errno.ENOENT, "deleted while the run went on")
+
     def sync(self) -> None:
         sync(self.path)
+
+    def sort(self, groups: list[range]) -> None:
+        """Puts the lines of members that trained after one another in this order, as those of a run that was never
+        stopped are; within a group they stay in theirs."""
+        own = [group for group in groups if group]
+        if len(own) < 2:
+            return
+        with self.path.open("rb") as file:
+            lines = file.readlines()
+        order = {member: k for k, group in enumerate(own) for member in group}
+        ordered = sorted(lines, key=lambda raw: order.get(_whose(raw)[0], -1))
+        if ordered != lines:
+            self._file.close()
+            write_atomically(self.path, lambda temporary: _write_all(temporary, ordered))
+            self._file = self.path.open("a", encoding="utf-8")
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # what could not be written was said when it was written
@@ -142,6 +163,8 @@ class Terminal:
             console=self.console,
             disable=not self._live,
             auto_refresh=False,  # a thread that shows would fail where nobody looks
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
         self._task = self._progress.add_task("", total=total_steps, speed="–", note="")
         self._note = ""
@@ -155,7 +178,8 @@ class Terminal:
         except (OSError, ValueError) as error:  # ValueError: closed, or letters that it does not have
             self._broken = True
             self.warn(f"the display is broken ({error}); the run goes on without")
-            _discard(self.console.file)
+            if isinstance(error, OSError):
+                _discard(self.console.file)
 
     def say(self, text: str) -> None:
         self._show(lambda: self.console.print(text, markup=False))
@@ -202,7 +226,8 @@ class Terminal:
             self.say(f"{steps:>12,} steps  {self._speed(steps, len(lines))} steps/s  {self._note}")
 
     def stop(self) -> None:
-        self._show(self._progress.stop)
+        with contextlib.suppress(OSError, ValueError):
+            self._progress.stop()
 
     def summary(self, lines: list[Line]) -> None:
         """Each member's newest greedy result, and their mean."""

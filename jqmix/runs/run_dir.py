@@ -80,24 +80,35 @@ class RunDir:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise ConfigError(f"{field}: {where or 'runs'} cannot be made: {reason}") from None
+        run.clear()
         if any(path.iterdir()):
             run.close()
             raise ConfigError(f"{field}: {path} already exists and is not empty; nothing was overwritten")
         return run
 
+    def clear(self) -> None:
+        """Takes away what a start left that was killed before it had written its configuration."""
+        for name in (".config.yaml.tmp", ".metadata.json.tmp"):
+            (self.path / name).unlink(missing_ok=True)
+
     def begin(self, cfg: Config, info: dict[str, Any]) -> None:
         """Writes what is known before training. The configuration comes first: with it, a run can be resumed."""
         try:
             write_text(self.path / "config.yaml", dump(cfg))
-            write_text(self.path / "metadata.json", json.dumps(info, indent=2) + "\n")
+            self.describe(info)
         except OSError as error:
             self.discard()
             raise ConfigError(f"run_dir: {self.path} cannot be written: {error.strerror}") from None
 
-    def update(self, cfg: Config) -> None:
-        """Writes the configuration with which a run goes on."""
+    def describe(self, info: dict[str, Any]) -> None:
+        write_text(self.path / "metadata.json", json.dumps(info, indent=2) + "\n")
+
+    def update(self, cfg: Config, info: dict[str, Any]) -> None:
+        """Writes the configuration with which a run goes on; what it was made with, where that was not written yet."""
         try:
             write_text(self.path / "config.yaml", dump(cfg))
+            if not (self.path / "metadata.json").is_file():
+                self.describe(info)
         except OSError as error:
             raise ConfigError(f"run_dir: {self.path} cannot be written: {error.strerror}") from None
 
@@ -106,7 +117,8 @@ class RunDir:
         if (self.path / "checkpoints").exists():
             return
         with contextlib.suppress(OSError):
-            for name in ("config.yaml", "metadata.json", "metrics.jsonl", ".config.yaml.tmp", ".metadata.json.tmp"):
+            self.clear()
+            for name in ("config.yaml", "metadata.json", "metrics.jsonl"):
                 (self.path / name).unlink(missing_ok=True)
             if self._made:
                 self.path.rmdir()

@@ -1,5 +1,6 @@
 """Saving in the background while a run goes on, no more often than it may cost."""
 
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -57,10 +58,17 @@ class Saver:
 
     def _write(self, members: Member, shared: Shared, shares: list[Share]) -> None:
         begin = time.perf_counter()
+        written: list[Path] = []
+        try:
+            for share in shares:
+                of_share = checkpoint.of_members(members, share.members)
+                written.append(checkpoint.save(share.folder, of_share, shared, share.about))
+        except OSError:
+            for path in written:  # of no use without the others, and the disk may be full
+                shutil.rmtree(path, ignore_errors=True)
+            raise
         for share in shares:
-            checkpoint.save(share.folder, checkpoint.of_members(members, share.members), shared, share.about)
-        for share in shares:
-            checkpoint.prune(share.folder, self._settings.keep)
+            checkpoint.prune(share.folder, self._settings.keep, share.about.iteration)
         self._took_s += time.perf_counter() - begin
 
     def wait(self) -> OSError | None:

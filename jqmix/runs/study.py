@@ -83,22 +83,28 @@ def _texts(named: Named) -> Named:
     return named
 
 
-def load_study(folder: Path) -> Study:
-    """A study as it was begun. Raises ``ConfigError`` where that is not to be had."""
+def load_study(folder: Path, trust: bool = False) -> Study:
+    """A study as it was begun. Raises ``ConfigError`` where that is not to be had, and, unless told to ``trust`` it,
+    where it names code from outside to be executed."""
     tricks = load_tricks(folder)
     path = folder / STUDY
     configs = read_json(path).get("configs")
     if not isinstance(configs, dict) or not all(isinstance(tree, dict) for tree in configs.values()) or not configs:
         raise ConfigError(f"{shown(path)}: holds no configurations to go on with")
     try:
-        return Study({_folder_name(name): build(flatten(tree)) for name, tree in configs.items()}, tricks)
+        study = Study({_folder_name(name): build(flatten(tree)) for name, tree in configs.items()}, tricks)
     except ConfigError as error:
         raise ConfigError(f"{shown(path)}: {error}") from None
+    for cfg in () if trust else study.configs.values():
+        if cfg.env.factory is not None:
+            factory = shown(cfg.env.factory)
+            raise ConfigError(f"env.factory: this study names code of its own ({factory}); --trust runs it")
+    return study
 
 
 def _folder_name(name: str) -> str:
     """A run directory's name in a study's folder, and no way out of it."""
-    if Path(name).name != name:
+    if Path(name).name != name or name in ("", ".", ".."):
         raise ConfigError(f"{quoted(name)} is not a folder's name")
     return name
 

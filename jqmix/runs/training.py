@@ -56,7 +56,7 @@ class Training:
             tree = checkpoint.load(saved.path, about.with_replay)
             some = slice(part.members.start - saved.first, part.members.stop - saved.first)
             trees.append((jax.tree.map(lambda x, some=some: x[some], tree["member"]), tree["shared"]))
-        members = jax.tree.map(lambda *x: np.concatenate(x), *(tree for tree, _ in trees))
+        members = _joined([tree for tree, _ in trees])
         like = population.members
         shared = checkpoint.fill(population.shared, trees[0][1])
         if all(about.with_replay for _, about in group.sources):
@@ -104,8 +104,7 @@ class Training:
     def _train(self) -> None:
         """Calls until the slowest member made its steps. While one runs, the host logs the one before."""
         while True:
-            if self.stop or self.log.must_stop:
-                self._leave()
+            self._leave_if_asked()
             if self.saver.due(self.schedule.steps):
                 self._save()
             call = self.schedule.next(self.pace.turns)
@@ -122,7 +121,7 @@ class Training:
             call = self.schedule.last_evaluation(self.pace.turns)
             if call is None:
                 return
-            self.stop.raise_if_asked()
+            self._leave_if_asked()
             self._call(call)
             self._wait()
 
@@ -132,6 +131,7 @@ class Training:
         members, shared = checkpoint.snapshot(kept, self.shared)
         if self.cfg.eval.absolute and not self.log.all_frozen(self.group):
             self._play_best(numbers(members.best.env_steps))
+        self.log.sync()
         self.saver.save(members, shared, self._shares(final=True), self.schedule.steps)
         error = self.saver.wait()
         if error:
@@ -145,7 +145,7 @@ class Training:
         turns = turns_of(self.cfg.eval.episodes * self.cfg.eval.absolute, self.cfg)
         played = 0
         while played < turns:
-            self.stop.raise_if_asked()
+            self._leave_if_asked()
             greedy = min(self.pace.turns, turns - played)
             self._call(Call(0, greedy, played + 1, played + greedy == turns), absolute=True)
             self._wait(made_at)
@@ -160,14 +160,14 @@ class Training:
         iteration = int(self.shared.iteration)
         if iteration == self.saved_at:
             return
-        for part in self.group.parts:
-            part.run.dir.check_there()
         self.log.sync()
         self.saver.save(self.members, self.shared, self._shares(final=False), self.schedule.steps)
         self.saved_at = iteration
 
-    def _leave(self) -> None:
-        """Saves and stops: a signal came, or a member's numbers are not finite where that is to stop the run."""
+    def _leave_if_asked(self) -> None:
+        """Saves and stops where a signal came, or a member's numbers are not finite and that is to stop the run."""
+        if not self.stop and not self.log.must_stop:
+            return
         self._save()
         error = self.saver.wait()
         if error:
@@ -192,3 +192,8 @@ class Training:
             settings=settings_of(run.cfg),
         )
         return Share(checkpoint.folder_of(run.path, run.cfg.seeds, members.start, members.stop), some, about)
+
+
+def _joined(trees: list[Any]) -> Any:
+    """Members of several parts as those of one; of one part without a copy."""
+    return trees[0] if len(trees) == 1 else jax.tree.map(lambda *x: np.concatenate(x), *trees)
