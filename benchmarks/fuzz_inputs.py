@@ -68,7 +68,7 @@ JUNK = ["", " ", "\n", "a\nb", "\x00", "\x1b[31m", "\udce9", "\u2028", "\u202e",
 JUNK += ["a" * 5000]
 JUNK += ["☃" * 300, "\t", "-", "--", "=", "~", "..", "../..", "*", "&a", "!!x", "null", "[]", "{}", "[" * 999, "1e999"]
 CHARACTERS = "ab01 \n:-?,[]{}#&*!|>'\"%@`~=.<\\é☃"
-COMMANDS = ["train", "bench", "sweep", "ablate", "evaluate", "report", "igm", "envs"]
+COMMANDS = ["train", "resume", "bench", "sweep", "ablate", "evaluate", "report", "igm", "envs"]
 
 
 def text_of(rng: random.Random, most: int = 40) -> str:
