@@ -86,14 +86,14 @@ def test_random_actions_are_available_ones():
 
 
 def test_episode_statistics_count_whole_episodes_only():
-    _, _, w, episodes = gather(Counting(3), 5, "bootstrap", slots=10)
+    _, _, w, episodes = gather(Counting(3), 5, "bootstrap", slots=17)
     means = {k: float(v) for k, v in episodes.means().items()}
     assert means == {"return_mean": 3.0, "length_mean": 3.0, "episodes": 2.0 * E, "win_rate": 1.0}
     np.testing.assert_array_equal(episodes.length, np.full(E, 6.0))
     first = gather(Counting(3), 5, "bootstrap", slots=10, only_first=True)[3]
     np.testing.assert_array_equal(first.length, np.full(E, 3.0))
     np.testing.assert_array_equal(first.ended, np.ones(E))
-    assert int(jnp.sum(~w.last)) == 7 * E
+    assert int(jnp.sum(~w.last)) == 12 * E
 
 
 @pytest.mark.parametrize("length", [1, 2, 4])
@@ -136,3 +136,13 @@ def test_evaluation_is_greedy(key):
         same = [np.all(c == cue, axis=1) for c in first_cues]
         scores = np.concatenate([np.asarray(w)[s] for w, s in zip(wins, same, strict=True)])
         assert len(np.unique(scores)) == 1
+
+
+def test_the_mean_over_training_episodes_favours_no_length():
+    """Lengths 1 to 4, all equally likely: 2.5. Of what ended in a window, short episodes would be too many."""
+    env = TimeLimit(Batched(Ragged(), 2048), 4, "bootstrap")
+    agent = agent_for(env)
+    _, episodes = collect(agent, agent.init(jax.random.key(9)), env, jax.random.key(0), jnp.float32(1.0), slots=35)
+    means = {name: float(x) for name, x in episodes.means().items()}
+    assert means["episodes"] == 3 * 2048  # as many as the starts that were drawn
+    assert means["length_mean"] == pytest.approx(2.5, abs=0.06)

@@ -183,11 +183,12 @@ def test_exactly_so_many_greedy_episodes(episodes):
 
 
 def test_an_evaluation_counts_first_episodes_and_training_all_of_its_own():
-    """Windows of three episodes: 8 rollouts play 11 of them greedily, in two turns, and 24 while training."""
-    init, chunk = make_train(config(window=8, **{"eval.episodes": 11}))
+    """Windows of six episodes: 8 rollouts play 11 of them greedily, in two turns. While training they count two each,
+    as many as the starts that were drawn."""
+    init, chunk = make_train(config(window=17, **{"eval.episodes": 11}))
     _, _, metrics = jax.jit(chunk)(*init(jnp.int32(0)))
     assert float(metrics["eval/episodes"]) == 11
-    assert float(metrics["train/episodes"]) == 24
+    assert float(metrics["train/episodes"]) == 16
 
 
 def assert_equal(a, b):

@@ -114,9 +114,10 @@ def collect(
 ) -> tuple[Packed, Episodes]:
     """A window of ``slots`` = T + 1 slots from each of E rollouts, and the episodes in it, summed by rollout.
 
-    Counted are episodes that begin where the window still holds a whole one, however long: of those that begin later
-    only short ones would end, and means over what ended would favour them. A window covers an episode, so each
-    rollout's first one always counts: with ε = 0, and no other one counted, this is an evaluation.
+    Counted are episodes that begin where the window still holds a whole one, however long, at a start of their own: of
+    those that begin later only short ones would end, and a start that comes again would come most often where it leads
+    to short ones. A window covers an episode, so each rollout's first one always counts: with ε = 0, and no other one
+    counted, this is an evaluation.
     """
     e, n = env.size, env.spec.n_agents
     key_reset, key_act, key_env = jax.random.split(key, 3)
@@ -132,7 +133,7 @@ def collect(
         t, chance, drawn = xs
         stepped, led = actor_step(agent, params, env, actor, chance, drawn, epsilon)
         record = Packed(actor.packed, stepped.action, led.reward, led.discount, actor.first, actor.last)
-        counts = t + 1 - stepped.length <= whole
+        counts = (t + 1 - stepped.length <= whole) & (begun <= pool_size)
         new = jax.tree.map(lambda x: x[begun % pool_size, jnp.arange(e)], pool)
         env_state, packed = _where(actor.last, new, (stepped.env_state, stepped.packed))
         begun += actor.last
