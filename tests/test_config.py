@@ -77,9 +77,9 @@ def test_everything_in_the_configuration_is_a_field():
     def leaves(tree):
         return sum(leaves(v) if isinstance(v, dict) and v else 1 for v in tree.values())
 
-    assert leaves(to_dict(Config())) == len(dataclasses.fields(Config)) - 7 + sum(
+    assert leaves(to_dict(Config())) == len(dataclasses.fields(Config)) - 8 + sum(
         len(dataclasses.fields(getattr(Config(), g)))
-        for g in ("env", "agent", "algo", "optim", "explore", "replay", "eval")
+        for g in ("env", "agent", "algo", "optim", "explore", "replay", "eval", "checkpoint")
     )
 
 

@@ -69,8 +69,7 @@ def test_a_split_batch_teaches_the_same(monkeypatch, mixer, prioritised):
         np.testing.assert_allclose(split.priority, whole.priority, rtol=1e-3, atol=1e-5)
         here, there = (np.asarray(shard.data) for shard in split.priority.addressable_shards)
         np.testing.assert_array_equal(here, there)
-    for name, value in whole_metrics.items():
-        np.testing.assert_allclose(split_metrics[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
+    assert_close(split_metrics, whole_metrics)
 
 
 def test_members_in_turn_are_those_at_once(monkeypatch):
@@ -90,6 +89,10 @@ def test_members_in_turn_are_those_at_once(monkeypatch):
     for a, b in zip(jax.tree.leaves(members.learner.params), jax.tree.leaves(at_once.learner.params), strict=True):
         assert not np.allclose(a[0], a[1])  # each its own
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-    for name, value in metrics.items():
-        assert value.shape == (4,)
-        np.testing.assert_allclose(value, metrics_at_once[name], rtol=1e-3, atol=1e-5, err_msg=name)
+    assert_close(metrics, metrics_at_once)
+    assert {x.shape for x in jax.tree.leaves(metrics)} == {(4,)}
+
+
+def assert_close(a, b):
+    for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5, err_msg=jax.tree_util.keystr(path))

@@ -401,8 +401,8 @@ class Learned(NamedTuple):
 
     @property
     def params(self) -> Any:
-        """All that was learned, of agents and mixer."""
-        return self.tree["learner"]["params"]
+        """All that was learned, of agents and mixer, which may have nothing to learn."""
+        return {"mixer": {}} | self.tree["learner"]["params"]
 
     def agents(self, best: bool = False) -> Any:
         """The agents' parameters: the newest, or those that played best in an evaluation."""
