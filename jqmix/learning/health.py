@@ -40,13 +40,11 @@ def found(fault: Fault, code: Int[Array, ""], env_steps: Count) -> Fault:
 
 def of_window(window: Packed, seen: Seen) -> Int[Array, ""]:
     """What is wrong with a window as it was collected; ``seen`` is what its slots show."""
-    kept = window.seen.obs if isinstance(window.seen, Seen) else window.seen
-    broken = (
-        ~_finite(kept),
-        ~_finite(seen.state),
-        ~_finite((window.reward, window.discount)),
-        ~jnp.all(jnp.any(seen.avail, axis=-1) | window.last[..., None]),  # at its end an episode needs none
-    )
+    plain = isinstance(window.seen, Seen)
+    kept = window.seen.obs if plain else window.seen
+    # Masks that follow from something packed are not computed once more for this: SMAX's would cost a few per cent.
+    some = jnp.any(seen.avail, axis=-1) | window.last[..., None] if plain else jnp.bool_(True)  # at its end, none
+    broken = (~_finite(kept), ~_finite(seen.state), ~_finite((window.reward, window.discount)), ~jnp.all(some))
     return _first(broken, _OF_WINDOWS)
 
 
