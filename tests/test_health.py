@@ -58,9 +58,9 @@ def poisoned(monkeypatch):
     ("field", "says"),
     [
         ("obs", "an observation of the environment is not finite"),
-        ("state", "a state of the environment is not finite"),
-        ("reward", "a reward of the environment is not finite"),
-        ("discount", "a reward of the environment is not finite"),
+        pytest.param("state", "a state of the environment is not finite", marks=pytest.mark.slow),
+        pytest.param("reward", "a reward of the environment is not finite", marks=pytest.mark.slow),
+        pytest.param("discount", "a reward of the environment is not finite", marks=pytest.mark.slow),
         ("avail", "the environment leaves an agent no available action"),
     ],
 )

@@ -104,7 +104,7 @@ def test_twice_as_far_in_two_runs(tmp_path, whole):
     assert load_config(path).total_steps == 2000
 
 
-@pytest.mark.parametrize("calls", [1, 2, 5])
+@pytest.mark.parametrize("calls", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(5, marks=pytest.mark.slow)])
 def test_stopped_and_resumed(tmp_path, monkeypatch, whole, calls, capsys):
     path = tmp_path / "run"
     with monkeypatch.context() as patch:
@@ -174,6 +174,7 @@ def test_what_was_logged_after_the_checkpoint_is_logged_once(tmp_path, whole):
     assert_same(path, whole)
 
 
+@pytest.mark.slow
 def test_without_the_replay(tmp_path, capsys, monkeypatch):
     """Said, and smaller; it learns again once the replay holds a batch."""
     path = tmp_path / "run"
@@ -189,6 +190,7 @@ def test_without_the_replay(tmp_path, capsys, monkeypatch):
     assert lines_of(path)[-1]["absolute/episodes"] == 120
 
 
+@pytest.mark.slow
 def test_on_another_number_of_devices(tmp_path, whole):
     """Saved on two devices, resumed on one: the same up to rounding."""
     path = tmp_path / "run"
@@ -367,6 +369,7 @@ def test_a_study_goes_on_where_it_stopped(tmp_path, monkeypatch, capfd):
     assert (tmp_path / "study" / "report" / "report.md").is_file()
 
 
+@pytest.mark.slow
 def test_in_other_groups(tmp_path, monkeypatch):
     """Begun in groups of two, resumed with all four at once: each goes on from its own checkpoint."""
     path, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
@@ -420,6 +423,7 @@ def test_damaged_newer_checkpoints_do_not_push_out_sound_ones(tmp_path, whole):
     assert len(iterations) == 3
 
 
+@pytest.mark.slow
 def test_what_a_killed_start_left_is_no_obstacle(tmp_path):
     path = tmp_path / "run"
     path.mkdir()
