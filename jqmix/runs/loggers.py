@@ -246,7 +246,3 @@ def _discard(stream: Any) -> None:
     """Sends what is still in a broken stream's buffer nowhere: Python would fail over it at its end."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def is_full(error: OSError) -> bool:
-    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
