@@ -55,7 +55,11 @@ class Seen(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """A window as replay stores it: ``seen`` is whatever the environment needs to show it again."""
+    """A window as it is collected and stored: ``seen`` is whatever the environment needs to show it again.
+
+    ``start``: what the agents remember where the window begins (an ``AgentStart``, leaves [B, …]); None where every
+    window begins at a reset.
+    """
 
     seen: Any
     action: Int[Array, "T1 B N"]
@@ -63,14 +67,17 @@ class Packed(NamedTuple):
     discount: Float[Array, "T1 B"]
     first: Bool[Array, "T1 B"]
     last: Bool[Array, "T1 B"]
+    start: Any = None
 
 
 class Window(NamedTuple):
-    """T1 consecutive slots of B rollouts, beginning at a reset; the unit that is collected and learned from.
+    """T1 consecutive slots of B rollouts, the unit that is collected and learned from.
 
     ``action``, ``reward`` and ``discount`` at slot t belong to the transition that leaves it. Where ``last`` is
     true no transition leaves (an episode's final observation, or the end of the window) and they mean nothing.
-    ``first`` is true where an episode starts: there the hidden state and the last action are zero.
+    ``first`` is true where an episode starts: there the hidden state and the last action are zero. ``start``: what the
+    agents remember at the first slot; None: it begins at a reset. ``warm_up``: slots that come before, for the agents'
+    memory alone; ``start`` is then at their beginning.
     """
 
     obs: Float[Array, "T1 B N O"]
@@ -81,3 +88,5 @@ class Window(NamedTuple):
     discount: Float[Array, "T1 B"]
     first: Bool[Array, "T1 B"]
     last: Bool[Array, "T1 B"]
+    start: Any = None
+    warm_up: "Window | None" = None

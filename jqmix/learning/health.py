@@ -8,7 +8,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from jqmix.learning.count import Count
-from jqmix.learning.learner import LearnerState, UpdateStats
+from jqmix.learning.learner import Params, Stats
 from jqmix.types import Packed, Seen
 
 FAULTS = (
@@ -38,7 +38,7 @@ def found(fault: Fault, code: Int[Array, ""], env_steps: Count) -> Fault:
     return jax.tree.map(lambda x, y: jnp.where(new, x, y), Fault(code, env_steps), fault)
 
 
-def of_window(window: Packed, seen: Seen) -> Int[Array, ""]:
+def in_window(window: Packed, seen: Seen) -> Int[Array, ""]:
     """What is wrong with a window as it was collected; ``seen`` is what its slots show."""
     plain = isinstance(window.seen, Seen)
     kept = window.seen.obs if plain else window.seen
@@ -48,10 +48,10 @@ def of_window(window: Packed, seen: Seen) -> Int[Array, ""]:
     return _first(broken, _OF_WINDOWS)
 
 
-def of_update(learner: LearnerState, stats: UpdateStats) -> Int[Array, ""]:
-    """What is wrong with an update that led to ``learner``."""
-    params, _ = ravel_pytree(learner.params)  # as one vector: one operation for all of them
-    broken = ~jnp.isfinite(stats.loss), ~jnp.isfinite(stats.grad_norm), ~_finite(params)
+def in_update(params: Params, stats: Stats) -> Int[Array, ""]:
+    """What is wrong with an update that led to ``params``."""
+    vector, _ = ravel_pytree(params)  # one operation for all of them
+    broken = ~jnp.isfinite(stats["loss"]), ~jnp.isfinite(stats["grad_norm"]), ~_finite(vector)
     return _first(broken, _OF_UPDATES)
 
 

@@ -1,10 +1,11 @@
-"""The learner: loss, double Q-learning, optimiser, target copy. Algorithms differ in the mixer alone.
+"""What all algorithms learn with: a team's values, the loss towards targets, and the gradient step.
 
-Two things a mixer may bring: a ``critic``, which is learned beside it, weights its errors and gives the targets
-(weighted QMIX), and a ``constraint``, one more loss (QTRAN).
+Algorithms differ in where windows come from and in what the targets are made of (:mod:`jqmix.learning.dqn`,
+:mod:`jqmix.learning.pqn`); members of the family differ in the mixer. A mixer may bring two things more: a ``critic``,
+which is learned beside it, weights its errors and gives the targets (weighted QMIX), and an ``auxiliary`` loss (QTRAN).
 """
 
-from dataclasses import asdict
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,83 +14,60 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
-from jqmix.config import AlgoConfig, Config, flatten, to_dict
-from jqmix.learning import normalise, priorities
+from jqmix.config import Config
 from jqmix.learning.exploration import greedy
-from jqmix.learning.returns import corrected_returns, lambda_returns, n_step_returns
+from jqmix.learning.returns import TARGETS, Actions, Transitions
 from jqmix.learning.split import WHOLE, Split
-from jqmix.networks.agent import Agent
-from jqmix.networks.mixers import Joint, Mixer, MixerSizes, make_mixer
+from jqmix.networks import normalise
+from jqmix.networks.agent import Agent, AgentStart
+from jqmix.networks.cores import core_settings
+from jqmix.networks.mixers import build_mixer
+from jqmix.networks.mixers.base import Joint, Mixer, MixerBatch, MixerSizes
 from jqmix.types import EnvSpec, Window
 
 Params = dict[str, Any]  # {"agent": …, "mixer": …}, and where there is a critic its own two under "critic"
+Stats = dict[str, Float[Array, ""]]  # for the log: means over the valid slots of a batch, by name
+LARGEST = 0.9  # R2D2's share of the largest error in a window's surprise: a mean would drown what is rare
 
 
-class Hyper(NamedTuple):
-    """The hyperparameters that are numbers: traced, so a grid of them is more members and not more compilations."""
+class Values(NamedTuple):
+    """What a team's agents tell of a window."""
 
-    lr: Float[Array, ""]
-    lr_end: Float[Array, ""]
-    grad_clip: Float[Array, ""]
-    gamma: Float[Array, ""]
-    td_lambda: Float[Array, ""]
-    n_step: Float[Array, ""]
-    target_tau: Float[Array, ""]
-    reward_scale: Float[Array, ""]
-    priority_alpha: Float[Array, ""]
-    priority_beta: Float[Array, ""]
-    eps_start: Float[Array, ""]
-    eps_end: Float[Array, ""]
-    eps_steps: Float[Array, ""]
-    wqmix_alpha: Float[Array, ""]
+    q: Float[Array, "T1 B N A"]
+    hidden: Float[Array, "T1 B N H"]
+
+    def joint(self, action: Int[Array, "T1 B N"], window: Window) -> tuple[Float[Array, "T1 B N"], Joint]:
+        """The agents' values of joint actions, and what else a mixer may read of these."""
+        best = greedy(self.q, window.avail)
+        return taken(self.q, action), Joint(action, best, taken(self.q, best), window.obs, self.hidden)
 
 
-# Where the configuration has them.
-TRACED: dict[str, str] = {
-    "lr": "optim.lr",
-    "lr_end": "optim.lr_end",
-    "grad_clip": "optim.grad_clip",
-    "gamma": "algo.gamma",
-    "td_lambda": "algo.td_lambda",
-    "n_step": "algo.n_step",
-    "target_tau": "algo.target_tau",
-    "reward_scale": "algo.reward_scale",
-    "priority_alpha": "replay.priority_alpha",
-    "priority_beta": "replay.priority_beta",
-    "eps_start": "explore.eps_start",
-    "eps_end": "explore.eps_end",
-    "eps_steps": "explore.eps_steps",
-    "wqmix_alpha": "algo.wqmix_alpha",
-}
+class Aim(NamedTuple):
+    """What the values of the actions taken are to be: the ``returns``; and ``value``, V_t, which they bootstrap from."""
+
+    returns: Float[Array, "T1 B *agents"]
+    value: Float[Array, "T1 B *agents"]
 
 
-def hyper_of(cfg: Config) -> Hyper:
-    values = flatten(to_dict(cfg))
-    return Hyper(**{name: jnp.float32(values[path]) for name, path in TRACED.items()})
-
-
-class LearnerState(NamedTuple):
-    params: Params
-    target: Params
-    opt_state: Any  # of all parameters as one vector
-
-
-class UpdateStats(NamedTuple):
-    """Means over the valid slots of one batch, for the log."""
-
-    loss: Float[Array, ""]
-    td_error_abs: Float[Array, ""]
-    q_taken: Float[Array, ""]
-    target: Float[Array, ""]
-    grad_norm: Float[Array, ""]
+# What gives the targets: (the parameters that learn, their agents' values, window, state that the mixer reads) -> Aim.
+AimOf = Callable[[Params, Values, Window, Array], Aim]
 
 
 class Summed(NamedTuple):
     """What comes beside a loss, of the same windows."""
 
-    stats: UpdateStats  # summed over the valid slots
+    stats: Stats  # summed over the valid slots
     slots: Float[Array, ""]  # how many these are
-    priority: Float[Array, " B"]  # the windows' new ones
+    surprise: Float[Array, " B"]
+
+
+class Updated(NamedTuple):
+    """What a gradient step makes."""
+
+    params: Params
+    opt_state: Any
+    stats: Stats
+    surprise: Float[Array, " B"]  # of this device's share of the batch
 
 
 def taken(q: Float[Array, "*batch A"], action: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
@@ -104,179 +82,228 @@ def was_greedy(
     return taken(q, action) >= jnp.max(jnp.where(avail, q, -jnp.inf), axis=-1)
 
 
-class Values(NamedTuple):
-    """What a team's agents tell of a window."""
+def surprise(error: Float[Array, "T1 B *agents"], mask: Bool[Array, "T1 B"]) -> Float[Array, " B"]:
+    """η max |δ| + (1 − η) mean |δ| over a window's transitions, η = 0.9 (R2D2, Kapturowski et al. 2019, §2.3).
 
-    q: Float[Array, "T1 B N A"]
-    hidden: Float[Array, "T1 B N H"]
+    Where agents have errors of their own (IQL), |δ| is their mean.
+    """
+    size = jnp.where(mask, jnp.mean(jnp.abs(error).reshape(*mask.shape, -1), axis=-1), 0.0)
+    mean = jnp.sum(size, axis=0) / jnp.maximum(jnp.sum(mask, axis=0), 1)
+    return LARGEST * jnp.max(size, axis=0) + (1.0 - LARGEST) * mean
 
-    def of(self, action: Int[Array, "T1 B N"], window: Window) -> tuple[Float[Array, "T1 B N"], Joint]:
-        """The agents' values of joint actions, and what else a mixer may read of these."""
-        best = greedy(self.q, window.avail)
-        return taken(self.q, action), Joint(action, best, taken(self.q, best), window.obs, self.hidden)
+
+def split_off(window: Window, burn_in: int) -> Window:
+    """The slots after the first ``burn_in``, which become its ``warm_up``."""
+    if burn_in == 0:
+        return window
+    steps = window._replace(start=None)
+    before, after = jax.tree.map(lambda x: x[:burn_in], steps), jax.tree.map(lambda x: x[burn_in:], steps)
+    return after._replace(start=window.start, warm_up=before)
 
 
 class Learner(NamedTuple):
-    """Static parts of learning; every method is a pure function of its arguments."""
+    """Static parts of learning; every method is a pure function of its arguments.
+
+    Where a method takes ``cfg``, it is the configuration with its traced fields bound to a member's (``hyper.bind``).
+    """
 
     agent: Agent
     mixer: Mixer
-    algo: AlgoConfig
     optimizer: optax.GradientTransformation
     split: Split = WHOLE
 
-    def init(self, key: Array) -> LearnerState:
+    def init(self, key: Array) -> tuple[Params, Any]:
+        """Parameters, and the optimiser's state: of all of them as one vector."""
         params = self._init_team(self.mixer, key)
         if self.mixer.critic is not None:
             params["critic"] = self._init_team(self.mixer.critic.mixer, jax.random.fold_in(key, 2))
-        return LearnerState(params, jax.tree.map(jnp.copy, params), self.optimizer.init(ravel_pytree(params)[0]))
+        return params, self.optimizer.init(ravel_pytree(params)[0])
 
     def _init_team(self, mixer: Mixer, key: Array) -> Params:
         key_agent, key_mixer = jax.random.split(key)
         return {"agent": self.agent.init(key_agent), "mixer": mixer.init(key_mixer)}
 
-    def mixer_state(self, moments: normalise.Moments, state: Float[Array, "*batch S"]) -> Float[Array, "*batch S"]:
-        """What the mixer reads of the global state."""
-        return normalise.apply(moments, state) if self.algo.state_norm == "running" else state
-
     def values(self, team: Params, window: Window) -> Values:
-        return Values(*self.agent.unroll_hidden(team["agent"], window.obs, window.action, window.first))
+        """``team``: {"agent": …, …}. Where the window has a warm-up, memory comes from there, without a gradient."""
+        start, before, agent = window.start, window.warm_up, team["agent"]
+        if before is not None:
+            warm = self.agent.unroll(jax.lax.stop_gradient(agent), before.obs, before.action, before.first, start)
+            start = AgentStart(jax.lax.stop_gradient(warm.state), before.action[-1])
+        unrolled = self.agent.unroll(agent, window.obs, window.action, window.first, start)
+        return Values(unrolled.q, unrolled.hidden)
 
     def joint_value(self, mixer: Mixer, team: Params, window: Window, state: Array) -> Float[Array, "T1 B *agents"]:
         """What a team's mixer says of the window's actions; ``team``: {"agent": …, "mixer": …}."""
-        q, joint = self.values(team, window).of(window.action, window)
+        q, joint = self.values(team, window).joint(window.action, window)
         return mixer.apply(team["mixer"], q, state, joint)
 
-    def targets(
-        self, q: Float[Array, "T1 B N A"], target: Params, window: Window, state: Array, hyper: Hyper
-    ) -> tuple[Float[Array, "T1 B *agents"], Float[Array, "T1 B *agents"]]:
-        """λ-returns, or the like, over the target networks' values at the online network's greedy actions (double
-        Q-learning); and V_t, those values. They are the critic's where there is one."""
-        values = self.values(target, window)
-        chooser, mixer = q if self.algo.double_q else values.q, self.mixer
-        if mixer.critic is not None:
-            mixer, target = mixer.critic.mixer, target["critic"]
-            values = self.values(target, window)
+    def critic_of(self, params: Params) -> tuple[Mixer, Params]:
+        """The mixer and the team whose values targets bootstrap from: the critic's where there is one."""
+        if self.mixer.critic is None:
+            return self.mixer, params
+        return self.mixer.critic.mixer, params["critic"]
+
+    def returns(
+        self,
+        mixer: Mixer,
+        team: Params,
+        values: Values,
+        chooser: Float[Array, "T1 B N A"],
+        window: Window,
+        state: Array,
+        cfg: Config,
+    ) -> Aim:
+        """λ-returns, or the like (``algo.target``), over a team's values at the actions that are greedy in ``chooser``."""
 
         def joint_value(action: Array) -> Array:
-            each, joint = values.of(action, window)
-            return mixer.apply(target["mixer"], each, state, joint)
+            each, joint = values.joint(action, window)
+            return mixer.apply(team["mixer"], each, state, joint)
+
+        def all_greedy() -> Array:
+            kept = was_greedy(chooser, window.avail, window.action)
+            return kept if self.mixer.per_agent else jnp.all(kept, axis=-1)
 
         value = joint_value(greedy(chooser, window.avail))
-        reward, discount, last = window.reward * hyper.reward_scale, window.discount * hyper.gamma, window.last
+        reward, discount, last = window.reward * cfg.algo.reward_scale, window.discount * cfg.algo.gamma, window.last
         if self.mixer.per_agent:
             reward, discount, last = (jnp.broadcast_to(x[..., None], value.shape) for x in (reward, discount, last))
-        transitions = reward, discount, value, last
-        if self.algo.target == "nstep":
-            return n_step_returns(*transitions, hyper.n_step), value
-        if self.algo.target == "qstar":
-            baseline, trace = joint_value(window.action), jnp.broadcast_to(hyper.td_lambda, value.shape)
-            return corrected_returns(*transitions, baseline, trace), value
-        if self.algo.target == "watkins":
-            kept = was_greedy(chooser, window.avail, window.action)
-            kept = kept if self.mixer.per_agent else jnp.all(kept, axis=-1)
-            return corrected_returns(*transitions, value, hyper.td_lambda * kept), value
-        return lambda_returns(*transitions, hyper.td_lambda), value
+        actions = Actions(lambda: joint_value(window.action), all_greedy)
+        return Aim(TARGETS[cfg.algo.target](Transitions(reward, discount, value, last), actions, cfg.algo), value)
 
     def loss(
         self,
         params: Params,
-        target: Params,
+        aim: "AimOf",
         window: Window,
         state: Array,
-        hyper: Hyper,
+        cfg: Config,
         weight: float | Float[Array, " B"] = 1.0,
+        key: Array | None = None,
     ) -> tuple[Float[Array, ""], Summed]:
         """Σ w m ½ (Q_tot − G)², with m = 1 exactly on the slots that a transition leaves, w the windows' weights; and
         what the mixer adds, weighted alike. To be divided by Σ m, which is ``slots`` beside it.
 
+        ``aim`` gives the targets G, whose gradient is stopped here. ``key`` is the auxiliary loss's.
         Where devices split the batch, the sum over this device's share: dividing comes when they have added theirs up.
         """
         mixer = self.mixer
         values = self.values(params, window)
-        q, joint = values.of(window.action, window)
+        q, joint = values.joint(window.action, window)
         q_tot = mixer.apply(params["mixer"], q, state, joint)
-        aims = self.targets(jax.lax.stop_gradient(values.q), target, window, state, hyper)
-        returns, value = jax.lax.stop_gradient(aims)
-        error = q_tot - returns
+        returns, value = jax.lax.stop_gradient(aim(*jax.lax.stop_gradient((params, values)), window, state))
+        error, metrics = q_tot - returns, {}
         losses = 0.5 * jnp.square(error)
         if mixer.critic is not None:
-            losses *= mixer.critic.weight(joint, q_tot, returns, value, hyper.wqmix_alpha)
+            losses *= mixer.critic.weight(joint, q_tot, returns, value, cfg.mixer)
             q_hat = self.joint_value(mixer.critic.mixer, params["critic"], window, state)
             losses += 0.5 * jnp.square(q_hat - returns)
-        if mixer.constraint is not None:
-            losses += mixer.constraint(params["mixer"], q, state, joint)
+        if mixer.auxiliary is not None:
+            batch = MixerBatch(window, state, q, joint, q_tot, returns)
+            more, metrics = mixer.auxiliary(params, batch, cfg.mixer, key)
+            losses += more
 
-        mask = ~window.last
-        if mixer.per_agent:
-            mask = jnp.broadcast_to(mask[..., None], q_tot.shape)
+        valid = ~window.last
+        mask = jnp.broadcast_to(valid[..., None], q_tot.shape) if mixer.per_agent else valid
 
         def total(x: Array) -> Array:
             return jnp.sum(jnp.where(mask, x, 0.0))
 
-        per_slot = jnp.reshape(weight, (-1, *(1,) * (error.ndim - 2)))  # over the axes that follow B
-        loss = total(per_slot * losses)
-        stats = UpdateStats(loss, total(jnp.abs(error)), total(q_tot), total(returns), jnp.zeros(()))
+        per_window = jnp.reshape(weight, (-1, *(1,) * (error.ndim - 2)))  # over the axes that follow B
+        loss = total(per_window * losses)
+        stats = {"loss": loss, "td_error_abs": total(jnp.abs(error)), "q_taken": total(q_tot), "target": total(returns)}
+        stats |= {name: total(x) for name, x in metrics.items()}
         slots = jnp.sum(mask, dtype=jnp.float32)  # of one type with what it is added up with
-        return loss, Summed(stats, slots, priorities.of_errors(error, ~window.last))
+        return loss, Summed(stats, slots, surprise(error, valid))
 
     def update(
         self,
-        learner: LearnerState,
+        params: Params,
+        opt_state: Any,
+        aim: "AimOf",
         window: Window,
         moments: normalise.Moments,
-        hyper: Hyper,
-        lr: Float[Array, ""],
+        cfg: Config,
         weight: float | Float[Array, " B"] = 1.0,
-    ) -> tuple[LearnerState, UpdateStats, Float[Array, " B"]]:
-        """One gradient step on a batch, its global norm clipped; a soft target follows at once.
+        key: Array | None = None,
+        factor: float = 1.0,
+    ) -> Updated:
+        """One gradient step with the rate ``cfg.optim.lr`` on ``factor`` times the loss, its global norm clipped.
 
-        Also the windows' new priorities: where devices split the batch, of this device's share.
+        ``moments`` are of the global state, which the mixer reads normalised by them (``algo.state_norm``).
         """
-        state = self.mixer_state(moments, window.state)
-        gradient = jax.grad(self.loss, has_aux=True)
-        grads, summed = gradient(learner.params, learner.target, window, state, hyper, weight)
+        window = split_off(window, cfg.replay.burn_in)
+        state = mixer_state(cfg, moments, window.state)
+        grads, summed = jax.grad(self.loss, has_aux=True)(params, aim, window, state, cfg, weight, key)
         # As one vector: an optimiser would have its few operations for each of a few dozen arrays.
         vector, restore = ravel_pytree(grads)
         vector, stats, slots = self.split.total((vector, summed.stats, summed.slots))  # devices wait once
-        each = 1.0 / jnp.maximum(slots, 1.0)
+        each = factor / jnp.maximum(slots, 1.0)
         norm = jnp.linalg.norm(vector) * each
-        scale = jnp.minimum(1.0, hyper.grad_clip / (norm + 1e-6)) * each
-        stats = jax.tree.map(lambda x: x * each, stats)._replace(grad_norm=norm)
-        steps, opt_state = self.optimizer.update(vector * scale, learner.opt_state)
-        params = jax.tree.map(lambda p, s: p - lr * s, learner.params, restore(jnp.asarray(steps)))
-        target = learner.target
-        if self.algo.target_update == "soft":
-            target = jax.tree.map(lambda t, p: t + hyper.target_tau * (p - t), target, params)
-        return LearnerState(params, target, opt_state), stats, summed.priority
+        scale = jnp.minimum(1.0, cfg.optim.grad_clip / (norm + 1e-6)) * each
+        stats = {name: x / jnp.maximum(slots, 1.0) for name, x in stats.items()} | {"grad_norm": norm}
+        steps, opt_state = self.optimizer.update(vector * scale, opt_state)
+        params = jax.tree.map(lambda p, s: p - cfg.optim.lr * s, params, restore(jnp.asarray(steps)))
+        return Updated(params, opt_state, stats, summed.surprise)
+
+
+def empty_stats(learner: Learner, cfg: Config, spec: EnvSpec) -> Stats:
+    """Zeros, by the names of all that an update tells."""
+    names = ["loss", "td_error_abs", "q_taken", "target", "grad_norm", *_auxiliary_names(learner, cfg, spec)]
+    return {name: jnp.zeros(()) for name in names}
+
+
+def _auxiliary_names(learner: Learner, cfg: Config, spec: EnvSpec) -> list[str]:
+    """What the mixer's auxiliary loss tells: traced for one slot, not computed."""
+    auxiliary = learner.mixer.auxiliary
+    if auxiliary is None:
+        return []
+
+    def metrics(key: Array) -> Any:
+        team, slot = (1, 1, spec.n_agents), jnp.zeros((1, 1))
+        no, none = slot > 0, jnp.zeros(team, jnp.int32)
+        seen = jnp.zeros((*team, spec.obs_size)), jnp.zeros((1, 1, spec.state_size)), jnp.ones((*team, spec.n_actions), bool)
+        window = Window(*seen, none, slot, slot, no, no)
+        q, hidden = jnp.zeros(team), jnp.zeros((*team, learner.agent.hidden))
+        batch = MixerBatch(window, window.state, q, Joint(none, none, q, window.obs, hidden), slot, slot)
+        return auxiliary(learner.init(key)[0], batch, cfg.mixer, key)[1]
+
+    return sorted(jax.eval_shape(metrics, jax.random.key(0)))
+
+
+def mixer_state(cfg: Config, moments: normalise.Moments, state: Float[Array, "*batch S"]) -> Float[Array, "*batch S"]:
+    """What the mixer reads of the global state."""
+    return normalise.apply(moments, state) if cfg.algo.state_norm == "running" else state
+
+
+OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
+    "adam": lambda: optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8),
+    "rmsprop": lambda: optax.scale_by_rms(decay=0.99, eps=1e-5, eps_in_sqrt=False),  # as published: ε outside the root
+    "radam": lambda: optax.scale_by_radam(b1=0.9, b2=0.999, eps=1e-8),
+}
 
 
 def make_optimizer(name: str) -> optax.GradientTransformation:
-    """The direction of a step, before the learning rate. RMSProp as published: ε outside the square root."""
-    if name == "rmsprop":
-        return optax.scale_by_rms(decay=0.99, eps=1e-5, eps_in_sqrt=False)
-    return optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
+    """The direction of a step, before the learning rate."""
+    return OPTIMIZERS[name]()
 
 
-def mixer_sizes(cfg: Config, spec: EnvSpec) -> MixerSizes:
-    algo = cfg.algo
-    return MixerSizes(
+def make_agent(cfg: Config, spec: EnvSpec) -> Agent:
+    own = {"share_parameters", "agent_id", "last_action", "layer_norm", "layers", "hidden"}
+    options = {name: getattr(cfg.agent, name) for name in sorted(own)}
+    return Agent(
         spec.n_agents,
-        spec.state_size,
         spec.n_actions,
         spec.obs_size,
-        cfg.agent.hidden,
-        embed=algo.embed,
-        hypernet_hidden=algo.hypernet_hidden,
-        positivity=algo.positivity,
-        heads=algo.heads,
-        critic_hidden=algo.critic_hidden,
+        **options,
+        core=cfg.agent.core,
+        core_settings=cfg.core if cfg.core is not None else core_settings(cfg.agent.core),
+        obs_norm=cfg.agent.obs_norm == "running",
+        orthogonal=cfg.algo.init == "orthogonal",
+        head_gain=cfg.algo.init_gain,
     )
 
 
 def make_learner(cfg: Config, spec: EnvSpec, split: Split = WHOLE) -> Learner:
-    algo = cfg.algo
-    init = {"orthogonal": algo.init == "orthogonal", "head_gain": algo.init_gain}
-    agent = Agent(spec.n_agents, spec.n_actions, spec.obs_size, **asdict(cfg.agent), **init)
-    mixer = make_mixer(algo.mixer, **mixer_sizes(cfg, spec)._asdict())
-    return Learner(agent, mixer, algo, make_optimizer(cfg.optim.name), split)
+    sizes = MixerSizes(spec.n_agents, spec.state_size, spec.n_actions, spec.obs_size, cfg.agent.hidden)
+    mixer = build_mixer(cfg.algo.mixer, sizes, cfg.mixer)
+    return Learner(make_agent(cfg, spec), mixer, make_optimizer(cfg.optim.name), split)

@@ -1,14 +1,21 @@
 """Targets: arrays in, arrays out, natively batched and time-major. A window may hold several episodes.
 
+``TARGETS`` is the table of what ``algo.target`` may name; to add one is to write its function and put it in there.
+
 ``reward[t]`` and ``discount[t]`` (γ folded in, 0 after a true termination) belong to the transition that leaves
 slot t; ``value[t]`` is what bootstraps at slot t; ``last[t]`` is true where no transition leaves: an episode's final
 observation, or the end of the window. The final slot counts as last whatever ``last[T]`` says. In every target
 G = value where ``last``, so nothing reaches from one episode into another.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
+
+from jqmix.config import AlgoConfig
 
 AT_ONCE = 8  # how far the recursion is unrolled: its steps are too small to be worth a turn of a loop each
 
@@ -91,3 +98,44 @@ def n_step_returns(
 
     steps = jnp.minimum(n, value.shape[0] - 1).astype(jnp.int32)
     return jax.lax.fori_loop(0, steps, one_more, value)
+
+
+class Transitions(NamedTuple):
+    """What every target is made of; ``discount`` with γ folded in."""
+
+    reward: Float[Array, "T1 *batch"]
+    discount: Float[Array, "T1 *batch"]
+    value: Float[Array, "T1 *batch"]
+    last: Bool[Array, "T1 *batch"]
+
+
+class Actions(NamedTuple):
+    """What a target may ask about the actions taken; computed only where it does."""
+
+    value: Callable[[], Float[Array, "T1 *batch"]]  # by the network that bootstraps
+    greedy: Callable[[], Bool[Array, "T1 *batch"]]  # whether each is a best one
+
+
+def _peng(transitions: Transitions, actions: Actions, algo: AlgoConfig) -> Array:
+    return lambda_returns(*transitions, algo.td_lambda)
+
+
+def _n_step(transitions: Transitions, actions: Actions, algo: AlgoConfig) -> Array:
+    return n_step_returns(*transitions, algo.n_step)
+
+
+def _q_star(transitions: Transitions, actions: Actions, algo: AlgoConfig) -> Array:
+    trace = jnp.broadcast_to(jnp.asarray(algo.td_lambda), transitions.value.shape)
+    return corrected_returns(*transitions, actions.value(), trace)
+
+
+def _watkins(transitions: Transitions, actions: Actions, algo: AlgoConfig) -> Array:
+    return corrected_returns(*transitions, transitions.value, algo.td_lambda * actions.greedy())
+
+
+TARGETS: dict[str, Callable[[Transitions, Actions, AlgoConfig], Array]] = {
+    "peng": _peng,
+    "qstar": _q_star,
+    "watkins": _watkins,
+    "nstep": _n_step,
+}

@@ -1,4 +1,4 @@
-"""Acting: one window from every rollout. Greedy, and the first episode of each counted, it is an evaluation."""
+"""Acting and exploring: a window from every rollout, that begins at a reset or goes on where the last one ended."""
 
 from typing import Any, NamedTuple
 
@@ -8,12 +8,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jqmix.envs.base import BatchedDecPOMDP
 from jqmix.learning.exploration import epsilon_greedy
-from jqmix.networks.agent import Agent
+from jqmix.networks.agent import Agent, AgentStart
 from jqmix.types import Packed
 
-# A window draws its resets at once, before its scan: one per rollout for every so many slots. A rollout that needs
-# more starts over with its own first ones.
-SLOTS_PER_RESET = 16
+# Starts of episodes are drawn for all rollouts at once: one for every so many slots before a window is collected, and as
+# many again whenever one of the rollouts has used up its own.
+SLOTS_PER_START = 16
 
 
 class Episodes(NamedTuple):
@@ -45,13 +45,32 @@ class Actor(NamedTuple):
     packed: Any
     last: Bool[Array, " E"]
     first: Bool[Array, " E"]
-    h: Float[Array, "E N H"]
+    memory: Any  # the agents' state, leaves [E, N, …]
     action: Int[Array, "E N"]
     score: Float[Array, " E"]
     length: Float[Array, " E"]
 
 
-class Led(NamedTuple):
+class Ongoing(NamedTuple):
+    """Rollouts that go on: their actors, and the slots of the last window that the next one begins with.
+
+    ``tail`` [burn_in, E] is None where windows share no slots. Its ``start``: the agents' memory where it begins.
+    """
+
+    actor: Actor
+    tail: Packed | None
+
+
+class Starts(NamedTuple):
+    """Starts of episodes, [K, E], of which each rollout has used up its first ``used``; and the key of the next ones."""
+
+    env_state: Any
+    packed: Any
+    used: Int[Array, " E"]
+    key: Array
+
+
+class Outcome(NamedTuple):
     """What an action led to."""
 
     reward: Float[Array, " E"]
@@ -65,21 +84,64 @@ def fresh(env: BatchedDecPOMDP, key: Array) -> tuple[Any, Any]:
     return state, env.pack(state, timestep)
 
 
-def start(agent: Agent, env_state: Any, packed: Any, e: int) -> Actor:
+def starts_at_once(transitions: int) -> int:
+    """K: how many starts are drawn for each rollout at a time."""
+    return 1 + (transitions + 1) // SLOTS_PER_START
+
+
+def draw_starts(env: BatchedDecPOMDP, key: Array, count: int) -> Starts:
+    """``count`` independent starts for every rollout, none of them used."""
+    env_state, packed = jax.vmap(lambda key: fresh(env, key))(jax.random.split(key, count))
+    return Starts(env_state, packed, jnp.zeros((env.size,), jnp.int32), jax.random.fold_in(key, count))
+
+
+def with_a_start(env: BatchedDecPOMDP, starts: Starts, needed: Bool[Array, " E"]) -> Starts:
+    """``starts`` with one left for every rollout that needs one: new ones for all where some rollout has none.
+
+    A loop of no turn or one, and no condition, as a condition under ``vmap`` would draw new starts at every slot.
+    """
+    count = jax.tree.leaves(starts.packed)[0].shape[0]
+    return jax.lax.while_loop(
+        lambda starts: jnp.any(needed & (starts.used >= count)),
+        lambda starts: draw_starts(env, starts.key, count),
+        starts,
+    )
+
+
+def begin(agent: Agent, env_state: Any, packed: Any, e: int) -> Actor:
+    """Actors at the start of an episode."""
     no_action, zeros = jnp.zeros((e, agent.n_agents), jnp.int32), jnp.zeros((e,))
     no, yes = jnp.zeros((e,), bool), jnp.ones((e,), bool)
     return Actor(env_state, packed, no, yes, agent.initial_state(e), no_action, zeros, zeros)
 
 
+def begin_ongoing(agent: Agent, env: BatchedDecPOMDP, key: Array, burn_in: int) -> Ongoing:
+    """Rollouts at their very beginning. The slots before it hold nothing: no episode and no transition is in them."""
+    actor = begin(agent, *fresh(env, key), env.size)
+    if burn_in == 0:
+        return Ongoing(actor, None)
+    e, slots = env.size, (burn_in, env.size)
+    tail = Packed(
+        seen=jax.tree.map(lambda x: jnp.broadcast_to(x, (burn_in, *x.shape)), actor.packed),
+        action=jnp.zeros((*slots, agent.n_agents), jnp.int32),
+        reward=jnp.zeros(slots),
+        discount=jnp.zeros(slots),
+        first=jnp.ones(slots, bool),
+        last=jnp.ones(slots, bool),
+        start=AgentStart(agent.initial_state(e), jnp.zeros((e, agent.n_agents), jnp.int32)),
+    )
+    return Ongoing(actor, tail)
+
+
 def actor_step(
     agent: Agent, params: Any, env: BatchedDecPOMDP, actor: Actor, u: Float[Array, "2 E N"], noise: Any, epsilon: Array
-) -> tuple[Actor, Led]:
+) -> tuple[Actor, Outcome]:
     """Acts in every rollout and steps it with the environments' ``noise``. Resets nothing.
 
     Where the actor's observation was an episode's last one, what comes back is not to be used.
     """
     seen = env.unpack(actor.packed)
-    q, h = agent.step(params, actor.h, seen.obs, actor.action, actor.first)
+    q, memory = agent.step(params, actor.memory, seen.obs, actor.action, actor.first)
     action = epsilon_greedy(u, q, seen.avail, epsilon)
     env_state, after = env.step_with(noise, actor.env_state, action)
     score = jnp.where(actor.first, 0.0, actor.score) + after.info.get("score", after.reward)
@@ -88,17 +150,17 @@ def actor_step(
     sums = Episodes(
         jnp.ones_like(score), score, length, jnp.float32(after.info["won"]) if "won" in after.info else None
     )
-    led = Led(after.reward, after.discount, _only(ended, sums))
+    outcome = Outcome(after.reward, after.discount, only(ended, sums))
     packed = env.pack(env_state, after)
-    return Actor(env_state, packed, after.last & ~actor.last, actor.last, h, action, score, length), led
+    return Actor(env_state, packed, ended, actor.last, memory, action, score, length), outcome
 
 
-def _only(mask: Bool[Array, " E"], episodes: Episodes) -> Episodes:
+def only(mask: Bool[Array, " E"], episodes: Episodes) -> Episodes:
     """What ``mask`` leaves out is 0, and need not be finite."""
     return jax.tree.map(lambda x: jnp.where(mask, x, 0.0), episodes)
 
 
-def _where(mask: Bool[Array, " E"], a: Any, b: Any) -> Any:
+def choose(mask: Bool[Array, " E"], a: Any, b: Any) -> Any:
     """Leaf by leaf, the rollouts of ``a`` where ``mask``, else those of ``b``."""
     return jax.tree.map(lambda x, y: jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 1)), x, y), a, b)
 
@@ -109,48 +171,84 @@ def collect(
     env: BatchedDecPOMDP,
     key: Array,
     epsilon: Float[Array, ""],
-    slots: int,
-    only_first: bool | Bool[Array, ""] = False,
-) -> tuple[Packed, Episodes]:
-    """A window of ``slots`` = T + 1 slots from each of E rollouts, and the episodes in it, summed by rollout.
+    transitions: int,
+    ongoing: Ongoing | None = None,
+) -> tuple[Packed, Episodes, Ongoing | None]:
+    """A window of T = ``transitions`` from each of E rollouts, the episodes that ended in it, summed by rollout, and the
+    rollouts to go on with.
 
-    Counted are episodes that begin where the window still holds a whole one, however long, at a start of their own: of
-    those that begin later only short ones would end, and a start that comes again would come most often where it leads
-    to short ones. A window covers an episode, so each rollout's first one always counts: with ε = 0, and no other one
-    counted, this is an evaluation.
+    Without ``ongoing`` a window begins at a reset, and episodes are counted that begin where it still holds a whole
+    one, however long: of those that begin later only short ones would end in it. With it, rollouts go on from where
+    they stand, every episode is counted where it ends, and the window begins with the slots of ``ongoing.tail``.
+    Every window ends with the slot that its last transition led to; where rollouts go on, the next one begins there.
     """
     e, n = env.size, env.spec.n_agents
     key_reset, key_act, key_env = jax.random.split(key, 3)
-    pool_size = 1 + slots // SLOTS_PER_RESET
-    pool = jax.vmap(lambda key: fresh(env, key))(jax.random.split(key_reset, pool_size))
-    u = jax.random.uniform(key_act, (slots, 2, e, n))
-    noise = jax.vmap(env.noise)(jax.random.split(key_env, slots))  # all at once: small draws cost more than large ones
+    starts = draw_starts(env, key_reset, starts_at_once(transitions))
+    u = jax.random.uniform(key_act, (transitions, 2, e, n))
+    noise = jax.vmap(env.noise)(jax.random.split(key_env, transitions))  # at once: small draws cost more than large ones
+    if ongoing is None:
+        first_start = jax.tree.map(lambda x: x[0], (starts.env_state, starts.packed))
+        actor, starts = begin(agent, *first_start, e), starts._replace(used=starts.used + 1)
+        latest = transitions - env.spec.episode_limit  # the last slot at which an episode that counts begins
+        overlap = 0
+    else:
+        actor, latest = ongoing.actor, transitions
+        overlap = 0 if ongoing.tail is None else ongoing.tail.reward.shape[0]
+    kept = agent_start(actor)
 
-    whole = jnp.where(jnp.asarray(only_first), 0, slots - 1 - env.spec.episode_limit)  # the last slot to begin one at
-
-    def slot(carry: tuple[Actor, Array], xs: Any) -> tuple[tuple[Actor, Array], tuple[Packed, Episodes]]:
-        actor, begun = carry
+    def slot(carry: tuple[Actor, Starts, AgentStart], xs: Any) -> tuple[Any, tuple[Packed, Episodes]]:
+        actor, starts, kept = carry
         t, chance, drawn = xs
-        stepped, led = actor_step(agent, params, env, actor, chance, drawn, epsilon)
-        record = Packed(actor.packed, stepped.action, led.reward, led.discount, actor.first, actor.last)
-        counts = (t + 1 - stepped.length <= whole) & (begun <= pool_size)
-        new = jax.tree.map(lambda x: x[begun % pool_size, jnp.arange(e)], pool)
-        env_state, packed = _where(actor.last, new, (stepped.env_state, stepped.packed))
-        begun += actor.last
-        return (stepped._replace(env_state=env_state, packed=packed), begun), (
-            record,
-            _only(counts, led.episodes),
-        )
+        if overlap:
+            kept = jax.tree.map(lambda x, y: jnp.where(t == transitions - overlap, x, y), agent_start(actor), kept)
+        stepped, outcome = actor_step(agent, params, env, actor, chance, drawn, epsilon)
+        record = Packed(actor.packed, stepped.action, outcome.reward, outcome.discount, actor.first, actor.last)
+        counts = t + 1 - stepped.length <= latest
+        stepped, starts = _reset_where(actor.last, env, stepped, starts)
+        return (stepped, starts, kept), (record, only(counts, outcome.episodes))
 
-    env_state, packed = jax.tree.map(lambda x: x[0], pool)
-    begin = start(agent, env_state, packed, e), jnp.ones((e,), jnp.int32)
-    _, (window, episodes) = jax.lax.scan(slot, begin, (jnp.arange(slots), u, noise))
+    xs = jnp.arange(transitions), u, noise
+    (after, _, kept), (window, episodes) = jax.lax.scan(slot, (actor, starts, kept), xs)
+    window = _ended(window, after)
     episodes = jax.tree.map(lambda x: jnp.sum(x, axis=0), episodes)
-    last = window.last.at[-1].set(True)
-    return window._replace(last=last, reward=jnp.where(last, 0.0, window.reward)), episodes
+    if ongoing is None:
+        return window, episodes, None
+    return *_go_on(ongoing, window._replace(start=agent_start(actor)), episodes, after, kept),
 
 
-def evaluate(agent: Agent, params: Any, env: BatchedDecPOMDP, key: Array) -> Episodes:
-    """Exactly one whole greedy episode in each of E environments: [E] sums, every count 1."""
-    slots = env.spec.episode_limit + 1
-    return collect(agent, params, env, key, jnp.zeros(()), slots, only_first=True)[1]
+def agent_start(actor: Actor) -> AgentStart:
+    """What the agents remember before they see what the actor shows."""
+    return AgentStart(actor.memory, actor.action)
+
+
+def _reset_where(over: Bool[Array, " E"], env: BatchedDecPOMDP, actor: Actor, starts: Starts) -> tuple[Actor, Starts]:
+    """The actor at a new start where the slot before it was its episode's last one."""
+    starts = with_a_start(env, starts, over)
+    rollout = jnp.arange(env.size)
+    count = jax.tree.leaves(starts.packed)[0].shape[0]
+    index = jnp.minimum(starts.used, count - 1)
+    new = jax.tree.map(lambda x: x[index, rollout], (starts.env_state, starts.packed))
+    env_state, packed = choose(over, new, (actor.env_state, actor.packed))
+    return actor._replace(env_state=env_state, packed=packed), starts._replace(used=starts.used + over)
+
+
+def _ended(window: Packed, after: Actor) -> Packed:
+    """A window of T slots with the one that its last transition led to; no transition leaves that, in this window."""
+    none = jnp.zeros_like(after.score)
+    final = Packed(after.packed, jnp.zeros_like(after.action), none, none, after.first, jnp.ones_like(after.last))
+    window = jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), window, final)
+    return window._replace(reward=jnp.where(window.last, 0.0, window.reward))
+
+
+def _go_on(
+    ongoing: Ongoing, window: Packed, episodes: Episodes, after: Actor, kept: AgentStart
+) -> tuple[Packed, Episodes, Ongoing]:
+    """The window with the slots of the last one before it, and the rollouts with those of this one."""
+    if ongoing.tail is None:
+        return window, episodes, Ongoing(after, None)
+    overlap, slots = ongoing.tail.reward.shape[0], window.reward.shape[0]
+    steps = window._replace(start=None)
+    tail = jax.tree.map(lambda x: x[slots - 1 - overlap : slots - 1], steps)
+    joined = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), ongoing.tail._replace(start=None), steps)
+    return joined._replace(start=ongoing.tail.start), episodes, Ongoing(after, tail._replace(start=kept))

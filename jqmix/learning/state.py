@@ -1,15 +1,15 @@
-"""What training carries: a member's state, what members share, and what a call of the compiled program is to do."""
+"""What training carries: a member's state, what members share, and what a call of a compiled program is to do."""
 
 from typing import Any, NamedTuple
 
 from jaxtyping import Array, Bool, Float, Int
 
-from jqmix.learning import normalise
 from jqmix.learning.count import Count
 from jqmix.learning.health import Fault
-from jqmix.learning.learner import Hyper, LearnerState, UpdateStats
-from jqmix.learning.rollout import Episodes
-from jqmix.types import Packed
+from jqmix.learning.hyper import Hyper
+from jqmix.learning.learner import Stats
+from jqmix.learning.rollout import Episodes, Ongoing
+from jqmix.networks import normalise
 
 
 class Best(NamedTuple):
@@ -25,8 +25,9 @@ class Tally(NamedTuple):
     """Sums for the log: of training since the last evaluation, and of the evaluation itself."""
 
     trained: Episodes
-    learning: UpdateStats
+    learning: Stats
     learned: Float[Array, "*P"]  # iterations with updates
+    updates: Float[Array, "*P"]
     strange: Float[Array, "*P"]  # rewards outside the range that the environment declares
     greedy: Episodes
 
@@ -36,11 +37,11 @@ class Member(NamedTuple):
 
     seed: Int[Array, "*P"]
     hyper: Hyper
-    learner: LearnerState
+    learner: Any  # what the algorithm learns: ``params``, and what else it needs
+    buffer: Any  # what it keeps of the windows collected; None where it keeps none
+    ongoing: Ongoing | None  # the rollouts, where windows go on where the last one ended
     moments: normalise.Moments  # of the global state
     reward_moments: normalise.Moments | None  # where rewards are standardised
-    replay: Packed
-    priority: Float[Array, "*P capacity"] | None  # of the windows in replay, where it is prioritised
     env_steps: Count  # transitions so far, over all rollouts
     fault: Fault
     best: Best
@@ -48,22 +49,19 @@ class Member(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """What is equal for all members. Windows are counted by what follows from their number, which may pass 2³¹."""
+    """What is equal for all members."""
 
     iteration: Count
     updates: Count
-    position: Int[Array, ""]  # where in replay the next windows go
-    held: Int[Array, ""]  # windows in replay
-    since_copy: Int[Array, ""]  # windows collected since the last copy of the target was due
     since_evaluation: Int[Array, ""]  # iterations since the last evaluation
+    counters: Any  # the algorithm's
 
 
-class Plan(NamedTuple):
-    """What a call of ``chunk`` is to do. Its numbers are traced, so that one program does whatever is asked of it."""
+class Rounds(NamedTuple):
+    """What a call of ``evaluate`` is to do. Its numbers are traced, so that one program does whatever is asked of it."""
 
-    iterations: Int[Any, ""]
-    greedy: Int[Any, ""]  # greedy turns that follow
-    first: Int[Any, ""]  # the first one's number in its evaluation, from 1 on
+    count: Int[Any, ""]
+    first: Int[Any, ""]  # the first one's number in its evaluation, from 0 on
     episodes: Int[Any, ""]  # how many an evaluation counts
     complete: Bool[Any, ""]  # an evaluation ends with this call: the best is kept, and the log's sums begin anew
     absolute: Bool[Any, ""]  # an evaluation of its own, with other random numbers, that changes nothing

@@ -1,9 +1,8 @@
-"""The compiled step: rollout, replay, returns, updates, target copy and greedy evaluation, as two pure functions.
+"""The compiled step, as pure functions of one member: ``train`` collects and learns, ``evaluate`` plays greedily.
 
-``init(seed)`` makes a member's state; ``chunk`` runs K iterations and an evaluation, or what a ``Plan`` says, as turns
-of one loop: both play with the same compiled code, evaluation without exploring, learning or counting steps. A
-member's state is what is vmapped; ``Shared`` holds the counters, equal for all members and never batched, so that under
-``vmap`` every ``lax.cond`` here stays a branch and every replay write stays one contiguous update:
+``init(seed)`` makes a member's state. A member is what is vmapped; ``Shared`` holds the counters, equal for all members
+and never batched, so that under ``vmap`` every ``lax.cond`` stays a branch and every write to a buffer stays one
+contiguous update. ``chunk`` is both together:
 
     init, chunk = make_train(cfg)
     member, shared = jax.vmap(init, out_axes=(0, None))(seeds)
@@ -16,20 +15,29 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from jqmix.config import Config, check_window
+from jqmix.config import Config, check_window, window_start
 from jqmix.envs.base import BatchedDecPOMDP
 from jqmix.envs.check import check_env
 from jqmix.envs.registry import entries, make_env
-from jqmix.learning import count, health, normalise, priorities, replay
+from jqmix.learning import count, health
+from jqmix.learning.algorithm import Algorithm, Learned, choose
+from jqmix.learning.dqn import make_dqn
+from jqmix.learning.evaluation import evaluate
 from jqmix.learning.exploration import linear_schedule
 from jqmix.learning.health import Fault
-from jqmix.learning.learner import Hyper, Learner, LearnerState, UpdateStats, hyper_of, make_learner
-from jqmix.learning.rollout import Episodes, collect
+from jqmix.learning.hyper import Hyper, bind, hyper_of
+from jqmix.learning.learner import empty_stats
+from jqmix.learning.pqn import make_pqn
+from jqmix.learning.rollout import Episodes, Ongoing, agent_start, begin_ongoing, collect
 from jqmix.learning.split import WHOLE, Split
-from jqmix.learning.state import Best, Member, Plan, Shared, Tally
-from jqmix.types import EnvSpec, Packed, Window
+from jqmix.learning.state import Best, Member, Rounds, Shared, Tally
+from jqmix.networks import normalise
+from jqmix.types import EnvSpec, Packed
+
+# An algorithm is made of (cfg, environments, slots of a window, how batches are divided among devices).
+ALGORITHMS: dict[str, Callable[[Config, BatchedDecPOMDP, int, Split], Algorithm]] = {"dqn": make_dqn, "pqn": make_pqn}
 
 
 class Train(NamedTuple):
@@ -37,19 +45,15 @@ class Train(NamedTuple):
     chunk: Callable[..., tuple[Member, Shared, dict[str, Any]]]
 
 
-class TurnStats(NamedTuple):
-    """One turn's contribution to a chunk's metrics; ``learned`` is 0 where nothing was learned."""
-
-    episodes: Episodes  # [E]; in evaluation the first of each rollout
-    learning: UpdateStats
-    learned: Float[Array, ""]
-    strange: Float[Array, ""]
-
-
 def window_length(cfg: Config, spec: EnvSpec) -> int:
-    """T: the transitions of a window. Raises ``ConfigError`` if a window would not cover an episode."""
+    """T: the transitions of a window. Raises ``ConfigError`` if one that begins at a reset would not cover an episode."""
     check_window(cfg, spec.episode_limit)
     return cfg.window or spec.episode_limit
+
+
+def window_slots(cfg: Config, spec: EnvSpec) -> int:
+    """What a stored window has: T transitions, the slot that the last one led to, and the slots that warm up memory."""
+    return cfg.replay.burn_in + window_length(cfg, spec) + 1
 
 
 def iterations_per_chunk(cfg: Config, spec: EnvSpec) -> int:
@@ -57,243 +61,176 @@ def iterations_per_chunk(cfg: Config, spec: EnvSpec) -> int:
     return math.ceil(cfg.eval.every / (cfg.rollouts * window_length(cfg, spec)))
 
 
-def turns_of(episodes: int, cfg: Config) -> int:
-    """Greedy turns that so many whole episodes take, one of every rollout each."""
-    return math.ceil(episodes / cfg.rollouts)
+def learning_batch(cfg: Config) -> int:
+    """Windows per update."""
+    return cfg.rollouts // cfg.algo.minibatches if cfg.algo.name == "pqn" else cfg.replay.batch
 
 
-class _Program(NamedTuple):
-    """The static parts of a training program."""
+def episodes_at_once(cfg: Config) -> int:
+    """How many episodes a round of an evaluation plays."""
+    return min(cfg.eval.episodes, cfg.eval.parallel)
+
+
+def rounds_for(episodes: int, cfg: Config) -> int:
+    """Rounds that so many whole episodes take."""
+    return math.ceil(episodes / episodes_at_once(cfg))
+
+
+class Program(NamedTuple):
+    """The static parts of training."""
 
     cfg: Config
     env: BatchedDecPOMDP
-    learner: Learner
-    slots: int
+    eval_env: BatchedDecPOMDP
+    algorithm: Algorithm
 
     def init(self, seed: Int[Array, ""], hyper: Hyper | None = None) -> tuple[Member, Shared]:
         """A member at its beginning, and the counters at zero."""
-        cfg, spec = self.cfg, self.env.spec
-        learner = self.learner.init(jax.random.fold_in(jax.random.key(seed), 0))
+        cfg, spec, none = self.cfg, self.env.spec, jnp.int32(0)
+        root = jax.random.key(seed)
+        learner = self.algorithm.init(jax.random.fold_in(root, 0))
         worst = jnp.float32(-jnp.inf)
+        ongoing = self._begin_rollouts(jax.random.fold_in(root, 2**30))
         member = Member(
             seed=jnp.asarray(seed, jnp.int32),
             hyper=hyper_of(cfg) if hyper is None else hyper,
             learner=learner,
+            buffer=self.algorithm.init_buffer(self._window_start()),
+            ongoing=ongoing,
             moments=normalise.init(spec.state_size),
             reward_moments=normalise.init(1) if cfg.algo.reward_norm == "running" else None,
-            replay=replay.init(self.env, self.slots, cfg.replay.capacity, cfg.replay.dtype),
-            priority=priorities.init(cfg.replay.capacity) if cfg.replay.prioritised else None,
             env_steps=count.of(0),
-            fault=Fault(jnp.int32(0), count.of(0)),
+            fault=Fault(none, count.of(0)),
             best=Best(jax.tree.map(jnp.copy, learner.params["agent"]), worst, worst, count.of(0)),
             tally=self._empty_tally(),
         )
-        none = jnp.int32(0)
-        return member, Shared(count.of(0), count.of(0), none, none, none, none)
+        return member, Shared(count.of(0), count.of(0), none, self.algorithm.init_counters())
+
+    def _begin_rollouts(self, key: Array) -> Ongoing | None:
+        if window_start(self.cfg) == "reset":
+            return None
+        return begin_ongoing(self.algorithm.learner.agent, self.env, key, self.cfg.replay.burn_in)
+
+    def _window_start(self) -> Any:
+        """The shapes of what a stored window starts from; None where that is a reset."""
+        ongoing = jax.eval_shape(lambda: self._begin_rollouts(jax.random.key(0)))
+        return None if ongoing is None else agent_start(ongoing.actor)
 
     def _empty_tally(self) -> Tally:
         none = jnp.zeros(())
         shown = jax.eval_shape(lambda key: self.env.reset(key)[1].info, jax.random.key(0))
         episodes = Episodes(none, none, none, none if "won" in shown else None)
-        return Tally(episodes, UpdateStats(*(none for _ in UpdateStats._fields)), none, none, episodes)
+        stats = empty_stats(self.algorithm.learner, self.cfg, self.env.spec)
+        return Tally(episodes, stats, none, none, none, episodes)
 
-    @property
-    def plan(self) -> Plan:
-        """K iterations, then an evaluation."""
-        k, turns = iterations_per_chunk(self.cfg, self.env.spec), self.evaluation_turns
-        return Plan(k, turns, 1, self.cfg.eval.episodes, True, False)
+    # Collecting and learning
 
-    def chunk(self, member: Member, shared: Shared, plan: Plan | None = None) -> tuple[Member, Shared, dict[str, Any]]:
-        """What the plan says; without one, K iterations, and greedy episodes with what was learned."""
-        plan = Plan(*map(jnp.asarray, self.plan if plan is None else plan))
-        member = self._begin_evaluation(member, plan)
+    def train(
+        self, member: Member, shared: Shared, iterations: Int[Any, ""]
+    ) -> tuple[Member, Shared, dict[str, Any]]:
+        """So many iterations. Also how far the member is: ``env_steps`` and ``fault``."""
 
-        def one(i: Array, carry: tuple[Member, Shared]) -> tuple[Member, Shared]:
-            member, shared = carry
-            number = jnp.where(i < plan.iterations, 0, i - plan.iterations + plan.first)
-            member, shared, stats = self.turn(member, shared, number, plan.absolute)
-            return member._replace(tally=self._add(member.tally, stats, number, plan)), shared
+        def one_more(_: Array, carry: tuple[Member, Shared]) -> tuple[Member, Shared]:
+            return self.iteration(*carry)
 
-        member, shared = jax.lax.fori_loop(0, plan.iterations + plan.greedy, one, (member, shared))
-        metrics = self._metrics(member)
-        return *self._end_evaluation(member, shared, plan), metrics
+        member, shared = jax.lax.fori_loop(0, jnp.asarray(iterations), one_more, (member, shared))
+        return member, shared, {"env_steps": member.env_steps, "fault": member.fault}
 
-    def _begin_evaluation(self, member: Member, plan: Plan) -> Member:
-        greedy = jax.tree.map(lambda x: jnp.where(plan.first == 1, 0.0, x), member.tally.greedy)
-        return member._replace(tally=member.tally._replace(greedy=greedy))
+    def iteration(self, member: Member, shared: Shared) -> tuple[Member, Shared]:
+        """A window from every rollout, and what the algorithm learns from it.
 
-    def _end_evaluation(self, member: Member, shared: Shared, plan: Plan) -> tuple[Member, Shared]:
-        """Where it is complete, what played best is kept, and the sums over training begin anew."""
-        means, best = member.tally.greedy.means(), member.best
-        win_rate, return_mean = means.get("win_rate", jnp.zeros(())), means["return_mean"]
-        better = (win_rate > best.win_rate) | ((win_rate == best.win_rate) & (return_mean > best.return_mean))
-        better &= plan.complete & (member.fault.code == 0)
-        new = Best(member.learner.params["agent"], win_rate, return_mean, member.env_steps)
-        tally = self._empty_tally()._replace(greedy=member.tally.greedy)
-        member = member._replace(best=_where(better, new, best), tally=_where(plan.complete, tally, member.tally))
-        return member, shared._replace(since_evaluation=jnp.where(plan.complete, 0, shared.since_evaluation))
-
-    def _add(self, tally: Tally, stats: TurnStats, number: Int[Array, ""], plan: Plan) -> Tally:
-        """A turn's sums: of an iteration, or of as many episodes of a greedy turn as an evaluation still counts."""
-        e = self.cfg.rollouts
-        training = (number == 0).astype(jnp.float32)
-        counted = (number > 0) & ((number - 1) * e + jnp.arange(e) < plan.episodes)
-        return Tally(
-            jax.tree.map(lambda total, x: total + jnp.sum(x) * training, tally.trained, stats.episodes),
-            jax.tree.map(jnp.add, tally.learning, stats.learning),
-            tally.learned + stats.learned,
-            tally.strange + stats.strange,
-            jax.tree.map(lambda total, x: total + jnp.sum(x * counted), tally.greedy, stats.episodes),
-        )
-
-    def iteration(self, member: Member, shared: Shared) -> tuple[Member, Shared, TurnStats]:
-        """A window from every rollout into replay, U updates from it, and the target copy when it is due."""
-        return self.turn(member, shared, jnp.zeros((), jnp.int32))
-
-    def turn(
-        self, member: Member, shared: Shared, evaluation: Int[Array, ""], absolute: bool | Bool[Array, ""] = False
-    ) -> tuple[Member, Shared, TurnStats]:
-        """An iteration; or, where ``evaluation`` > 0, a greedy window of every rollout, whose first episode counts.
-
-        ``evaluation`` 1, 2, … are windows of their own. What they hold is written where the next iteration's will be,
-        before anything is drawn from replay again: so the write needs no condition, under which the replay would be
-        copied. Where something is not finite, the member's learner stays from then on as it was before.
+        Where something is not finite, what the member learned stays from then on as it was before.
         """
-        cfg, hyper, training = self.cfg, member.hyper, evaluation <= 0
-        key_collect, key_update = jax.random.split(self._key(member, shared, evaluation, absolute))
-        epsilon = jnp.where(training, self.epsilon(member), 0.0)
-        agent, params = self.learner.agent, member.learner.params["agent"]
+        cfg, agent = self.now(member), self.algorithm.learner.agent
+        key_collect, key_learn = jax.random.split(self._training_key(member, shared))
         with jax.named_scope("collecting"):  # for profiles
-            window, episodes = collect(agent, params, self.env, key_collect, epsilon, self.slots, ~training)
-        member = member._replace(replay=replay.add(member.replay, window, shared.position))
-        member, strange = self._remember(member, window, shared.position, training)
-        held = jnp.minimum(shared.held + cfg.rollouts, cfg.replay.capacity)
-        ready = training & (held >= cfg.replay.batch)
-        learned, learning = jax.lax.cond(
-            ready, self._learn, self._wait, member, key_update, self.learning_rate(member, hyper), held
+            windows, episodes, ongoing = collect(
+                agent,
+                member.learner.params["agent"],
+                self.env,
+                key_collect,
+                self.epsilon(member),
+                window_length(cfg, self.env.spec),
+                member.ongoing,
+            )
+        member, strange = self._remember(member._replace(ongoing=ongoing), windows)
+        learned = self.algorithm.learn(member, shared.counters, windows, cfg, key_learn)
+        member = member._replace(
+            learner=learned.learner,
+            buffer=learned.buffer,
+            fault=learned.fault,
+            tally=_with_iteration(member.tally, episodes, learned, strange),
         )
-        member = member._replace(**learned)
-        windows = shared.since_copy + cfg.rollouts
-        if cfg.algo.target_update == "hard":
-            due = training & (windows >= cfg.algo.target_period)
-            sound = member.fault.code == 0
-            copy = lambda l: l._replace(target=_where(sound, l.params, l.target))  # noqa: E731, E741
-            member = member._replace(learner=jax.lax.cond(due, copy, lambda l: l, member.learner))  # noqa: E741
-        collected = Shared(
+        shared = Shared(
             iteration=count.add(shared.iteration, 1),
-            updates=count.add(shared.updates, jnp.where(ready, cfg.updates, 0)),
-            position=(shared.position + cfg.rollouts) % cfg.replay.capacity,
-            held=held,
-            since_copy=windows % cfg.algo.target_period,
+            updates=count.add(shared.updates, learned.updates),
             since_evaluation=shared.since_evaluation + 1,
+            counters=learned.counters,
         )
-        stats = TurnStats(episodes, learning, ready.astype(jnp.float32), strange)
-        return member, _where(training, collected, shared), stats
+        return member, shared
 
-    def _remember(
-        self, member: Member, window: Packed, position: Array, training: Array
-    ) -> tuple[Member, Float[Array, ""]]:
-        """Windows collected in training enter the count of steps, the running statistics and the priorities.
-
-        Also how many rewards are outside the range that the environment declares.
-        """
-        seen, bounds = self.env.unpack(window.seen), self.env.spec.reward_range
-        member = member._replace(fault=health.found(member.fault, health.of_window(window, seen), member.env_steps))
+    def _remember(self, member: Member, windows: Packed) -> tuple[Member, Float[Array, ""]]:
+        """Windows enter the count of steps and the running statistics. Also how many rewards are outside the range that
+        the environment declares."""
+        cfg, bounds = self.cfg, self.env.spec.reward_range
+        new = jax.tree.map(lambda x: x[cfg.replay.burn_in :], windows._replace(start=None))
+        seen = self.env.unpack(new.seen)
+        member = member._replace(fault=health.found(member.fault, health.in_window(new, seen), member.env_steps))
         changes: dict[str, Any] = {
-            "env_steps": count.add(member.env_steps, jnp.sum(~window.last)),
+            "env_steps": count.add(member.env_steps, jnp.sum(~new.last)),
             "moments": normalise.update(member.moments, seen.state),
         }
         if member.reward_moments is not None:
-            changes["reward_moments"] = normalise.update(member.reward_moments, window.reward[..., None], ~window.last)
-        if member.priority is not None:
-            changes["priority"] = priorities.add(member.priority, position, self.cfg.rollouts)
+            changes["reward_moments"] = normalise.update(member.reward_moments, new.reward[..., None], ~new.last)
+        if cfg.agent.obs_norm == "running":
+            params = member.learner.params
+            agent = params["agent"] | {"obs_norm": normalise.update(params["agent"]["obs_norm"], seen.obs)}
+            changes["learner"] = member.learner._replace(params=params | {"agent": agent})
         kept = {name: getattr(member, name) for name in changes}
-        strange = jnp.sum(health.outside(window.reward, bounds) & ~window.last & training, dtype=jnp.float32)
-        return member._replace(**_where(training & (member.fault.code == 0), changes, kept)), strange
+        strange = jnp.sum(health.outside(new.reward, bounds) & ~new.last, dtype=jnp.float32)
+        return member._replace(**choose(member.fault.code == 0, changes, kept)), strange
 
-    def _key(self, member: Member, shared: Shared, evaluation: Int[Array, ""], absolute: bool | Array) -> Array:
-        """Of a turn. Initialisation has number 0, iterations count up from 1, greedy turns down from -1, and are told
-        from those of other evaluations by the iteration."""
-        root, training = jax.random.key(member.seed), evaluation <= 0
-        other = evaluation + jnp.where(absolute, 2**20, 0)
-        key = jax.random.fold_in(root, jnp.where(training, shared.iteration.low + 1, -other))
-        key = jnp.where(training, key, jax.random.fold_in(key, shared.iteration.low))
-        return jnp.where(shared.iteration.high > 0, jax.random.fold_in(key, shared.iteration.high), key)
+    # Evaluation
 
-    @property
-    def evaluation_turns(self) -> int:
-        """How many windows of all rollouts make an evaluation."""
-        return turns_of(self.cfg.eval.episodes, self.cfg)
+    def evaluate(self, member: Member, shared: Shared, rounds: Rounds) -> tuple[Member, Shared, dict[str, Any]]:
+        """Rounds of greedy episodes with what was learned. Reads neither ``buffer`` nor ``ongoing``.
 
-    def epsilon(self, member: Member) -> Float[Array, ""]:
-        h = member.hyper
-        return linear_schedule(count.as_float(member.env_steps), h.eps_start, h.eps_end, h.eps_steps)
-
-    def learning_rate(self, member: Member, hyper: Hyper) -> Float[Array, ""]:
-        return self._over_all_steps(member, hyper.lr, hyper.lr * hyper.lr_end)
-
-    def priority_beta(self, member: Member) -> Float[Array, ""]:
-        return self._over_all_steps(member, member.hyper.priority_beta, jnp.ones(()))
-
-    def _over_all_steps(self, member: Member, start: Array, end: Array) -> Float[Array, ""]:
-        return linear_schedule(count.as_float(member.env_steps), start, end, jnp.float32(self.cfg.total_steps))
-
-    def _draw(self, key: Array, member: Member, held: Array) -> tuple[Int[Array, " B"], float | Float[Array, " share"]]:
-        """Where in replay the windows of a batch are, and how much each of this device's share counts."""
-        batch, priority, alpha = self.cfg.replay.batch, member.priority, member.hyper.priority_alpha
-        if priority is None:
-            return replay.draw(key, member.replay, held, batch), 1.0
-        index = priorities.draw(key, priority, alpha, batch)
-        weight = priorities.weights(priority, index, alpha, self.priority_beta(member))
-        return index, self.learner.split.mine(weight)
-
-    def _window(self, member: Member, packed: Packed) -> Window:
-        """What an update learns from: windows as they were collected, or with standardised rewards."""
-        window = replay.unpack(self.env, packed)
-        if member.reward_moments is None:
-            return window
-        reward = normalise.standardise(member.reward_moments, window.reward[..., None])[..., 0]
-        return window._replace(reward=reward)
-
-    def _learn(self, member: Member, key: Array, lr: Array, held: Array) -> tuple[dict[str, Any], UpdateStats]:
-        """The updates of an iteration: what they change of the member, without the replay, which would be copied.
-
-        From the first one on in which something is not finite, nothing changes.
+        Where an evaluation is complete, what played best is kept, and the sums over training begin anew; also all that
+        there is to log.
         """
-        split = self.learner.split
+        rounds = Rounds(*map(jnp.asarray, rounds))
+        greedy = jax.tree.map(lambda x: jnp.where(rounds.first == 0, 0.0, x), member.tally.greedy)
 
-        def one(carry: tuple[LearnerState, Array | None, Fault], key: Array) -> tuple[Any, UpdateStats]:
-            learner, priority, fault = carry
-            index, weight = self._draw(key, member._replace(priority=priority), held)
-            window = self._window(member, replay.take(member.replay, split.mine(index)))
-            after, stats, new = self.learner.update(learner, window, member.moments, member.hyper, lr, weight)
-            fault = health.found(fault, health.of_update(after, stats), member.env_steps)
-            sound = fault.code == 0
-            if priority is not None:
-                priority = jnp.where(sound, priority.at[index].set(split.gather(new)), priority)
-            stats = jax.tree.map(lambda x: jnp.where(sound, x, 0.0), stats)
-            return (_where(sound, after, learner), priority, fault), stats
+        def one_more(i: Array, greedy: Episodes) -> Episodes:
+            number = rounds.first + i
+            key = self._evaluation_key(member, shared, number, rounds.absolute)
+            agent, params = self.algorithm.learner.agent, member.learner.params["agent"]
+            episodes = evaluate(agent, params, self.eval_env, key)
+            counted = number * self.eval_env.size + jnp.arange(self.eval_env.size) < rounds.episodes
+            return jax.tree.map(lambda total, x: total + jnp.sum(x * counted), greedy, episodes)
 
-        carry = member.learner, member.priority, member.fault
-        with jax.named_scope("learning"):
-            carry, stats = jax.lax.scan(one, carry, jax.random.split(key, self.cfg.updates))
-        learner, priority, fault = carry
-        return {"learner": learner, "priority": priority, "fault": fault}, jax.tree.map(jnp.mean, stats)
+        greedy = jax.lax.fori_loop(0, rounds.count, one_more, greedy)
+        member = member._replace(tally=member.tally._replace(greedy=greedy))
+        metrics = self._metrics(member)
+        done = rounds.complete & ~rounds.absolute
+        tally = self._empty_tally()._replace(greedy=greedy)
+        member = member._replace(best=self._best(member, done), tally=choose(done, tally, member.tally))
+        shared = shared._replace(since_evaluation=jnp.where(done, 0, shared.since_evaluation))
+        return member, shared, metrics
 
-    def _wait(self, member: Member, key: Array, lr: Array, held: Array) -> tuple[dict[str, Any], UpdateStats]:
-        """Replay does not hold a batch yet."""
-        del key, lr, held
-        same = {"learner": member.learner, "priority": member.priority, "fault": member.fault}
-        return same, UpdateStats(*(jnp.zeros(()) for _ in UpdateStats._fields))
+    def _best(self, member: Member, done: Array) -> Best:
+        means, best = member.tally.greedy.means(), member.best
+        win_rate, return_mean = means.get("win_rate", jnp.zeros(())), means["return_mean"]
+        better = (win_rate > best.win_rate) | ((win_rate == best.win_rate) & (return_mean > best.return_mean))
+        new = Best(member.learner.params["agent"], win_rate, return_mean, member.env_steps)
+        return choose(better & done & (member.fault.code == 0), new, best)
 
     def _metrics(self, member: Member) -> dict[str, Any]:
         """What the log is made of. Means over nothing are 0, as ``…/episodes`` and ``train/updates`` then are."""
         tally = member.tally
-        learned = jnp.maximum(tally.learned, 1.0)
-        learning = {name: x / learned for name, x in tally.learning._asdict().items()}
-        train = tally.trained.means() | learning | {"updates": tally.learned * self.cfg.updates}
-        train |= {"epsilon": self.epsilon(member), "lr": self.learning_rate(member, member.hyper)}
-        train |= {"strange_rewards": tally.strange}
+        learning = {name: x / jnp.maximum(tally.learned, 1.0) for name, x in tally.learning.items()}
+        train = tally.trained.means() | learning | {"updates": tally.updates}
+        train |= {"epsilon": self.epsilon(member), "lr": self.now(member).optim.lr, "strange_rewards": tally.strange}
         return {
             "env_steps": member.env_steps,
             "fault": member.fault,
@@ -301,9 +238,63 @@ class _Program(NamedTuple):
             **{f"eval/{k}": v for k, v in tally.greedy.means().items()},
         }
 
+    # Both
 
-def _where(condition: Bool[Array, ""], a: Any, b: Any) -> Any:
-    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
+    def chunk(
+        self, member: Member, shared: Shared, iterations: int | None = None
+    ) -> tuple[Member, Shared, dict[str, Any]]:
+        """So many iterations (unless told K, about ``eval.every`` environment steps), and an evaluation."""
+        k = iterations_per_chunk(self.cfg, self.env.spec) if iterations is None else iterations
+        member, shared, _ = self.train(member, shared, k)
+        return self.evaluate(member, shared, self.whole_evaluation)
+
+    @property
+    def whole_evaluation(self) -> Rounds:
+        episodes = self.cfg.eval.episodes
+        return Rounds(rounds_for(episodes, self.cfg), 0, episodes, True, False)
+
+    # Random numbers: initialisation has number 0, iterations count up from 1, rounds of evaluations down from -1, and are
+    # told from those of other evaluations by the iteration.
+
+    def _training_key(self, member: Member, shared: Shared) -> Array:
+        key = jax.random.fold_in(jax.random.key(member.seed), shared.iteration.low + 1)
+        return _beyond_32_bits(key, shared)
+
+    def _evaluation_key(self, member: Member, shared: Shared, number: Array, absolute: Array) -> Array:
+        number = number + 1 + jnp.where(absolute, 2**20, 0)
+        key = jax.random.fold_in(jax.random.key(member.seed), -number)
+        return _beyond_32_bits(jax.random.fold_in(key, shared.iteration.low), shared)
+
+    # Schedules, in environment steps
+
+    def now(self, member: Member) -> Config:
+        """The configuration with the member's own traced fields, and schedules at their value of now."""
+        cfg = bind(self.cfg, member.hyper)
+        lr = self._over_all_steps(member, cfg.optim.lr, cfg.optim.lr * cfg.optim.lr_end)
+        beta = self._over_all_steps(member, cfg.replay.priority_beta, 1.0)
+        return bind(cfg, {"optim.lr": lr, "replay.priority_beta": beta})
+
+    def epsilon(self, member: Member) -> Float[Array, ""]:
+        explore = bind(self.cfg, member.hyper).explore
+        return linear_schedule(count.as_float(member.env_steps), explore.eps_start, explore.eps_end, explore.eps_steps)
+
+    def _over_all_steps(self, member: Member, start: Any, end: Any) -> Float[Array, ""]:
+        return linear_schedule(count.as_float(member.env_steps), start, end, jnp.float32(self.cfg.total_steps))
+
+
+def _with_iteration(tally: Tally, episodes: Episodes, learned: Learned, strange: Array) -> Tally:
+    return tally._replace(
+        trained=jax.tree.map(lambda total, x: total + jnp.sum(x), tally.trained, episodes),
+        learning=jax.tree.map(jnp.add, tally.learning, learned.stats),
+        learned=tally.learned + (learned.updates > 0),
+        updates=tally.updates + learned.updates,
+        strange=tally.strange + strange,
+    )
+
+
+def _beyond_32_bits(key: Array, shared: Shared) -> Array:
+    """A key of its own where the count of iterations passed 30 bits."""
+    return jnp.where(shared.iteration.high > 0, jax.random.fold_in(key, shared.iteration.high), key)
 
 
 def build_env(cfg: Config, batch: int) -> BatchedDecPOMDP:
@@ -324,17 +315,18 @@ def _options(cfg: Config) -> dict[str, Any]:
     return {"factory": env.factory, **limits, **env.kwargs}
 
 
-def make_program(cfg: Config, split: Split = WHOLE) -> _Program:
+def make_program(cfg: Config, split: Split = WHOLE) -> Program:
     env = build_env(cfg, cfg.rollouts)
-    slots = window_length(cfg, env.spec) + 1
-    return _Program(cfg, env, make_learner(cfg, env.spec, split), slots)
+    slots = window_slots(cfg, env.spec)
+    algorithm = ALGORITHMS[cfg.algo.name](cfg, env, slots, split)
+    return Program(cfg, env, build_env(cfg, episodes_at_once(cfg)), algorithm)
 
 
 def make_train(cfg: Config) -> Train:
-    """``init(seed, hyper=None)`` and ``chunk(member, shared, plan=None) -> (member, shared, metrics)``.
+    """``init(seed, hyper=None)`` and ``chunk(member, shared, iterations=None) -> (member, shared, metrics)``.
 
-    Both are pure and for one member: jit, vmap and shard them as the module's text shows. Without a plan, a chunk is
-    K iterations, which make about ``eval.every`` environment steps, and an evaluation.
+    Both are pure and for one member: jit, vmap and shard them as the module's text shows. A chunk is so many iterations,
+    which unless told make about ``eval.every`` environment steps, and an evaluation.
     """
     program = make_program(cfg)
     return Train(program.init, program.chunk)

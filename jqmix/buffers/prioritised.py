@@ -7,15 +7,37 @@ expectation and up to the batch's scale.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-# R2D2's share of the largest error in a sequence's priority: a mean alone would drown what is rare in a long window.
-LARGEST = 0.9
+from jqmix.buffers.base import Stored
+from jqmix.buffers.windows import write
+from jqmix.config import ReplayConfig
+from jqmix.types import Packed
+
 SMALLEST = 1e-6  # a window that surprises nowhere can still be drawn
 
 
-def init(capacity: int) -> Float[Array, " capacity"]:
-    return jnp.zeros((capacity,))
+class Prioritised:
+    """Keeps a priority of every window; its exponents are ``replay.priority_alpha`` and ``replay.priority_beta``."""
+
+    def init(self, windows: Packed) -> Stored:
+        return Stored(windows, jnp.zeros((windows.reward.shape[1],)))
+
+    def add(self, stored: Stored, windows: Packed, position: Int[Array, ""]) -> Stored:
+        priority = add(stored.priority, position, windows.reward.shape[1])
+        return Stored(write(stored.windows, windows, position), priority)
+
+    def sample(
+        self, key: Array, stored: Stored, held: Int[Array, ""], replay: ReplayConfig
+    ) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
+        alpha, beta = jnp.asarray(replay.priority_alpha), jnp.asarray(replay.priority_beta)
+        index = draw(key, stored.priority, alpha, replay.batch)
+        return index, weights(stored.priority, index, alpha, beta)
+
+    def update(
+        self, priority: Float[Array, " capacity"], index: Int[Array, " B"], surprise: Float[Array, " B"]
+    ) -> Float[Array, " capacity"]:
+        return priority.at[index].set(surprise + SMALLEST)
 
 
 def add(priority: Float[Array, " capacity"], position: Int[Array, ""], windows: int) -> Float[Array, " capacity"]:
@@ -45,13 +67,3 @@ def weights(
     """(N P)⁻ᵝ over the largest of the batch, where N and Σ pᵅ cancel."""
     drawn = priority[index]
     return (jnp.min(drawn) / drawn) ** (alpha * beta)
-
-
-def of_errors(error: Float[Array, "T1 B *agents"], mask: Bool[Array, "T1 B"]) -> Float[Array, " B"]:
-    """η max |δ| + (1 − η) mean |δ| over a window's transitions, η = 0.9 (R2D2, Kapturowski et al. 2019, §2.3).
-
-    Where agents have errors of their own (IQL), |δ| is their mean.
-    """
-    size = jnp.where(mask, jnp.mean(jnp.abs(error).reshape(*mask.shape, -1), axis=-1), 0.0)
-    mean = jnp.sum(size, axis=0) / jnp.maximum(jnp.sum(mask, axis=0), 1)
-    return LARGEST * jnp.max(size, axis=0) + (1.0 - LARGEST) * mean + SMALLEST

@@ -1,0 +1,41 @@
+"""What an algorithm may ask of a buffer of windows. Neither it nor the training step knows which buffer it is."""
+
+from typing import Any, NamedTuple, Protocol
+
+from jaxtyping import Array, Float, Int
+
+from jqmix.config import ReplayConfig
+from jqmix.types import Packed
+
+
+class Stored(NamedTuple):
+    """A buffer's state. ``priority`` is what the buffer knows of its windows: nothing (``()``), or an array of them."""
+
+    windows: Packed  # with B = capacity
+    priority: Any
+
+
+class Buffer(Protocol):
+    """Pure functions of a buffer's state, for one member.
+
+    ``held`` is how many windows it holds; ``replay`` are its settings, whose traced fields are arrays.
+    """
+
+    def init(self, windows: Packed) -> Stored:
+        """A buffer with room for as many windows as ``windows`` has, none of them held yet."""
+        ...
+
+    def add(self, stored: Stored, windows: Packed, position: Int[Array, ""]) -> Stored:
+        """With E windows written at ``position``."""
+        ...
+
+    def sample(
+        self, key: Array, stored: Stored, held: Int[Array, ""], replay: ReplayConfig
+    ) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
+        """Where ``replay.batch`` windows are, and how much each one's loss counts."""
+        ...
+
+    def update(self, priority: Any, index: Int[Array, " B"], surprise: Float[Array, " B"]) -> Any:
+        """The priorities, once the windows at ``index`` were learned from. ``surprise``: how wrong their values were
+        (:func:`jqmix.learning.learner.surprise`)."""
+        ...

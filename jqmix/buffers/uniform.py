@@ -1,0 +1,38 @@
+"""Uniform replay: every window that is held is as likely as any other."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jqmix.buffers.base import Stored
+from jqmix.buffers.windows import write
+from jqmix.config import ReplayConfig
+from jqmix.types import Packed
+
+
+class Uniform:
+    """Keeps no priorities; draws different windows, all with weight 1."""
+
+    def init(self, windows: Packed) -> Stored:
+        return Stored(windows, ())
+
+    def add(self, stored: Stored, windows: Packed, position: Int[Array, ""]) -> Stored:
+        return stored._replace(windows=write(stored.windows, windows, position))
+
+    def sample(
+        self, key: Array, stored: Stored, held: Int[Array, ""], replay: ReplayConfig
+    ) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
+        """Raises nothing where fewer than a batch are held: the caller waits until there are enough."""
+        capacity = stored.windows.reward.shape[1]
+        return draw(key, capacity, held, replay.batch), jnp.ones((replay.batch,))
+
+    def update(self, priority: Any, index: Int[Array, " B"], surprise: Float[Array, " B"]) -> Any:
+        return priority
+
+
+def draw(key: Array, capacity: int, held: Int[Array, ""], batch: int) -> Int[Array, " B"]:
+    """``batch`` different numbers, uniformly drawn from the first ``held`` (≥ ``batch``) of ``capacity``."""
+    score = jnp.where(jnp.arange(capacity) < held, jax.random.uniform(key, (capacity,)), -1.0)
+    return jax.lax.top_k(score, batch)[1]

@@ -1,0 +1,73 @@
+"""Windows as they are stored: time-major like everything else, and as small as the environment can make them.
+
+What the agents saw is kept as the environment packs it (``pack``), its floating-point numbers, where that is asked for,
+in half the bits; actions in the smallest integer that holds them. A ring of windows is written in place: where the next
+ones go is a shared counter, never batched over members, so that a write is one contiguous update.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from jqmix.envs.base import BatchedDecPOMDP
+from jqmix.types import Packed, Window
+
+# Which axis of a stored window counts the windows: steps lead with time, what a window starts from does not.
+BATCH_AXIS = Packed(seen=1, action=1, reward=1, discount=1, first=1, last=1, start=0)
+
+
+def action_dtype(n_actions: int) -> jnp.dtype:
+    return jnp.dtype(jnp.int8 if n_actions <= 127 else jnp.int16)
+
+
+def _float_dtype(x: Any, dtype: str) -> jnp.dtype:
+    """``dtype`` where ``x`` has floats, else its own."""
+    return jnp.dtype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x.dtype
+
+
+def empty(env: BatchedDecPOMDP, slots: int, count: int, start: Any = None, dtype: str = "float32") -> Packed:
+    """``count`` windows of ``slots`` slots that hold nothing, with the seen floats in ``dtype``.
+
+    ``start``: the shapes of what a window starts from, leaves [E, …]; None where windows begin at a reset.
+    """
+    n, a = env.spec.n_agents, env.spec.n_actions
+    packed = jax.eval_shape(lambda key: env.pack(*env.reset(key)), jax.random.key(0))
+    return Packed(
+        seen=jax.tree.map(lambda x: jnp.zeros((slots, count, *x.shape[1:]), _float_dtype(x, dtype)), packed),
+        action=jnp.zeros((slots, count, n), action_dtype(a)),
+        reward=jnp.zeros((slots, count)),
+        discount=jnp.zeros((slots, count)),
+        first=jnp.zeros((slots, count), bool),
+        last=jnp.zeros((slots, count), bool),
+        start=jax.tree.map(lambda x: jnp.zeros((count, *x.shape[1:]), x.dtype), start),
+    )
+
+
+def write(ring: Packed, windows: Packed, position: Int[Array, ""]) -> Packed:
+    """``ring`` with E windows written at ``position``, a multiple of E as the capacity is."""
+
+    def put(axis: int, ring: Any, new: Any) -> Any:
+        update = partial(jax.lax.dynamic_update_slice_in_dim, axis=axis)
+        return jax.tree.map(lambda x, y: update(x, y.astype(x.dtype), position), ring, new)
+
+    return jax.tree.map(put, BATCH_AXIS, ring, windows)
+
+
+def take(ring: Packed, index: Int[Array, " B"]) -> Packed:
+    """The windows at ``index``."""
+
+    def rows(axis: int, ring: Any) -> Any:
+        return jax.tree.map(lambda x: jnp.take(x, index, axis=axis), ring)
+
+    return jax.tree.map(rows, BATCH_AXIS, ring)
+
+
+def unpack(env: BatchedDecPOMDP, packed: Packed) -> Window:
+    """The windows as they were collected, but for what their floats lost to a smaller ``dtype``."""
+    seen = jax.tree.map(lambda x: x.astype(_float_dtype(x, "float32")), packed.seen)
+    fields = packed._asdict() | env.unpack(seen)._asdict()
+    del fields["seen"]
+    return Window(**fields | {"action": packed.action.astype(jnp.int32)})

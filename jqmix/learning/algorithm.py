@@ -1,0 +1,90 @@
+"""What the training program asks of an algorithm. One is a file of its own beside this: ``dqn``, ``pqn``."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jqmix.buffers.windows import unpack
+from jqmix.config import Config
+from jqmix.envs.base import BatchedDecPOMDP
+from jqmix.learning import health
+from jqmix.learning.health import Fault
+from jqmix.learning.learner import Learner, Stats, Updated
+from jqmix.learning.state import Member
+from jqmix.networks import normalise
+from jqmix.types import Packed, Window
+
+
+class Learned(NamedTuple):
+    """What an iteration's learning makes: what it changes of a member, the shared counters, and what it tells."""
+
+    learner: Any
+    buffer: Any
+    fault: Fault
+    counters: Any
+    stats: Stats  # means over the updates
+    updates: Int[Array, ""]  # how many were made; the same for all members
+
+
+class Algorithm(Protocol):
+    """Pure functions for one member. ``counters`` are shared by all members, and so never batched.
+
+    Where there is a ``cfg``, it is the configuration with a member's own traced fields, schedules at their value of now.
+    """
+
+    @property
+    def learner(self) -> Learner: ...
+
+    def init(self, key: Array) -> Any:
+        """What it learns, with the parameters as ``params`` ({"agent": …, …})."""
+        ...
+
+    def init_buffer(self, start: Any) -> Any:
+        """What it keeps of the windows collected, or None; ``start`` as in ``Packed``."""
+        ...
+
+    def init_counters(self) -> Any: ...
+
+    def learn(self, member: Member, counters: Any, windows: Packed, cfg: Config, key: Array) -> Learned:
+        """Learns from what was collected: E windows, which are in no buffer yet."""
+        ...
+
+
+def window_to_learn_from(env: BatchedDecPOMDP, member: Member, packed: Packed) -> Window:
+    """Windows as they were collected, or with standardised rewards (``algo.reward_norm``)."""
+    window = unpack(env, packed)
+    if member.reward_moments is None:
+        return window
+    reward = normalise.standardise(member.reward_moments, window.reward[..., None])[..., 0]
+    return window._replace(reward=reward)
+
+
+Step = tuple[Any, Any, Fault]  # what an algorithm learns, its priorities, what is wrong
+
+
+def updates(step: Callable[[Any, Any, Any], tuple[Updated, Any, Any]], begin: Step, xs: Any, member: Member) -> Any:
+    """One update after another: ``step(learner, priority, x) -> (updated, learner, priority)``.
+
+    From the first one on in which something is not finite, nothing changes. Returns the last ``Step``, and the mean of
+    what the updates tell.
+    """
+
+    def guarded(carry: Step, x: Any) -> tuple[Step, Stats]:
+        learner, priority, fault = carry
+        updated, *new = step(learner, priority, x)
+        fault = health.found(fault, health.in_update(updated.params, updated.stats), member.env_steps)
+        sound = fault.code == 0
+        stats = jax.tree.map(lambda x: jnp.where(sound, x, 0.0), updated.stats)
+        return (*choose(sound, tuple(new), (learner, priority)), fault), stats
+
+    with jax.named_scope("learning"):  # for profiles
+        end, stats = jax.lax.scan(guarded, begin, xs)
+    return end, jax.tree.map(jnp.mean, stats)
+
+
+def choose(condition: Bool[Array, ""] | Float[Array, ""], a: Any, b: Any) -> Any:
+    """Leaf by leaf, ``a`` where the condition holds, else ``b``."""
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)

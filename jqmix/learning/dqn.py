@@ -1,0 +1,132 @@
+"""Deep Q-learning with a replay of windows and a target network: VDN, QMIX and their family as published."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from jqmix.buffers import Buffer, make_buffer, windows
+from jqmix.buffers.base import Stored
+from jqmix.config import Config
+from jqmix.envs.base import BatchedDecPOMDP
+from jqmix.learning.algorithm import Learned, choose, updates, window_to_learn_from
+from jqmix.learning.health import Fault
+from jqmix.learning.learner import Aim, Learner, Params, Stats, Updated, Values, empty_stats, make_learner
+from jqmix.learning.split import Split
+from jqmix.learning.state import Member
+from jqmix.types import Packed, Window
+
+
+class DQNState(NamedTuple):
+    params: Params
+    target: Params
+    opt_state: Any  # of all parameters as one vector
+
+
+class Counters(NamedTuple):
+    """Windows are counted by what follows from their number, which may pass 2³¹."""
+
+    position: Int[Array, ""]  # where in the buffer the next windows go
+    held: Int[Array, ""]  # windows in the buffer
+    since_copy: Int[Array, ""]  # windows collected since the last copy of the target was due
+
+
+class DQN(NamedTuple):
+    """The static parts."""
+
+    cfg: Config
+    env: BatchedDecPOMDP
+    learner: Learner
+    buffer: Buffer
+    slots: int  # of a stored window
+
+    def init(self, key: Array) -> DQNState:
+        params, opt_state = self.learner.init(key)
+        return DQNState(params, jax.tree.map(jnp.copy, params), opt_state)
+
+    def init_buffer(self, start: Any) -> Stored:
+        replay = self.cfg.replay
+        return self.buffer.init(windows.empty(self.env, self.slots, replay.capacity, start, replay.dtype))
+
+    def init_counters(self) -> Counters:
+        none = jnp.int32(0)
+        return Counters(none, none, none)
+
+    def learn(self, member: Member, counters: Counters, windows: Packed, cfg: Config, key: Array) -> Learned:
+        """Adds the windows, makes U updates as soon as the buffer holds a batch, and copies the target when it is due.
+
+        The buffer itself stays outside the condition, which would copy it.
+        """
+        stored = self.buffer.add(member.buffer, windows, counters.position)
+        held = jnp.minimum(counters.held + cfg.rollouts, cfg.replay.capacity)
+        ready = held >= cfg.replay.batch
+
+        def learning() -> tuple[tuple[DQNState, Any, Fault], Stats]:
+            return self._updates(member, stored, held, cfg, key)
+
+        def waiting() -> tuple[tuple[DQNState, Any, Fault], Stats]:
+            nothing = empty_stats(self.learner, cfg, self.env.spec)
+            return (member.learner, stored.priority, member.fault), nothing
+
+        (learner, priority, fault), stats = jax.lax.cond(ready, learning, waiting)
+        collected = counters.since_copy + cfg.rollouts
+        if cfg.algo.target_update == "hard":
+            due = collected >= cfg.algo.target_period
+            learner = jax.lax.cond(due, lambda: _with_target(learner, fault), lambda: learner)
+        counters = Counters(
+            position=(counters.position + cfg.rollouts) % cfg.replay.capacity,
+            held=held,
+            since_copy=collected % cfg.algo.target_period,
+        )
+        made = jnp.where(ready, cfg.updates, 0)
+        return Learned(learner, stored._replace(priority=priority), fault, counters, stats, made)
+
+    def _updates(
+        self, member: Member, stored: Stored, held: Array, cfg: Config, key: Array
+    ) -> tuple[tuple[DQNState, Any, Fault], Stats]:
+        split = self.learner.split
+
+        def step(learner: DQNState, priority: Any, key: Array) -> tuple[Updated, DQNState, Any]:
+            index, weight = self.buffer.sample(key, stored._replace(priority=priority), held, cfg.replay)
+            batch = windows.take(stored.windows, split.mine(index))
+            window, weight = window_to_learn_from(self.env, member, batch), split.mine(weight)
+            updated, after = self.update(learner, window, member.moments, cfg, weight, jax.random.fold_in(key, 1))
+            priority = self.buffer.update(priority, index, split.gather(updated.surprise))
+            return updated, after, priority
+
+        begin = member.learner, stored.priority, member.fault
+        return updates(step, begin, jax.random.split(key, cfg.updates), member)
+
+    def update(
+        self, state: DQNState, window: Window, moments: Any, cfg: Config, weight: Any = 1.0, key: Array | None = None
+    ) -> tuple[Updated, DQNState]:
+        """One gradient step; a soft target follows at once."""
+
+        def aim(params: Params, online: Values, window: Window, mixer_state: Array) -> Aim:
+            return self.aim(state.target, online, window, mixer_state, cfg)
+
+        updated = self.learner.update(state.params, state.opt_state, aim, window, moments, cfg, weight, key)
+        target = state.target
+        if cfg.algo.target_update == "soft":
+            tau = cfg.algo.target_tau
+            target = jax.tree.map(lambda t, p: t + tau * (p - t), target, updated.params)
+        return updated, DQNState(updated.params, target, updated.opt_state)
+
+    def aim(self, target: Params, online: Values, window: Window, state: Array, cfg: Config) -> Aim:
+        """Returns over the target networks' values at the online network's greedy actions (double Q-learning)."""
+        mixer, team = self.learner.critic_of(target)
+        values = self.learner.values(team, window)
+        chooser = online.q
+        if not cfg.algo.double_q:
+            chooser = values.q if team is target else self.learner.values(target, window).q
+        return self.learner.returns(mixer, team, values, chooser, window, state, cfg)
+
+
+def _with_target(learner: DQNState, fault: Fault) -> DQNState:
+    """The target network as a copy of the one that learns, unless that is frozen."""
+    return learner._replace(target=choose(fault.code == 0, learner.params, learner.target))
+
+
+def make_dqn(cfg: Config, env: BatchedDecPOMDP, slots: int, split: Split) -> DQN:
+    return DQN(cfg, env, make_learner(cfg, env.spec, split), make_buffer(cfg.replay), slots)

@@ -1,0 +1,31 @@
+"""Hyperparameters that are numbers: traced, so that a grid of them is more members and not more compilations.
+
+A field of the configuration that is declared as traced is one; nothing else needs to know of it.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jqmix.config import Config, flatten, to_dict, traced_paths
+
+Hyper = dict[str, Float[Array, "*P"]]  # by dotted path, as ``algo.gamma``
+
+
+def hyper_of(cfg: Config) -> Hyper:
+    """The traced fields of a configuration as arrays."""
+    values = flatten(to_dict(cfg))
+    return {path: jnp.float32(values[path]) for path in traced_paths(cfg)}
+
+
+def bind(cfg: Config, hyper: Mapping[str, Any]) -> Config:
+    """``cfg`` with these fields replaced, whatever they are: arrays, inside the compiled program."""
+    groups: dict[str, dict[str, Any]] = {}
+    for path, value in hyper.items():
+        group, _, name = path.partition(".")
+        groups.setdefault(group, {})[name] = value
+    changed = {group: dataclasses.replace(getattr(cfg, group), **fields) for group, fields in groups.items()}
+    return dataclasses.replace(cfg, **changed)
