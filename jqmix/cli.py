@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+from jqmix.analysis.study import STUDY, TRICKS
 from jqmix.config import (
     EPISODES,
     STEPS,
@@ -38,7 +39,6 @@ from jqmix.inputs import (
 )
 from jqmix.interrupts import exit_code
 from jqmix.runs.run_dir import RunError
-from jqmix.runs.study import STUDY, TRICKS
 
 DEFAULT_PRESET = "smax_3m"
 
@@ -247,8 +247,8 @@ def _resume(args: argparse.Namespace) -> None:
 def _resume_study(path: Any, args: argparse.Namespace) -> None:
     if args.total_steps is not None:
         raise ConfigError("total_steps: a study's configurations have their own; it goes on to these")
+    from jqmix.analysis.report import report
     from jqmix.runs.ablate import resume_study
-    from jqmix.runs.report import report
 
     resume_study(path, args.trust)
     rows, written = report([path], overwrite=True)
@@ -257,7 +257,7 @@ def _resume_study(path: Any, args: argparse.Namespace) -> None:
 
 
 def _sweep(args: argparse.Namespace) -> None:
-    from jqmix.runs.study import parse_grid, sweep
+    from jqmix.analysis.study import parse_grid, sweep
 
     grid = parse_grid(args.grid)
     study = sweep(_config(args), grid)
@@ -266,7 +266,7 @@ def _sweep(args: argparse.Namespace) -> None:
 
 
 def _ablate(args: argparse.Namespace) -> None:
-    from jqmix.runs.study import ablation, parse_grid
+    from jqmix.analysis.study import ablation, parse_grid
 
     _run_study(ablation(_config(args), parse_grid(args.grid), args.only), args)
 
@@ -279,8 +279,8 @@ def _run_study(study: Any, args: argparse.Namespace) -> None:
     check_effects(list(study.configs.values()), _given(args))
     _check_place("out", args.out)
     _prepare()
+    from jqmix.analysis.report import filled, report
     from jqmix.runs.ablate import run_study
-    from jqmix.runs.report import filled, report
 
     folder = run_study(study, args.out, args.command)
     rows, written = report([folder])
@@ -310,14 +310,15 @@ def _igm(args: argparse.Namespace) -> None:
     from jqmix.runs.jax_settings import check_environment
 
     check_environment()
-    from jqmix.runs.igm import draw, joint_values
+    from jqmix.analysis.joint_values import draw_value_tables
+    from jqmix.runs.igm import joint_values
 
     with _stdout_for_results():
         situations = joint_values(args.run_dir, args.trust)
     rows = [row for values in situations for row in values.rows()]
     print(json.dumps(rows) if args.json else "\n\n".join(values.text() for values in situations))
     if args.out is not None:
-        draw(situations, args.out)
+        draw_value_tables(situations, args.out)
 
 
 def _bench(args: argparse.Namespace) -> None:
@@ -345,7 +346,7 @@ def _bench(args: argparse.Namespace) -> None:
 def _report(args: argparse.Namespace) -> None:
     for run_dir in args.run_dirs:
         _check_there(run_dir)
-    from jqmix.runs.report import filled, report
+    from jqmix.analysis.report import filled, report
 
     rows, folder = report(args.run_dirs, args.out, args.overwrite, args.threshold)
     if args.json:

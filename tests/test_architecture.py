@@ -1,4 +1,4 @@
-"""Imports run one way: types, config → envs | networks | learning → runs → cli."""
+"""Imports run one way: types, config → envs | networks | learning → runs → cli; analysis lies under runs."""
 
 import ast
 from pathlib import Path
@@ -11,11 +11,13 @@ MAY_IMPORT = {
     "inputs": set(),
     "interrupts": set(),
     "config": {"inputs", "envs"},  # the registry's names, which need no JAX
+    "files": {"inputs", "config"},
     "envs": {"inputs", "types", "envs"},
     "networks": {"types", "networks"},
     "learning": {"types", "config", "envs", "networks", "learning"},
-    "runs": {"inputs", "interrupts", "types", "config", "envs", "networks", "learning", "runs"},
-    "cli": {"inputs", "interrupts", "config", "envs", "runs"},
+    "analysis": {"inputs", "config", "files", "envs", "analysis"},  # of envs the registry's names alone
+    "runs": {"inputs", "interrupts", "types", "config", "files", "envs", "networks", "learning", "analysis", "runs"},
+    "cli": {"inputs", "interrupts", "config", "envs", "analysis", "runs"},
 }
 
 

@@ -14,15 +14,15 @@ import pytest
 import yaml
 from test_report import META, append, line, write_lines, write_run
 
+from jqmix.analysis import report as reporting
+from jqmix.analysis import results
+from jqmix.analysis.report import report
+from jqmix.analysis.results import DEPTH, LINE_LIMIT, find_runs, read_metrics
+from jqmix.analysis.statistics import stratified_bootstrap
+from jqmix.analysis.study import load_tricks
 from jqmix.cli import main
 from jqmix.config import ConfigError, fields_of
-from jqmix.runs import report as reporting
-from jqmix.runs import results
 from jqmix.runs.policy import load_run_config
-from jqmix.runs.report import report
-from jqmix.runs.results import DEPTH, LINE_LIMIT, find_runs, read_metrics
-from jqmix.runs.statistics import stratified_bootstrap
-from jqmix.runs.study import load_tricks
 
 WRONG = (None, True, -1, 3, 1e30, 10**30, "x", "", [1], {"a": 1}, [], {}, "\n", "\x00", "$\\frac$")
 STUDY = {"tricks": [{"name": "n", "title": "t", "published": "p", "variants": [{"label": "0", "run": "base"}]}]}
@@ -129,7 +129,7 @@ def test_a_huge_line_is_never_held(tmp_path):
         file.write(b"\n" + json.dumps(line(0, 300, win_rate=0.5)).encode() + b"\n")
     code = "\n".join(
         [
-            "import resource, sys; from pathlib import Path; from jqmix.runs.results import read_metrics",
+            "import resource, sys; from pathlib import Path; from jqmix.analysis.results import read_metrics",
             "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss",
             "lines, skipped = read_metrics(Path(sys.argv[1]))",
             "assert (len(lines), skipped) == (2, [2])",

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 import jqmix
+from jqmix.analysis.joint_values import ValueTables
 from jqmix.cli import main
 from jqmix.config import ConfigError, load_config
 from jqmix.envs.games import MatrixGame, TwoStepGame
 from jqmix.runs.experiment import train
-from jqmix.runs.igm import JointValues, joint_values
+from jqmix.runs.igm import joint_values
 
 PAYOFF = np.arange(8.0).reshape(2, 2, 2) % 5  # three agents
 SMALL = {
@@ -51,7 +52,7 @@ def test_vdn_s_table_is_the_sum_of_what_its_agents_act_on(vdn_run):
 
 def made_up(q_tot, utilities):
     table = np.array([q_tot], float)
-    return JointValues(
+    return ValueTables(
         "made up", "", [7], np.array([[1.0, 5.0], [2.0, 3.0]]), np.array([utilities], float), {"Q_tot": table}
     )
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from jqmix.analysis import figures
+from jqmix.analysis.figures import LearningCurve, Panel, Point, draw_curves, draw_points
+from jqmix.analysis.report import markdown_table, report
+from jqmix.analysis.statistics import Estimate
 from jqmix.cli import main
 from jqmix.config import dump, load_config
-from jqmix.runs import figures
-from jqmix.runs.figures import Line, Panel, Point, draw_curves, draw_points
-from jqmix.runs.report import markdown_table, report
-from jqmix.runs.statistics import Estimate
 
 STEPS = (100, 200, 300)
 FILES = {"report.md", "report.png", "curves.csv", "raw.csv"}
@@ -489,7 +489,7 @@ def estimate(*values):
 
 def test_curves_show_estimates_and_intervals(tmp_path, drawn):
     steps = np.array([100, 200])
-    lines = [Line("a", steps, estimate(0.2, 0.4)), Line("b", steps, estimate(0.5, 0.6))]
+    lines = [LearningCurve("a", steps, estimate(0.2, 0.4)), LearningCurve("b", steps, estimate(0.5, 0.6))]
     panels = [Panel("one", "win rate", lines, (0.0, 1.0)), Panel("two", "return", lines[::-1])]
     draw_curves(panels, tmp_path / "x.png")
     (figure,) = drawn
@@ -511,7 +511,7 @@ def test_curves_show_estimates_and_intervals(tmp_path, drawn):
 
 def test_labels_that_mean_something_else_in_every_panel_have_legends_of_their_own(tmp_path, drawn):
     steps = np.array([100, 200])
-    lines = {name: Line(name, steps, estimate(0.2, 0.4)) for name in ("64", "256", "32")}
+    lines = {name: LearningCurve(name, steps, estimate(0.2, 0.4)) for name in ("64", "256", "32")}
     panels = [
         Panel("replay", "return", [lines["64"], lines["256"]]),
         Panel("width", "return", [lines["32"], lines["64"]]),
@@ -526,7 +526,7 @@ def test_labels_that_mean_something_else_in_every_panel_have_legends_of_their_ow
 
 
 def test_many_groups_are_told_apart_and_leave_the_axes_their_room(tmp_path, drawn):
-    lines = [Line(f"algo.td_lambda={i}, optim.lr=0.001", np.array([1, 2]), estimate(i, i)) for i in range(20)]
+    lines = [LearningCurve(f"algo.td_lambda={i}, optim.lr=0.001", np.array([1, 2]), estimate(i, i)) for i in range(20)]
     draw_curves([Panel("one", "return", lines)], tmp_path / "x.png")
     (figure,) = drawn
     (ax,) = figure.axes

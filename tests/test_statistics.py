@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jqmix.runs.statistics import Curve, align, first_reach, interquartile_mean, resample, stratified_bootstrap
+from jqmix.analysis.statistics import Curve, align, first_reach, interquartile_mean, resample, stratified_bootstrap
 
 SCORES = st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=25)
 

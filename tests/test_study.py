@@ -7,11 +7,11 @@ import pytest
 from test_report import line, write_lines, write_run
 from test_train import SMALL, config, curves
 
+from jqmix.analysis.report import report
+from jqmix.analysis.study import TRICKS, Study, Trick, Variant, ablation, load_tricks, parse_grid, sweep
 from jqmix.cli import main
 from jqmix.config import ConfigError, load_config, preset_names
 from jqmix.runs.experiment import shape_of, train, train_together
-from jqmix.runs.report import report
-from jqmix.runs.study import TRICKS, Study, Trick, Variant, ablation, load_tricks, parse_grid, sweep
 
 FLAGS = [text for path, value in SMALL.items() for text in (f"--{path}", str(value))]
 

@@ -9,12 +9,12 @@ import pytest
 from test_damage import WRONG, said
 
 import jqmix
+from jqmix.analysis.report import report
 from jqmix.cli import main
 from jqmix.config import ConfigError, load_config
 from jqmix.runs.experiment import train
 from jqmix.runs.igm import joint_values
 from jqmix.runs.policy import evaluate_run, load_run_config
-from jqmix.runs.report import report
 
 # Weights
 

@@ -5,12 +5,12 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
+from jqmix.analysis.results import group_by
+from jqmix.analysis.study import Study, load_study
 from jqmix.interrupts import say as say_to_stderr
 from jqmix.interrupts import watched
 from jqmix.runs.experiment import Result, shape_of, train_together
-from jqmix.runs.results import collect
 from jqmix.runs.run_dir import RunDir
-from jqmix.runs.study import Study, load_study
 
 
 def run_study(study: Study, out: str | None, kind: str, say: Callable[[str], None] = print) -> Path:
@@ -45,7 +45,7 @@ def _train(study: Study, folder: Path, say: Callable[[str], None]) -> None:
     def tell() -> None:
         say_to_stderr(f"go on with: jqmix resume {shlex.quote(str(folder))}{' --trust' if trusted else ''}")
 
-    programs = list(collect(study.configs.items(), lambda item: shape_of(item[1])).values())
+    programs = list(group_by(study.configs.items(), lambda item: shape_of(item[1])).values())
     with watched() as stop, stop.undoing(tell):
         for number, items in enumerate(programs, 1):
             say(f"program {number} of {len(programs)}: {'; '.join(name for name, _ in items)}")

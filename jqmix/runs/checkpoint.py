@@ -33,8 +33,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jqmix.config import Config, ConfigError
+from jqmix.files import sync
 from jqmix.learning.state import Member, Shared
-from jqmix.runs.run_dir import sync
 
 MOST_BYTES = 64_000_000  # of a manifest
 REPLAY = ("replay", "priority")  # the fields of a member that are large, and that only resuming needs

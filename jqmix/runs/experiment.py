@@ -18,6 +18,7 @@ from typing import Any
 import jax
 
 from jqmix.config import Config, ConfigError, flatten, to_dict
+from jqmix.files import warn
 from jqmix.interrupts import Interrupted, Stop, watched
 from jqmix.learning.learner import TRACED
 from jqmix.learning.state import Member
@@ -25,7 +26,6 @@ from jqmix.learning.train import check_own_env
 from jqmix.runs import checkpoint
 from jqmix.runs.checkpoint import Manifest
 from jqmix.runs.devices import make_mesh
-from jqmix.runs.files import warn
 from jqmix.runs.groups import Group, Part, Run, settings_of
 from jqmix.runs.jax_settings import settled
 from jqmix.runs.log import Log

@@ -15,8 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from jqmix.runs.files import warn
-from jqmix.runs.run_dir import sync, write_atomically
+from jqmix.files import sync, warn, write_atomically
 
 Line = dict[str, Any]
 

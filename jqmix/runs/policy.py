@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jqmix.config import Config, ConfigError, load_config, read_fields
 from jqmix.envs.base import BatchedDecPOMDP
+from jqmix.files import read_json, warn
 from jqmix.inputs import quoted, shown
 from jqmix.learning.exploration import greedy
 from jqmix.learning.learner import Learner, make_learner
@@ -20,7 +21,6 @@ from jqmix.learning.train import build_env
 from jqmix.networks.agent import Agent
 from jqmix.runs import checkpoint
 from jqmix.runs.devices import shares
-from jqmix.runs.files import read_json, warn
 from jqmix.runs.jax_settings import settled
 from jqmix.runs.memory import check_room, playing_bytes, tree_bytes
 from jqmix.types import EnvSpec

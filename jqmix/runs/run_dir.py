@@ -7,11 +7,12 @@ import contextlib
 import datetime
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from jqmix.config import Config, ConfigError, dump
+from jqmix.files import write_text
 
 try:
     import fcntl
@@ -21,29 +22,6 @@ except ImportError:  # not on Windows: there nothing tells that a directory is i
 
 class RunError(RuntimeError):
     """A run that can't go on, in one line: what happened, what is safe, and how to go on."""
-
-
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """``write(temporary)``, then moved to ``path`` at once, so that ``path`` always holds all of it or what it held."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    write(temporary)
-    sync(temporary)
-    os.replace(temporary, path)
-    sync(path.parent)
-
-
-def write_text(path: Path, text: str) -> None:
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def sync(path: Path) -> None:
-    """Waits until a file, or a folder's list of files, is on the disk. Where folders can't be opened, nothing."""
-    with contextlib.suppress(PermissionError):
-        fd = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
 
 
 class RunDir:

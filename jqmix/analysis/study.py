@@ -13,9 +13,8 @@ from typing import Any, TypeVar
 
 from jqmix.config import Config, ConfigError, build, coerce_text, flatten, to_dict
 from jqmix.envs.registry import entries
+from jqmix.files import read_json, write_text
 from jqmix.inputs import quoted, shown
-from jqmix.runs.files import read_json
-from jqmix.runs.run_dir import write_text
 
 STUDY = "study.json"
 MOST_RUNS = 1000  # configurations of a study
@@ -92,7 +91,7 @@ def load_study(folder: Path, trust: bool = False) -> Study:
     if not isinstance(configs, dict) or not all(isinstance(tree, dict) for tree in configs.values()) or not configs:
         raise ConfigError(f"{shown(path)}: holds no configurations to go on with")
     try:
-        study = Study({_folder_name(name): build(flatten(tree)) for name, tree in configs.items()}, tricks)
+        study = Study({_checked_folder_name(name): build(flatten(tree)) for name, tree in configs.items()}, tricks)
     except ConfigError as error:
         raise ConfigError(f"{shown(path)}: {error}") from None
     for cfg in () if trust else study.configs.values():
@@ -102,7 +101,7 @@ def load_study(folder: Path, trust: bool = False) -> Study:
     return study
 
 
-def _folder_name(name: str) -> str:
+def _checked_folder_name(name: str) -> str:
     """A run directory's name in a study's folder, and no way out of it."""
     if Path(name).name != name or name in ("", ".", ".."):
         raise ConfigError(f"{quoted(name)} is not a folder's name")
@@ -141,7 +140,7 @@ def vary(cfg: Config, changes: Mapping[str, Any]) -> Config:
     return varied
 
 
-def name_of(changes: Mapping[str, Any]) -> str:
+def run_name(changes: Mapping[str, Any]) -> str:
     """A folder's name: ``algo.td_lambda=0.3,agent.hidden=64``. Raises ``ConfigError`` where it is too long for one."""
     name = ",".join(f"{path}={value}" for path, value in changes.items()).replace("/", "_") or "base"
     if len(name.encode()) > 255:
@@ -155,7 +154,7 @@ def sweep(cfg: Config, grid: Mapping[str, Sequence[Any]]) -> Study:
     if count > MOST_RUNS:
         raise ConfigError(f"grid: {count} combinations; a study has at most {MOST_RUNS}")
     combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    return Study({name_of(changes): vary(cfg, changes) for changes in combinations}, [])
+    return Study({run_name(changes): vary(cfg, changes) for changes in combinations}, [])
 
 
 # The implementation tricks
@@ -232,7 +231,7 @@ def ablation(cfg: Config, grid: Mapping[str, Sequence[Any]] | None = None, only:
                 continue
             variant = vary(cfg, changes)
             same = [run for run, known in configs.items() if known == variant]
-            run = same[0] if same else name_of(changes)
+            run = same[0] if same else run_name(changes)
             configs.setdefault(run, variant)
             variants.append(Variant(_spelled(value) + " (config)" * (run == "base"), run))
         if len({v.run for v in variants}) > 1:

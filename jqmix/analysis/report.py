@@ -10,26 +10,26 @@ from typing import Any
 
 import numpy as np
 
-from jqmix.config import ConfigError
-from jqmix.inputs import one_line, shorten
-from jqmix.runs.figures import Line, Panel, Point, draw_curves, draw_points
-from jqmix.runs.files import warn
-from jqmix.runs.results import (
+from jqmix.analysis.figures import LearningCurve, Panel, Point, draw_curves, draw_points
+from jqmix.analysis.results import (
     RETURN,
     WIN_RATE,
-    Group,
-    Member,
-    Run,
+    MemberResults,
+    ResultGroup,
+    RunResults,
     Summary,
-    collect,
     find_runs,
+    group_by,
     make_groups,
     over_tasks,
     read_run,
     summarise,
 )
-from jqmix.runs.statistics import LEVEL, RESAMPLES, Estimate, first_reach
-from jqmix.runs.study import Trick, load_tricks
+from jqmix.analysis.statistics import LEVEL, RESAMPLES, Estimate, first_reach
+from jqmix.analysis.study import Trick, load_tricks
+from jqmix.config import ConfigError
+from jqmix.files import warn
+from jqmix.inputs import one_line, shorten
 
 METRICS = {WIN_RATE: "greedy win rate", RETURN: "greedy return"}
 CI = f"{100 * LEVEL:g} % CI"
@@ -76,9 +76,9 @@ def report(
     return rows, folder
 
 
-def _read_runs(paths: Sequence[Path]) -> tuple[dict[Path, Run], list[str]]:
+def _read_runs(paths: Sequence[Path]) -> tuple[dict[Path, RunResults], list[str]]:
     """The runs among ``paths`` by their directories, and what was damaged."""
-    runs: dict[Path, Run] = {}
+    runs: dict[Path, RunResults] = {}
     damaged: list[ConfigError] = []
     for run_dir in find_runs(paths):
         try:
@@ -221,7 +221,7 @@ def _curve_rows(summaries: Sequence[Summary]) -> Iterator[dict[str, Any]]:
             yield {"group": s.group.name, "env_steps": int(steps), **values, "n_seeds": len(s.scores)}
 
 
-def _raw(groups: Sequence[Group]) -> tuple[list[str], list[dict[str, Any]]]:
+def _raw(groups: Sequence[ResultGroup]) -> tuple[list[str], list[dict[str, Any]]]:
     """Every evaluation as it was logged, without the training's own numbers, as columns and rows. ``fault`` marks those
     of a seed that diverged later."""
     lines = [(group, member, line) for group in groups for member in group.members for line in member.evaluations]
@@ -294,44 +294,44 @@ def point_panels(compared: dict[Trick, Compared]) -> list[Panel[Point]]:
     return [
         Panel(
             title=trick.title,
-            metric=f"{METRICS[_any(summaries).group.metric]} (IQM, {CI})",
+            metric=f"{METRICS[_first_summary(summaries).group.metric]} (IQM, {CI})",
             marks=[Point(label, s.final, s.scores) for label, s in summaries.items()],
-            limits=(0.0, 1.0) if _any(summaries).group.metric == WIN_RATE else None,
+            limits=(0.0, 1.0) if _first_summary(summaries).group.metric == WIN_RATE else None,
         )
         for trick, summaries in compared.items()
     ]
 
 
-def trick_panels(compared: dict[Trick, Compared]) -> list[Panel[Line]]:
+def trick_panels(compared: dict[Trick, Compared]) -> list[Panel[LearningCurve]]:
     """A panel per trick, with learning curves."""
     return [
         Panel(
             title=trick.title,
-            metric=f"{METRICS[_any(summaries).group.metric]} (IQM, {CI})",
-            marks=[Line(label, s.steps, s.curve) for label, s in summaries.items()],
-            limits=(0.0, 1.0) if _any(summaries).group.metric == WIN_RATE else None,
+            metric=f"{METRICS[_first_summary(summaries).group.metric]} (IQM, {CI})",
+            marks=[LearningCurve(label, s.steps, s.curve) for label, s in summaries.items()],
+            limits=(0.0, 1.0) if _first_summary(summaries).group.metric == WIN_RATE else None,
         )
         for trick, summaries in compared.items()
     ]
 
 
-def _any(summaries: Compared) -> Summary:
+def _first_summary(summaries: Compared) -> Summary:
     return next(iter(summaries.values()))
 
 
 # Figure
 
 
-def curve_panels(summaries: Sequence[Summary]) -> list[Panel[Line]]:
+def curve_panels(summaries: Sequence[Summary]) -> list[Panel[LearningCurve]]:
     """A panel per environment."""
     return [
         Panel(
             title=f"{task} ({_count_seeds(shown)})",
             metric=f"{METRICS[shown[0].group.metric]} (IQM, {CI})",
-            marks=[Line(s.group.label, s.steps, s.curve) for s in shown],
+            marks=[LearningCurve(s.group.label, s.steps, s.curve) for s in shown],
             limits=(0.0, 1.0) if shown[0].group.metric == WIN_RATE else None,
         )
-        for task, shown in collect(summaries, lambda s: s.group.task).items()
+        for task, shown in group_by(summaries, lambda s: s.group.task).items()
     ]
 
 
@@ -346,7 +346,7 @@ def _count_seeds(summaries: Sequence[Summary]) -> str:
 
 
 def _markdown(
-    groups: Sequence[Group],
+    groups: Sequence[ResultGroup],
     summaries: Sequence[Summary],
     table: str,
     compared: dict[Trick, Compared],
@@ -411,7 +411,7 @@ def _head(compared: dict[Trick, Compared]) -> list[str]:
     ]
 
 
-def _warnings(summaries: Sequence[Summary], members: Sequence[Member]) -> Iterator[str]:
+def _warnings(summaries: Sequence[Summary], members: Sequence[MemberResults]) -> Iterator[str]:
     """What a reader has to know before trusting the numbers."""
     sizes = [sum(m.fault is None for m in stratum) for s in summaries for stratum in s.group.strata]
     if 1 in sizes:
@@ -435,16 +435,16 @@ def _warnings(summaries: Sequence[Summary], members: Sequence[Member]) -> Iterat
     for s in summaries:
         if s.cut:
             yield f"{s.group.name}: {s.cut} of {len(s.scores)} seeds went further than {s.steps[-1]:,} env steps."
-    for run_dir, found in collect(members, lambda m: m.run_dir).items():
+    for run_dir, found in group_by(members, lambda m: m.run_dir).items():
         trained = found[0].settings["seeds"]
         if len(found) < trained:
             yield f"{run_dir}: {len(found)} of {trained} seeds were evaluated."
 
 
-def _provenance(groups: Sequence[Group], runs: dict[Path, Run]) -> str:
+def _provenance(groups: Sequence[ResultGroup], runs: dict[Path, RunResults]) -> str:
     rows = []
     for group in groups:
-        for run_dir, members in collect(group.members, lambda m: m.run_dir).items():
+        for run_dir, members in group_by(group.members, lambda m: m.run_dir).items():
             info = runs[run_dir].metadata
             rows.append(
                 [

@@ -13,10 +13,10 @@ from typing import IO, Any, NamedTuple, TypeVar
 import numpy as np
 from jaxtyping import Float, Int
 
+from jqmix.analysis.statistics import Curve, Estimate, align, stratified_bootstrap
 from jqmix.config import ConfigError, read_fields
+from jqmix.files import read_json
 from jqmix.inputs import shown
-from jqmix.runs.files import read_json
-from jqmix.runs.statistics import Curve, Estimate, align, stratified_bootstrap
 
 WIN_RATE, RETURN = "eval/win_rate", "eval/return_mean"
 # What may differ within a group: who was trained, where, and how that was saved.
@@ -32,11 +32,11 @@ LINE_LIMIT = 1_000_000
 WHOLE = {"env_steps": 2**53, "updates": 2**53, "fault_env_steps": 2**53, "seed": 2**31, "member": 2**31}
 FLOAT_LIMIT = float(np.finfo(np.float32).max)
 
-Line = dict[str, Any]
+MetricsLine = dict[str, Any]
 T = TypeVar("T")
 
 
-class Member(NamedTuple):
+class MemberResults(NamedTuple):
     """One seed of a run: its settings by dotted path, and its evaluations (lines of metrics.jsonl) in order.
 
     ``absolute``: the line on its best parameters, which the end of training writes. ``fault``: the line on what was
@@ -46,33 +46,33 @@ class Member(NamedTuple):
     run_dir: Path
     seed: int
     settings: dict[str, Any]
-    evaluations: list[Line]
-    absolute: Line | None = None
-    fault: Line | None = None
+    evaluations: list[MetricsLine]
+    absolute: MetricsLine | None = None
+    fault: MetricsLine | None = None
 
 
-class Run(NamedTuple):
+class RunResults(NamedTuple):
     """What a run directory tells: its members, its metadata as far as it can be read, and what was damaged."""
 
-    members: list[Member]
+    members: list[MemberResults]
     metadata: dict[str, Any]
     notes: list[str]
 
 
-class Group(NamedTuple):
+class ResultGroup(NamedTuple):
     """Members to aggregate over, by environment (mostly one). ``label`` tells it from others of the same task."""
 
     task: str
     label: str
     metric: str
-    strata: list[list[Member]]
+    strata: list[list[MemberResults]]
 
     @property
     def name(self) -> str:
         return f"{self.task}, {self.label}"
 
     @property
-    def members(self) -> list[Member]:
+    def members(self) -> list[MemberResults]:
         return [member for stratum in self.strata for member in stratum]
 
 
@@ -87,7 +87,7 @@ class Summary(NamedTuple):
     member has it. Where an environment has no member left, there are no steps and no scores, and estimates are NaN.
     """
 
-    group: Group
+    group: ResultGroup
     steps: Int[np.ndarray, " K"]
     curve: Estimate
     scores: Float[np.ndarray, " n"]
@@ -96,7 +96,7 @@ class Summary(NamedTuple):
     absolute: Estimate
 
     @property
-    def diverged(self) -> list[Member]:
+    def diverged(self) -> list[MemberResults]:
         return [member for member in self.group.members if member.fault is not None]
 
 
@@ -134,7 +134,7 @@ def _runs_in(folder: Path, depth: int, seen: set[str]) -> Iterator[Path]:
             yield from _runs_in(path, depth - 1, seen)
 
 
-def read_run(run_dir: Path) -> Run:
+def read_run(run_dir: Path) -> RunResults:
     """A run's members that were evaluated, or that diverged before. Damaged lines of metrics are skipped, metadata that
     cannot be read is left out, and both is noted.
 
@@ -149,25 +149,25 @@ def read_run(run_dir: Path) -> Run:
         found.append(f"{_count(len(skipped), 'damaged line')} skipped, the first is line {skipped[0]}")
     if without:
         found.append(f"{_count(without, 'evaluation')} left out for lack of the metric that most have")
-    of_seed = collect(evaluations, lambda line: line["seed"])
+    by_seed = group_by(evaluations, lambda line: line["seed"])
     absolute = {line["seed"]: line for line in lines if _kind(line) == "absolute"}
     fault = {line["seed"]: line for line in lines if _kind(line) == "fault"}
-    seeds = sorted(of_seed.keys() | fault.keys())
+    seeds = sorted(by_seed.keys() | fault.keys())
     if not seeds:
         raise ConfigError("; ".join([f"run_dir: {shown(run_dir)} has no evaluations in metrics.jsonl", *found]))
-    members = [Member(run_dir, s, settings, of_seed.get(s, []), absolute.get(s), fault.get(s)) for s in seeds]
+    members = [MemberResults(run_dir, s, settings, by_seed.get(s, []), absolute.get(s), fault.get(s)) for s in seeds]
     notes = [f"{shown(path)}: {'; '.join(found)}"] if found else []
     try:
-        return Run(members, read_metadata(run_dir), notes)
+        return RunResults(members, read_metadata(run_dir), notes)
     except ConfigError as error:
-        return Run(members, {}, [*notes, f"{error}; versions, device and commit are unknown"])
+        return RunResults(members, {}, [*notes, f"{error}; versions, device and commit are unknown"])
 
 
 def _count(number: int, what: str) -> str:
     return f"{number:,} {what}{'s' * (number != 1)}"
 
 
-def _comparable(evaluations: Sequence[Line]) -> tuple[list[Line], int]:
+def _comparable(evaluations: Sequence[MetricsLine]) -> tuple[list[MetricsLine], int]:
     """Evaluations that have the metric that most have (the win rate, or else the return), and how many have not."""
     won = sum(WIN_RATE in line for line in evaluations)
     metric = WIN_RATE if 2 * won >= len(evaluations) else RETURN
@@ -184,7 +184,7 @@ def read_metadata(run_dir: Path) -> dict[str, Any]:
 # Metrics
 
 
-def read_metrics(path: Path, seeds: range | None = None) -> tuple[list[Line], list[int]]:
+def read_metrics(path: Path, seeds: range | None = None) -> tuple[list[MetricsLine], list[int]]:
     """The lines of a metrics.jsonl in order, and the numbers (from 1) of the damaged lines, which are skipped.
 
     A line is sound if it is a JSON object of finite numbers for a member that the run has (``seeds``, where told), and
@@ -192,7 +192,7 @@ def read_metrics(path: Path, seeds: range | None = None) -> tuple[list[Line], li
     given up for it, of two at the same step the earlier. Lines are read one by one, and never more of one than
     ``LINE_LIMIT`` bytes. Raises ``ConfigError`` if the file cannot be read.
     """
-    sound: dict[int, Line] = {}
+    sound: dict[int, MetricsLine] = {}
     skipped: list[int] = []
     try:
         if not path.is_file():  # a pipe would never end
@@ -208,7 +208,7 @@ def read_metrics(path: Path, seeds: range | None = None) -> tuple[list[Line], li
                     sound[number] = line
     except OSError as error:
         raise ConfigError(f"{shown(path)}: cannot be read: {error.strerror}") from None
-    for numbers in collect(sound, lambda n: (sound[n]["seed"], _kind(sound[n]))).values():
+    for numbers in group_by(sound, lambda n: (sound[n]["seed"], _kind(sound[n]))).values():
         rising = _rising([sound[n]["env_steps"] for n in numbers])
         skipped += [n for i, n in enumerate(numbers) if i not in rising]
     left_out = set(skipped)
@@ -216,14 +216,14 @@ def read_metrics(path: Path, seeds: range | None = None) -> tuple[list[Line], li
 
 
 def _texts(file: IO[bytes]) -> Iterator[bytes]:
-    """Line after line. One that is over the limit is cut there, and so is no JSON."""
+    """MetricsLine after line. One that is over the limit is cut there, and so is no JSON."""
     while text := file.readline(LINE_LIMIT):
         yield text
         while len(text) == LINE_LIMIT and not text.endswith(b"\n"):
             text = file.readline(LINE_LIMIT)
 
 
-def _parse(text: bytes, seeds: range | None) -> Line | None:
+def _parse(text: bytes, seeds: range | None) -> MetricsLine | None:
     """A line of metrics, or None for a damaged one."""
     try:
         line = json.loads(text.decode("utf-8"))
@@ -251,7 +251,7 @@ def _is_sound(key: str, value: Any) -> bool:
     return True
 
 
-def _kind(line: Line) -> str:
+def _kind(line: MetricsLine) -> str:
     """A member's last words are at the step of its last evaluation: each kind rises on its own."""
     if "fault" in line:
         return "fault"
@@ -274,7 +274,7 @@ def _rising(steps: Sequence[int]) -> set[int]:
     return found
 
 
-def collect(items: Iterable[T], key: Callable[[T], Hashable]) -> dict[Any, list[T]]:
+def group_by(items: Iterable[T], key: Callable[[T], Hashable]) -> dict[Any, list[T]]:
     """Items of equal keys together, in the order in which they came."""
     found: dict[Any, list[T]] = {}
     for item in items:
@@ -285,23 +285,23 @@ def collect(items: Iterable[T], key: Callable[[T], Hashable]) -> dict[Any, list[
 # Grouping
 
 
-def make_groups(members: Sequence[Member]) -> list[Group]:
+def make_groups(members: Sequence[MemberResults]) -> list[ResultGroup]:
     """Members of equal settings together, environment after environment.
 
     Raises ``ConfigError`` where a seed would count twice, or an environment's evaluations have no metric in common.
     """
     groups = []
-    for task, of_task in collect(members, lambda m: task_name(m.settings)).items():
-        metric = _metric(task, of_task)
-        alike = list(collect(of_task, lambda m: _essence(m.settings)).values())
+    for task, same_task in group_by(members, lambda m: task_name(m.settings)).items():
+        metric = _metric(task, same_task)
+        alike = list(group_by(same_task, lambda m: _essence(m.settings)).values())
         labels = _labels([same[0].settings for same in alike])
         for label, same in zip(labels, alike, strict=True):
             _check_seeds(same)
-            groups.append(Group(task, label, metric, [same]))
+            groups.append(ResultGroup(task, label, metric, [same]))
     return groups
 
 
-def over_tasks(groups: Sequence[Group]) -> list[Group]:
+def over_tasks(groups: Sequence[ResultGroup]) -> list[ResultGroup]:
     """Groups that have the same label in every environment, as one group with a stratum for each.
 
     Of win rates only: returns of different environments are on different scales.
@@ -309,10 +309,10 @@ def over_tasks(groups: Sequence[Group]) -> list[Group]:
     comparable = [group for group in groups if group.metric == WIN_RATE]
     tasks = len({group.task for group in comparable})
     return [
-        Group(
+        ResultGroup(
             f"{tasks} environments together", label, WIN_RATE, [stratum for group in same for stratum in group.strata]
         )
-        for label, same in collect(comparable, lambda g: g.label).items()
+        for label, same in group_by(comparable, lambda g: g.label).items()
         if len(same) == tasks > 1
     ]
 
@@ -342,7 +342,7 @@ def _plain(value: Any) -> str:
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
-def _metric(task: str, members: Sequence[Member]) -> str:
+def _metric(task: str, members: Sequence[MemberResults]) -> str:
     """The win rate where evaluations have it, else the return."""
     has_win_rate = {all(WIN_RATE in line for line in m.evaluations) for m in members if m.evaluations}
     if len(has_win_rate) > 1:
@@ -350,9 +350,9 @@ def _metric(task: str, members: Sequence[Member]) -> str:
     return WIN_RATE if has_win_rate == {True} else RETURN
 
 
-def _check_seeds(members: Sequence[Member]) -> None:
+def _check_seeds(members: Sequence[MemberResults]) -> None:
     """The same seed with the same settings is the same run: counted twice, it would only narrow the interval."""
-    for seed, same in collect(members, lambda m: m.seed).items():
+    for seed, same in group_by(members, lambda m: m.seed).items():
         if len(same) > 1:
             raise ConfigError(
                 f"run_dir: {shown(same[0].run_dir)} and {shown(same[1].run_dir)} both hold seed {seed} with the same "
@@ -363,7 +363,7 @@ def _check_seeds(members: Sequence[Member]) -> None:
 # Summaries
 
 
-def summarise(group: Group, until: int | None = None) -> Summary:
+def summarise(group: ResultGroup, until: int | None = None) -> Summary:
     """A group's curve and final result; ``until``: as if each member's evaluation nearest to that step were its last.
 
     A member's final score is its own evaluation nearest to the last step that all members reached, the curve's end.
@@ -394,7 +394,7 @@ def summarise(group: Group, until: int | None = None) -> Summary:
     )
 
 
-def _absolute(strata: Sequence[Sequence[Member]], metric: str) -> Estimate:
+def _absolute(strata: Sequence[Sequence[MemberResults]], metric: str) -> Estimate:
     """The estimate of the absolute metric, where every member has it."""
     name = metric.replace("eval/", "absolute/")
     found = [[(member.absolute or {}).get(name) for member in stratum] for stratum in strata]
@@ -407,7 +407,7 @@ def _nearest(curve: Curve, step: int) -> int:
     return int(np.argmin(np.abs(curve.steps - step)))
 
 
-def _curve(member: Member, metric: str) -> Curve:
+def _curve(member: MemberResults, metric: str) -> Curve:
     return Curve(
         np.array([line["env_steps"] for line in member.evaluations], dtype=np.int64),
         np.array([line[metric] for line in member.evaluations], dtype=np.float64),

@@ -20,8 +20,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy import ndarray
 
+from jqmix.analysis.statistics import Estimate
 from jqmix.inputs import one_line, shorten
-from jqmix.runs.statistics import Estimate
 
 # Okabe and Ito's colours, which colour-blind readers tell apart, without the yellow, which is faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -48,7 +48,7 @@ LOOK: dict[Any, Any] = {
 }
 
 
-class Line(NamedTuple):
+class LearningCurve(NamedTuple):
     """A group's learning curve: its estimate [K] at so many environment steps, and its name in the legend."""
 
     label: str
@@ -64,7 +64,7 @@ class Point(NamedTuple):
     scores: Float[ndarray, " n"]
 
 
-Mark = TypeVar("Mark", Line, Point)
+Mark = TypeVar("Mark", LearningCurve, Point)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Panel(Generic[Mark]):
     limits: tuple[float, float] | None = None
 
 
-def draw_curves(panels: Sequence[Panel[Line]], path: Path, shared_labels: bool = True) -> None:
+def draw_curves(panels: Sequence[Panel[LearningCurve]], path: Path, shared_labels: bool = True) -> None:
     """Learning curves with their intervals shaded, as a PNG.
 
     A label has the same colour in every panel, and one legend serves them all; unless labels are not shared: then each

@@ -1,8 +1,10 @@
-"""Files of a run directory that is damaged, or anybody's: read with care, and what is wrong said. Imports no JAX."""
+"""Files of run directories: read with care, as they may be damaged or anybody's, and written whole. Imports no JAX."""
 
 import contextlib
 import json
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,3 +32,26 @@ def warn(text: str) -> None:
     """One line on stderr. That nobody may be there to read it is no reason to stop."""
     with contextlib.suppress(OSError, ValueError):
         print(f"jqmix: {one_line(text)}", file=sys.stderr)
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """``write(temporary)``, then moved to ``path`` at once, so that ``path`` always holds all of it or what it held."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    write(temporary)
+    sync(temporary)
+    os.replace(temporary, path)
+    sync(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or a folder's list of files, is on the disk. Where folders can't be opened, nothing."""
+    with contextlib.suppress(PermissionError):
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
