@@ -258,16 +258,27 @@ def _auxiliary_names(learner: Learner, cfg: Config, spec: EnvSpec) -> list[str]:
     if auxiliary is None:
         return []
 
-    def metrics(key: Array) -> Any:
-        team, slot = (1, 1, spec.n_agents), jnp.zeros((1, 1))
-        no, none = slot > 0, jnp.zeros(team, jnp.int32)
-        seen = jnp.zeros((*team, spec.obs_size)), jnp.zeros((1, 1, spec.state_size)), jnp.ones((*team, spec.n_actions), bool)
-        window = Window(*seen, none, slot, slot, no, no)
-        q, hidden = jnp.zeros(team), jnp.zeros((*team, learner.agent.hidden))
-        batch = MixerBatch(window, window.state, q, Joint(none, none, q, window.obs, hidden), slot, slot)
+    def metrics(key: Array, joint: Joint) -> Any:
+        slot, state = jnp.zeros((1, 1)), jnp.zeros((1, 1, spec.state_size))
+        batch = MixerBatch(empty_window(joint, state, spec), state, joint.best, joint, slot, slot)
         return auxiliary(learner.init(key)[0], batch, cfg.mixer, key)[1]
 
-    return sorted(jax.eval_shape(metrics, jax.random.key(0)))
+    return sorted(jax.eval_shape(metrics, jax.random.key(0), joint_shape(learner, spec, (1, 1))))
+
+
+def joint_shape(learner: Learner, spec: EnvSpec, batch: tuple[int, ...]) -> Joint:
+    """The shapes of what a mixer reads of a joint action."""
+    team = (*batch, spec.n_agents)
+    number, action = (jax.ShapeDtypeStruct(team, dtype) for dtype in (jnp.float32, jnp.int32))
+    rows = [jax.ShapeDtypeStruct((*team, n), jnp.float32) for n in (spec.obs_size, learner.agent.hidden)]
+    return Joint(action, action, number, *rows)  # type: ignore[arg-type]
+
+
+def empty_window(joint: Joint, state: Float[Array, "T1 B S"], spec: EnvSpec) -> Window:
+    """A window in which nothing happens but these joint actions: for shapes, and what an auxiliary loss keeps of it."""
+    slot = jnp.zeros(state.shape[:2])
+    avail = jnp.ones((*joint.action.shape, spec.n_actions), bool)
+    return Window(joint.obs, state, avail, joint.action, slot, slot, slot > 0, slot > 0)
 
 
 def mixer_state(cfg: Config, moments: normalise.Moments, state: Float[Array, "*batch S"]) -> Float[Array, "*batch S"]:

@@ -66,6 +66,10 @@ def learning_batch(cfg: Config) -> int:
     return cfg.rollouts // cfg.algo.minibatches if cfg.algo.name == "pqn" else cfg.replay.batch
 
 
+def updates_per_iteration(cfg: Config) -> int:
+    return cfg.algo.epochs * cfg.algo.minibatches if cfg.algo.name == "pqn" else cfg.updates
+
+
 def episodes_at_once(cfg: Config) -> int:
     """How many episodes a round of an evaluation plays."""
     return min(cfg.eval.episodes, cfg.eval.parallel)

@@ -14,7 +14,8 @@ from jqmix.config import Config, ConfigError
 from jqmix.envs.base import BatchedDecPOMDP
 from jqmix.learning.count import numbers
 from jqmix.learning.exploration import random_available
-from jqmix.learning.train import build_env
+from jqmix.learning.state import Member, Rounds, Shared
+from jqmix.learning.train import build_env, iterations_per_chunk, rounds_for
 from jqmix.runs.devices import EACH, compiler_options, make_mesh, over_devices
 from jqmix.runs.jax_settings import settled
 from jqmix.runs.memory import make_plan, tree_bytes
@@ -67,14 +68,21 @@ def bench_train(cfg: Config, repeats: int = 3) -> dict[str, float]:
     population = compile_population(cfg)
     members, shared = population.members, population.shared
     state_bytes = tree_bytes(members)
+    iterations = iterations_per_chunk(cfg, population.spec)
+    rounds = Rounds(rounds_for(cfg.eval.episodes, cfg), 0, cfg.eval.episodes, True, False)
+
+    def step(members: Member, shared: Shared) -> tuple[Member, Shared]:
+        members, shared, _ = population.train(members, shared, iterations)
+        return population.evaluate(members, shared, rounds)[:2]
+
     while int(shared.updates) == 0:
-        members, shared, _ = population.step(members, shared)
+        members, shared = step(members, shared)
     speeds = []
     for _ in range(repeats):
         before, begin = sum(numbers(members.env_steps)), time.perf_counter()
-        members, shared, _ = jax.block_until_ready(population.step(members, shared))
+        members, shared = jax.block_until_ready(step(members, shared))
         speeds.append((sum(numbers(members.env_steps)) - before) / (time.perf_counter() - begin))
-    memory = population.compiled.memory_analysis()
+    memory = population.training.memory_analysis()
     return {
         "steps_per_s": sorted(speeds)[len(speeds) // 2],
         "trace_s": population.trace_s,

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -37,7 +38,8 @@ from jqmix.files import sync
 from jqmix.learning.state import Member, Shared
 
 MOST_BYTES = 64_000_000  # of a manifest
-REPLAY = ("replay", "priority")  # the fields of a member that are large, and that only resuming needs
+BUFFER = "buffer"  # the field of a member that is large, and that only resuming needs
+FORMAT = 2  # of the saved state: what another one has cannot be gone on with
 MANIFEST = "manifest.json"
 
 
@@ -48,7 +50,7 @@ class DamagedError(Exception):
 @dataclass(frozen=True)
 class Manifest:
     """What a checkpoint says of itself. ``lines``: how many lines of metrics each member had; ``final``: it is what a
-    run of ``total_steps`` ended with; ``settings``: those of the run, by dotted path."""
+    run of ``total_steps`` ended with; ``settings``: those of the run, by dotted path; ``format``: see ``FORMAT``."""
 
     iteration: int
     env_steps: list[int]
@@ -58,6 +60,7 @@ class Manifest:
     with_replay: bool
     final: bool
     settings: dict[str, Any]
+    format: int = 1
     index: dict[str, list[Any]] = field(default_factory=dict)  # of ``learned``: names, each with dtype and shape
     files: dict[str, str] = field(default_factory=dict)
 
@@ -78,7 +81,19 @@ class Saved(NamedTuple):
 
 def snapshot(members: Member, shared: Shared) -> tuple[Member, Shared]:
     """Copies on the host, which stay what they are when the devices' are given away."""
-    return jax.tree.map(np.array, jax.device_get((members, shared)))
+    return jax.tree.map(np.array, jax.device_get(jax.tree.map(_without_key_type, (members, shared))))
+
+
+def _without_key_type(x: Any) -> Any:
+    """A random key of its own type, as an environment's state may hold one, as the numbers that it is made of."""
+    return jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+
+
+def with_key_type(x: Any, like: Any) -> Any:
+    """And back, where ``like`` has it."""
+    if not jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
+        return x
+    return jax.random.wrap_key_data(x, impl=jax.random.key_impl(like))
 
 
 def of_members(members: Member, some: slice) -> Member:
@@ -103,7 +118,7 @@ def save(folder: Path, members: Member, shared: Shared, about: Manifest) -> Path
     temporary.mkdir()
     try:
         state = _leaves(members)
-        replay = {name: x for name, x in state.items() if name.split(".")[0] in REPLAY}
+        replay = {name: x for name, x in state.items() if name.split(".")[0] == BUFFER}
         learned = {f"member.{name}": x for name, x in state.items() if name not in replay}
         learned |= {f"shared.{name}": x for name, x in _leaves(shared).items()}
         _check_room(folder, sum(x.nbytes for x in state.values()))
@@ -112,7 +127,7 @@ def save(folder: Path, members: Member, shared: Shared, about: Manifest) -> Path
         for array_name, x in replay.items() if about.with_replay else ():
             _write_array(temporary / "replay" / array_name, x)
         index = {name: [x.dtype.name, list(x.shape)] for name, x in learned.items()}
-        _write_manifest(temporary, replace(about, index=index))
+        _write_manifest(temporary, replace(about, index=index, format=FORMAT))
         for path in [*temporary.rglob("*"), temporary]:
             sync(path)
         _move_into_place(temporary, folder / name)
@@ -164,8 +179,12 @@ def _move_into_place(temporary: Path, path: Path) -> None:
 def _leaves(tree: Any) -> dict[str, np.ndarray]:
     """The arrays of a tree by their dotted names, without empty ones, which Orbax does not save."""
     found = jax.tree_util.tree_leaves_with_path(tree)
-    named = {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(x) for path, x in found}
+    named = {_name(path): np.asarray(x) for path, x in found}
     return {name: x for name, x in named.items() if x.size}
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def _write_array(path: Path, array: np.ndarray) -> None:
@@ -293,7 +312,7 @@ def _read_manifest(path: Path) -> Manifest:
 
 def _is_sound(about: Manifest) -> bool:
     """Whether everything is of the type that it has to be, and every file one of the checkpoint's own."""
-    whole = [about.iteration, about.total_steps, *about.env_steps, *about.lines]
+    whole = [about.iteration, about.total_steps, about.format, *about.env_steps, *about.lines]
     members = len(about.env_steps) == len(about.lines) > 0
     names = all(not {"", ".", ".."} & set(name.split("/")) and isinstance(x, str) for name, x in about.files.items())
     index = all(isinstance(d, str) and all(type(n) is int and n > 0 for n in s) for d, s in about.index.values())
@@ -341,30 +360,34 @@ def _read_tree(path: Path) -> Any:
         return checkpointer.restore(place, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
 
 
-def fill(like: Any, tree: Any, name: str = "") -> Any:
+def fill(like: Any, tree: Any) -> Any:
     """``tree`` in the form of ``like``, whose leaves tell shapes and types.
 
     Raises ``ConfigError`` where they differ: the configuration is not the one that it was saved with.
     """
-    if like is None:
-        return None
-    if isinstance(like, Mapping):
-        return {key: fill(x, _get(tree, key), f"{name}.{key}") for key, x in like.items()}
-    if isinstance(like, tuple):
-        keys = getattr(like, "_fields", tuple(str(i) for i in range(len(like))))
-        inner = [fill(x, _get(tree, key), f"{name}.{key}") for key, x in zip(keys, like, strict=True)]
-        return type(like)(*inner) if hasattr(like, "_fields") else tuple(inner)
-    if np.size(like) == 0:
+    saved = _flat(tree)
+    paths, structure = jax.tree_util.tree_flatten_with_path(like)
+    return jax.tree.unflatten(structure, [_fitting(_name(path), x, saved) for path, x in paths])
+
+
+def _fitting(name: str, like: Any, saved: Mapping[str, np.ndarray]) -> np.ndarray:
+    like = jax.eval_shape(_without_key_type, jax.ShapeDtypeStruct(like.shape, like.dtype))
+    if np.prod(like.shape) == 0:
         return np.zeros(like.shape, like.dtype)
-    if tree is None or np.shape(tree) != like.shape or tree.dtype != like.dtype:
-        found = "nothing" if tree is None else f"{tree.dtype}{list(np.shape(tree))}"
+    x = saved.get(name)
+    if x is None or np.shape(x) != like.shape or x.dtype != like.dtype:
+        found = "nothing" if x is None else f"{x.dtype}{list(np.shape(x))}"
         wanted = f"{like.dtype}{list(like.shape)}"
-        raise ConfigError(f"config.yaml does not fit the checkpoint: {name[1:]} is {found} there, and {wanted} here")
-    return tree
+        raise ConfigError(f"config.yaml does not fit the checkpoint: {name} is {found} there, and {wanted} here")
+    return x
 
 
-def _get(tree: Any, key: str) -> Any:
-    return tree.get(key) if isinstance(tree, Mapping) else None
+def _flat(tree: Any, name: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, by dotted names."""
+    if not isinstance(tree, Mapping):
+        return {name: tree}
+    prefix = f"{name}." if name else ""
+    return {k: x for key, inner in tree.items() for k, x in _flat(inner, f"{prefix}{key}").items()}
 
 
 def newest(
@@ -423,10 +446,11 @@ def load_learned(run_dir: Path, cfg: Config, say: Callable[[str], None]) -> Lear
             member += 1
             continue
         if isinstance(chosen, Path):
-            tree, first, last = _gates_apart(_read_tree(chosen)["member"]), 0, cfg.seeds
+            tree, first, last = _core_apart(_gates_apart(_read_tree(chosen)["member"])), 0, cfg.seeds
         else:
-            saved = chosen[0]
+            saved, about = chosen
             tree, first, last = load(saved.path, with_replay=False)["member"], saved.first, saved.last
+            tree = tree if about.format == FORMAT else _core_apart(tree)
         _check_count(tree, last - first, cfg)
         pieces.append((list(range(member, last)), jax.tree.map(lambda x, i=member - first: x[i:], tree)))
         member = last
@@ -457,3 +481,12 @@ def _gates_apart(params: Any, name: str = "") -> Any:
         return params
     gates = np.moveaxis(params, -3 if name.startswith("gru_w") else -2, 0)
     return dict(zip("rzn", gates, strict=True))
+
+
+def _core_apart(tree: Any) -> Any:
+    """Earlier checkpoints hold a GRU's parameters (``gru_w_i``, …) beside those of the other layers."""
+    if not isinstance(tree, dict):
+        return tree
+    core = {name.removeprefix("gru_"): x for name, x in tree.items() if name.startswith("gru_")}
+    rest = {name: _core_apart(x) for name, x in tree.items() if not name.startswith("gru_")}
+    return rest | ({"core": core} if core else {})

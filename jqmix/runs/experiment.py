@@ -17,12 +17,11 @@ from typing import Any
 
 import jax
 
-from jqmix.config import Config, ConfigError, flatten, to_dict
+from jqmix.config import Config, ConfigError, flatten, to_dict, traced_paths
 from jqmix.files import warn
 from jqmix.interrupts import Interrupted, Stop, watched
-from jqmix.learning.learner import TRACED
 from jqmix.learning.state import Member
-from jqmix.learning.train import check_own_env
+from jqmix.learning.train import check_own_env, learning_batch
 from jqmix.runs import checkpoint
 from jqmix.runs.checkpoint import Manifest
 from jqmix.runs.devices import make_mesh
@@ -91,7 +90,7 @@ def provenance(devices: int = 1) -> dict[str, Any]:
 
 
 def metadata(cfg: Config, spec: EnvSpec, member: Member, plan: MemoryPlan) -> dict[str, Any]:
-    return provenance(make_mesh(plan.group, cfg.replay.batch).size) | {
+    return provenance(make_mesh(plan.group, learning_batch(cfg)).size) | {
         "seeds": list(range(cfg.seed, cfg.seed + cfg.seeds)),
         "environment": spec._asdict() | {"reward_range": [str(x) for x in spec.reward_range]},
         "replay_ratio": replay_ratio(cfg, spec),
@@ -100,13 +99,13 @@ def metadata(cfg: Config, spec: EnvSpec, member: Member, plan: MemoryPlan) -> di
     }
 
 
-# Fields in which configurations of one shape may differ.
-FREE = {*TRACED.values(), "seed", "seeds", "group", "run_dir"}
+FREE = {"seed", "seeds", "group", "run_dir"}  # like traced fields, they may differ in configurations of one shape
 
 
 def shape_of(cfg: Config) -> str:
     """Equal for configurations that one compiled program trains."""
-    return json.dumps({k: v for k, v in flatten(to_dict(cfg)).items() if k not in FREE}, sort_keys=True)
+    free = FREE.union(traced_paths(cfg))
+    return json.dumps({k: v for k, v in flatten(to_dict(cfg)).items() if k not in free}, sort_keys=True)
 
 
 def train(cfg: Config, quiet: bool = False) -> Result:
@@ -219,6 +218,10 @@ class _Session:
         if found is None:
             return
         about: Manifest = found[1]
+        if about.format != checkpoint.FORMAT:
+            raise ConfigError(
+                f"run_dir: {run.path} was saved by an earlier version; it can be evaluated and reported, not gone on with"
+            )
         now = settings_of(run.cfg)
         for path, value in about.settings.items():
             if path in now and now[path] != value:

@@ -10,11 +10,18 @@ from jaxtyping import Array
 from jqmix.config import Config, ConfigError, flatten, to_dict
 from jqmix.envs.base import BatchedDecPOMDP
 from jqmix.learning import split
-from jqmix.learning.learner import make_learner, mixer_sizes
-from jqmix.learning.rollout import SLOTS_PER_RESET, fresh
+from jqmix.learning.learner import Learner, empty_window, joint_shape, make_learner
+from jqmix.learning.rollout import fresh, starts_at_once
 from jqmix.learning.state import Member
-from jqmix.learning.train import build_env, window_length
-from jqmix.networks.mixers import Joint, Mixer, MixerSizes
+from jqmix.learning.train import (
+    build_env,
+    episodes_at_once,
+    learning_batch,
+    updates_per_iteration,
+    window_length,
+    window_slots,
+)
+from jqmix.networks.mixers.base import Joint, Mixer, MixerBatch
 from jqmix.runs import host_memory
 from jqmix.runs.devices import AXIS, make_mesh, members_take_turns, shares
 from jqmix.types import EnvSpec
@@ -28,7 +35,7 @@ COMPILING = 600_000_000
 class MemoryPlan(NamedTuple):
     """Bytes that one member takes, part by part, and that its device has; members in all and at once."""
 
-    replay: int
+    replay: int  # the buffer, and rollouts that go on
     parameters: int  # online and target networks, and the agents that played best
     optimiser: int
     working: int  # while it collects and learns: an estimate
@@ -66,23 +73,29 @@ def tree_bytes(tree: Any) -> int:
     return sum(int(x.size) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def mixer_bytes(mixer: Mixer, sizes: MixerSizes) -> int:
+def mixer_bytes(learner: Learner, mixer: Mixer, cfg: Config, spec: EnvSpec) -> int:
     """What a mixer keeps of one slot for its backward pass, whatever its layers are: traced, not computed."""
 
     def kept(params: Any, joint: Joint, state: Array) -> Any:
         def run(params: Any, q: Array, best: Array, hidden: Array) -> Array:
             told = joint._replace(best=best, hidden=hidden)
-            value = jnp.sum(mixer.apply(params, q, state, told))
-            return value if mixer.constraint is None else value + jnp.sum(mixer.constraint(params, q, state, told))
+            q_tot = mixer.apply(params["mixer"], q, state, told)
+            value = jnp.sum(q_tot)
+            if mixer.auxiliary is None:
+                return value
+            window = empty_window(told, state, spec)
+            batch = MixerBatch(window, state, q, told, q_tot, q_tot)
+            return value + jnp.sum(mixer.auxiliary(params, batch, cfg.mixer, jax.random.key(0))[0])
 
         return jax.vjp(run, params, joint.best, joint.best, joint.hidden)[1]
 
-    def of(slots: int) -> int:
-        shapes = jax.eval_shape(lambda: (sizes.joint(), jnp.zeros((sizes.state_size,))))
-        several = jax.tree.map(lambda x: jax.ShapeDtypeStruct((slots, *x.shape), x.dtype), shapes)
-        return tree_bytes(jax.eval_shape(kept, jax.eval_shape(mixer.init, jax.random.key(0)), *several))
+    def bytes_for(slots: int) -> int:
+        joint = joint_shape(learner, spec, (slots, 1))
+        state = jax.ShapeDtypeStruct((slots, 1, spec.state_size), jnp.float32)
+        init = lambda key: {"agent": learner.agent.init(key), "mixer": mixer.init(key)}  # noqa: E731
+        return tree_bytes(jax.eval_shape(kept, jax.eval_shape(init, jax.random.key(0)), joint, state))
 
-    return of(2) - of(1)  # the weights, which are also kept, cancel
+    return bytes_for(2) - bytes_for(1)  # the weights, which are also kept, cancel
 
 
 def learning_bytes(cfg: Config, spec: EnvSpec) -> int:
@@ -91,28 +104,38 @@ def learning_bytes(cfg: Config, spec: EnvSpec) -> int:
     Counted per slot of a batch; the factors were fitted to compiled programs (``tests/test_memory.py``).
     """
     n, o, s = spec.n_agents, spec.obs_size, spec.state_size
-    mixer, sizes = make_learner(cfg, spec).mixer, mixer_sizes(cfg, spec)
+    learner = make_learner(cfg, spec)
+    critic = learner.mixer.critic
     seen = 3 * (n * (o + 2 * spec.n_actions) + s)
-    numbers = seen + (14 if mixer.critic is None else 21) * n * cfg.agent.hidden
-    mixing = mixer_bytes(mixer, sizes) + (0 if mixer.critic is None else mixer_bytes(mixer.critic.mixer, sizes))
-    return int((window_length(cfg, spec) + 1) * cfg.replay.batch * (4 * numbers + 1.3 * mixing))
+    layers = (14 if critic is None else 21) + 3 * (cfg.agent.layers - 1)
+    mixing = mixer_bytes(learner, learner.mixer, cfg, spec)
+    mixing += 0 if critic is None else mixer_bytes(learner, critic.mixer, cfg, spec)
+    per_slot = 4 * (seen + layers * n * cfg.agent.hidden) + 1.3 * mixing
+    return int(window_slots(cfg, spec) * learning_batch(cfg) * per_slot)
 
 
-def playing_bytes(env: BatchedDecPOMDP, hidden: int, slots: int) -> int:
-    """About what it takes to play E environments for so many slots: the noise and the resets, which are drawn ahead,
-    and a step of environments and agents."""
+def playing_bytes(env: BatchedDecPOMDP, hidden: int, steps: int, starts: int = 1) -> int:
+    """About what it takes to play E environments for so many steps: the noise and the starts (so many for each), which
+    are drawn ahead, and a step of environments and agents."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     drawn = tree_bytes(jax.eval_shape(env.noise, key)) + 2 * 4 * env.size * env.spec.n_agents
     start = tree_bytes(jax.eval_shape(lambda key: fresh(env, key), key))
     agents = 4 * env.size * env.spec.n_agents * (hidden + env.spec.obs_size)
-    return slots * drawn + (1 + slots // SLOTS_PER_RESET + 8) * start + 8 * agents
+    return steps * drawn + (starts + 8) * start + 8 * agents
 
 
-def collecting_bytes(cfg: Config, spec: EnvSpec, member: Member) -> int:
+def collecting_bytes(cfg: Config, spec: EnvSpec) -> int:
     """About what collecting takes: playing, and a window of every rollout."""
-    env = build_env(cfg, cfg.rollouts)
-    window = tree_bytes(member.replay) * cfg.rollouts // cfg.replay.capacity
-    return playing_bytes(env, cfg.agent.hidden, window_length(cfg, spec) + 1) + window
+    env, steps = build_env(cfg, cfg.rollouts), window_length(cfg, spec)
+    packed = jax.eval_shape(lambda key: fresh(env, key)[1], jax.random.key(0))
+    slot = tree_bytes(packed) + env.size * (4 * spec.n_agents + 10)
+    window = (2 if cfg.replay.burn_in else 1) * window_slots(cfg, spec) * slot
+    return playing_bytes(env, cfg.agent.hidden, steps, starts_at_once(steps)) + window
+
+
+def evaluating_bytes(cfg: Config, spec: EnvSpec) -> int:
+    """About what a round of an evaluation takes."""
+    return playing_bytes(build_env(cfg, episodes_at_once(cfg)), cfg.agent.hidden, spec.episode_limit)
 
 
 def available_bytes() -> tuple[int, int]:
@@ -144,15 +167,17 @@ def make_plan(cfg: Config, spec: EnvSpec, member: Member, checkpointing: bool = 
     """
     learner = member.learner
     available, devices = available_bytes()
-    learning, collecting = learning_bytes(cfg, spec), collecting_bytes(cfg, spec, member)
-    drawing = 28 * cfg.updates  # an update's key and what it tells, of each in an iteration
-    parameters = tree_bytes((learner.params, learner.target, member.best.params))
+    learning, collecting, evaluating = learning_bytes(cfg, spec), collecting_bytes(cfg, spec), evaluating_bytes(cfg, spec)
+    if cfg.algo.name == "pqn":  # what was collected is there while it is learned from
+        learning += collecting
+    drawing = 28 * updates_per_iteration(cfg)  # an update's key and what it tells, of each in an iteration
     optimiser = tree_bytes(learner.opt_state)
+    parameters = tree_bytes((learner, member.best.params)) - optimiser
     alone = MemoryPlan(
-        replay=tree_bytes((member.replay, member.priority)),
+        replay=tree_bytes((member.buffer, member.ongoing)),
         parameters=parameters,
         optimiser=optimiser,
-        working=max(learning + drawing, collecting),
+        working=max(learning + drawing, collecting, evaluating),
         available=available,
         members=cfg.seeds,
         group=1,
@@ -163,7 +188,7 @@ def make_plan(cfg: Config, spec: EnvSpec, member: Member, checkpointing: bool = 
     )
 
     def of(group: int) -> MemoryPlan:
-        mesh = make_mesh(group, cfg.replay.batch)
+        mesh = make_mesh(group, learning_batch(cfg))
         return alone._replace(
             group=group,
             copies=mesh.shape[split.AXIS],
@@ -178,8 +203,10 @@ def make_plan(cfg: Config, spec: EnvSpec, member: Member, checkpointing: bool = 
 
     fitting = [group for group in _divisors(cfg.seeds) if fits(group)]
     if not fitting:
-        parts = {"replay.capacity": alone.replay, "replay.batch": learning, "rollouts": collecting}
-        parts |= {_widest(cfg): parameters + optimiser, "updates": drawing}
+        batch = "rollouts" if cfg.algo.name == "pqn" else "replay.batch"
+        parts = {"replay.capacity": alone.replay, batch: learning, "eval.parallel": evaluating}
+        parts |= {"rollouts": max(collecting, parts.get("rollouts", 0)), "updates": drawing}
+        parts |= {_widest(cfg): parameters + optimiser}
         raise ConfigError(_too_large(cfg, parts, of(1).need, available // devices))
     group = cfg.group or max(fitting)
     if group not in fitting:
@@ -196,8 +223,8 @@ def _divisors(count: int) -> list[int]:
 
 
 def _widest(cfg: Config) -> str:
-    """The field of the networks' greatest width."""
-    widths = {f"algo.{name}": getattr(cfg.algo, name) for name in ("embed", "hypernet_hidden", "critic_hidden")}
+    """The field of the networks' greatest width: of the agent's, or among the mixer's settings."""
+    widths = {path: x for path, x in flatten(to_dict(cfg)).items() if path.startswith("mixer.") and type(x) is int}
     widths["agent.hidden"] = cfg.agent.hidden
     return max(widths, key=lambda field: widths[field])
 

@@ -16,7 +16,8 @@ from jqmix.files import read_json, warn
 from jqmix.inputs import quoted, shown
 from jqmix.learning.exploration import greedy
 from jqmix.learning.learner import Learner, make_learner
-from jqmix.learning.rollout import Episodes, evaluate
+from jqmix.learning.evaluation import evaluate
+from jqmix.learning.rollout import Episodes
 from jqmix.learning.train import build_env
 from jqmix.networks.agent import Agent
 from jqmix.runs import checkpoint
@@ -30,9 +31,9 @@ MOST = {"n_agents": 2**12, "n_actions": 2**24, "obs_size": 2**24, "state_size": 
 
 
 class PolicyState(NamedTuple):
-    """What the agents remember: hidden state, last action, and whether an episode starts."""
+    """What the agents remember: their core's state, the last action, and whether an episode starts."""
 
-    h: Float[Array, "B N H"]
+    memory: Any  # the core's state, leaves [B, N, …]
     last_action: Int[Array, "B N"]
     first: Bool[Array, " B"]
 
@@ -52,9 +53,10 @@ class Policy(NamedTuple):
         self, state: PolicyState, obs: Float[Array, "B N O"], avail: Bool[Array, "B N A"]
     ) -> tuple[Int[Array, "B N"], PolicyState]:
         """Greedy actions, and the state to act from next."""
-        q, h = self.agent.step(self.params, state.h, jnp.asarray(obs, jnp.float32), state.last_action, state.first)
+        seen = jnp.asarray(obs, jnp.float32)
+        q, memory = self.agent.step(self.params, state.memory, seen, state.last_action, state.first)
         action = greedy(q, avail)
-        return action, PolicyState(h, action, jnp.zeros_like(state.first))
+        return action, PolicyState(memory, action, jnp.zeros_like(state.first))
 
 
 @settled()
@@ -120,7 +122,7 @@ def check_fits(params: Any, learner: Learner, run_dir: Path) -> None:
 
     Raises ``ConfigError`` that names the first which is not: as where config.yaml was changed after training.
     """
-    expected = jax.eval_shape(lambda key: learner.init(key).params, jax.random.key(0))
+    expected = jax.eval_shape(lambda key: learner.init(key)[0], jax.random.key(0))
     found = {name: shape[1:] for name, shape in _shapes(params).items()}
     wanted = _shapes(expected)
     for name in sorted(wanted.keys() | found.keys()):
@@ -166,7 +168,7 @@ def evaluate_run(
     check_fits(learned.params, learner, run_dir)
     params, members = learned.agents(best), learned.members
     at_once = shares(len(members), max(1, EPISODES_AT_ONCE // env.size))  # members
-    need = at_once * playing_bytes(env, cfg.agent.hidden, env.spec.episode_limit + 1) + tree_bytes(params)
+    need = at_once * playing_bytes(env, cfg.agent.hidden, env.spec.episode_limit) + tree_bytes(params)
     check_room("episodes", f"{env.size} at a time", need)
     play = jax.jit(partial(_play, learner.agent, env, at_once))
     key, sums = jax.random.key(seed), {}

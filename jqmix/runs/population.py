@@ -1,7 +1,8 @@
-"""A population: the training program over all members, initialised and compiled once."""
+"""A population: the training and the evaluation program over all members, initialised and compiled once."""
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -11,33 +12,41 @@ from jaxtyping import Array, Int
 
 from jqmix.config import Config
 from jqmix.learning import split
-from jqmix.learning.learner import Hyper, hyper_of
+from jqmix.learning.hyper import Hyper, hyper_of
 from jqmix.learning.split import Split
-from jqmix.learning.state import Member, Plan, Shared
-from jqmix.learning.train import make_program, window_length
+from jqmix.learning.state import Member, Rounds, Shared
+from jqmix.learning.train import learning_batch, make_program, updates_per_iteration, window_length
+from jqmix.runs.checkpoint import with_key_type
 from jqmix.runs.devices import AXIS, EACH, SAME, compiler_options, make_mesh, members_take_turns, over_devices
 from jqmix.types import EnvSpec
 
-Chunk = Callable[[Member, Shared, Plan], tuple[Member, Shared, Any]]
+# A function of one member: (member, shared, what is to be done) -> (member, shared, what there is to tell).
+Call = Callable[[Member, Shared, Any], tuple[Member, Shared, Any]]
 
 
 class Population(NamedTuple):
-    """A compiled chunk and the state it starts from."""
+    """The compiled programs and the state they start from. The evaluation may still be compiling, in a thread."""
 
     cfg: Config
     spec: EnvSpec
     init: Any  # starts [P] -> (members, shared)
-    compiled: Any  # (members, shared, plan) -> (members, shared, metrics [P])
+    training: Any  # (members, shared, iterations) -> (members, shared, metrics [P])
+    evaluation: "Future[Any]"  # of (members, shared, rounds) -> (members, shared, metrics [P])
     starts: "Starts"
     members: Member  # as they begin
     shared: Shared
-    plan: Plan
     trace_s: float
     compile_s: float
 
-    def step(self, members: Member, shared: Shared, plan: Plan | None = None) -> tuple[Member, Shared, Any]:
-        """Runs what the plan says, or K iterations and an evaluation. Donates the members that it is given."""
-        return self.compiled(members, shared, on_host(self.plan if plan is None else plan))
+    def train(self, members: Member, shared: Shared, iterations: int) -> tuple[Member, Shared, Any]:
+        """So many iterations. Donates the members that it is given."""
+        return self.training(members, shared, np.int32(iterations))
+
+    def evaluate(self, members: Member, shared: Shared, rounds: Rounds) -> tuple[Member, Shared, Any]:
+        """What ``rounds`` say, with the members as they are. Donates the members that it is given."""
+        kept = {"buffer": members.buffer, "ongoing": members.ongoing}
+        read, shared, metrics = self.evaluation.result()(_without_rollouts(members), shared, on_host(rounds))
+        return read._replace(**kept), shared, metrics
 
     def forget_start(self) -> None:
         """Gives back the memory of members that will not be trained from their beginning."""
@@ -52,22 +61,27 @@ class Population(NamedTuple):
         )
         return (self.members, self.shared) if made_with else self.init(starts)
 
-    def empty_replay(self) -> dict[str, Any]:
-        """The fields of members that hold replay, as they begin, on the host."""
-        replay, priority = jax.tree.map(
-            lambda x: np.zeros(x.shape, x.dtype), (self.members.replay, self.members.priority)
-        )
-        return {"replay": replay, "priority": priority}
+    def empty_buffer(self) -> Any:
+        """What members keep of windows, as they begin, on the host."""
+        return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), self.members.buffer)
 
     def place(self, members: Any, shared: Any) -> tuple[Member, Shared]:
         """States from the host (NumPy arrays) on the devices, as this program has them; they may be donated."""
-        like = (self.members, self.shared)
-        return jax.tree.map(lambda x, y: jax.device_put(x, y.sharding, may_alias=False), (members, shared), like)
+
+        def put(x: Any, like: Any) -> Any:
+            return jax.device_put(with_key_type(x, like), like.sharding, may_alias=False)
+
+        return jax.tree.map(put, (members, shared), (self.members, self.shared))
 
 
-def on_host(plan: Plan) -> Plan:
-    """The plan's numbers as a compiled program takes them."""
-    return Plan(*(np.asarray(x, np.bool_ if isinstance(x, bool) else np.int32) for x in plan))
+def _without_rollouts(members: Member) -> Member:
+    """What an evaluation reads."""
+    return members._replace(buffer=None, ongoing=None)
+
+
+def on_host(rounds: Rounds) -> Rounds:
+    """Their numbers as a compiled program takes them."""
+    return Rounds(*(np.asarray(x, np.bool_ if isinstance(x, bool) else np.int32) for x in rounds))
 
 
 class Starts(NamedTuple):
@@ -96,15 +110,15 @@ def abstract_member(cfg: Config) -> tuple[EnvSpec, Member]:
 
 
 def compile_population(cfg: Config, group: int | None = None, starts: Starts | None = None) -> Population:
-    """Initialises the first ``group`` members (all of them unless told) and compiles their chunk.
+    """Initialises the first ``group`` members (all of them unless told) and compiles their programs.
 
     Members are those of ``cfg``, or those that ``starts`` says, with hyperparameters of their own. They are shared out
-    over this host's devices, and so are their batches where CPU cores are left. One program serves every group of the
-    same size.
+    over this host's devices, and so are their batches where CPU cores are left. One pair of programs serves every group
+    of the same size. The two compile at the same time; training need not wait for the evaluation.
     """
     starts = starts_of(cfg) if starts is None else starts
     size = group or len(starts.seed)
-    mesh = make_mesh(size, cfg.replay.batch)
+    mesh = make_mesh(size, learning_batch(cfg))
     program = make_program(cfg, Split(mesh.shape[split.AXIS]))
 
     def init_all(starts: Starts) -> tuple[Member, Shared]:
@@ -113,39 +127,51 @@ def compile_population(cfg: Config, group: int | None = None, starts: Starts | N
         members, shared = jax.lax.map(lambda start: program.init(*start), starts)
         return members, jax.tree.map(lambda x: x[0], shared)
 
+    def lowered(call: Call, *arguments: Any) -> Any:
+        shared_out = over_devices(_for_all(call, size // mesh.shape[AXIS]), mesh, (EACH, SAME, SAME), (EACH, SAME, EACH))
+        return jax.jit(shared_out, donate_argnums=0).lower(*arguments)
+
     init = jax.jit(over_devices(init_all, mesh, (EACH,), (EACH, SAME)))
     starts = starts.slice(0, size)
     members, shared = init(starts)
+    options = compiler_options()
+    pool = ThreadPoolExecutor(2, thread_name_prefix="compile")
     begin = time.perf_counter()
-    chunk = _of_all(program.chunk, size // mesh.shape[AXIS])
-    chunk = over_devices(chunk, mesh, (EACH, SAME, SAME), (EACH, SAME, EACH))
-    lowered = jax.jit(chunk, donate_argnums=0).lower(members, shared, on_host(program.plan))
+    training = lowered(program.train, members, shared, np.int32(1))
     traced = time.perf_counter()
-    step = lowered.compile(compiler_options())
-    compiled = time.perf_counter()
-    times = traced - begin, compiled - traced
-    return Population(cfg, program.env.spec, init, step, starts, members, shared, program.plan, *times)
+    compiling = pool.submit(_timed_compile, training, options)
+    evaluation = lowered(program.evaluate, _without_rollouts(members), shared, on_host(program.whole_evaluation))
+    evaluating = pool.submit(evaluation.compile, options)
+    train, compile_s = compiling.result()
+    pool.shutdown(wait=False)
+    times = traced - begin, compile_s
+    return Population(cfg, program.env.spec, init, train, evaluating, starts, members, shared, *times)
 
 
-def _of_all(chunk: Chunk, size: int) -> Chunk:
-    """A device's members' chunk from that of one; all have a leading axis of ``size`` but for what they share."""
+def _timed_compile(lowered: Any, options: Any) -> tuple[Any, float]:
+    begin = time.perf_counter()
+    return lowered.compile(options), time.perf_counter() - begin
+
+
+def _for_all(call: Call, size: int) -> Call:
+    """A device's members' call from that of one; all have a leading axis of ``size`` but for what they share."""
     if size > 1 and not members_take_turns():
-        return jax.vmap(chunk, in_axes=(0, None, None), out_axes=(0, None, 0))
+        return jax.vmap(call, in_axes=(0, None, None), out_axes=(0, None, 0))
 
-    def alone(members: Member, shared: Shared, plan: Plan) -> tuple[Member, Shared, Any]:
-        """Without a loop, which would copy the replay."""
-        member, shared, metrics = chunk(jax.tree.map(lambda x: x[0], members), shared, plan)
+    def alone(members: Member, shared: Shared, task: Any) -> tuple[Member, Shared, Any]:
+        """Without a loop, which would copy the buffer."""
+        member, shared, metrics = call(jax.tree.map(lambda x: x[0], members), shared, task)
         member, metrics = jax.tree.map(lambda x: x[None], (member, metrics))
         return member, shared, metrics
 
-    def in_turn(members: Member, shared: Shared, plan: Plan) -> tuple[Member, Shared, Any]:
-        def one(members: Member, i: Array) -> tuple[Member, tuple[Shared, Any]]:
+    def in_turn(members: Member, shared: Shared, task: Any) -> tuple[Member, Shared, Any]:
+        def next_one(members: Member, i: Array) -> tuple[Member, tuple[Shared, Any]]:
             member = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), members)
-            member, after, metrics = chunk(member, shared, plan)
+            member, after, metrics = call(member, shared, task)
             put = lambda every, new: jax.lax.dynamic_update_index_in_dim(every, new, i, 0)  # noqa: E731
             return jax.tree.map(put, members, member), (after, metrics)
 
-        members, (after, metrics) = jax.lax.scan(one, members, jnp.arange(size))
+        members, (after, metrics) = jax.lax.scan(next_one, members, jnp.arange(size))
         return members, jax.tree.map(lambda x: x[0], after), metrics
 
     return alone if size == 1 else in_turn
@@ -159,7 +185,8 @@ def parameter_count(member: Member) -> int:
 def replay_ratio(cfg: Config, spec: EnvSpec) -> dict[str, float]:
     """How much is learned from what is collected: per environment step, and windows drawn per window collected."""
     steps = cfg.rollouts * window_length(cfg, spec)
+    updates = updates_per_iteration(cfg)
     return {
-        "updates_per_1000_steps": 1000 * cfg.updates / steps,
-        "windows_drawn_per_window": cfg.updates * cfg.replay.batch / cfg.rollouts,
+        "updates_per_1000_steps": 1000 * updates / steps,
+        "windows_drawn_per_window": updates * learning_batch(cfg) / cfg.rollouts,
     }

@@ -50,7 +50,7 @@ class Saver:
         if error:
             self._tell(error)
         self._begin = time.perf_counter()
-        kept = members if self._settings.replay else members._replace(replay=None, priority=None)  # type: ignore[arg-type]
+        kept = members if self._settings.replay else members._replace(buffer=None)
         copies = checkpoint.snapshot(kept, shared)
         self._took_s = time.perf_counter() - self._begin
         self._next_steps = steps + self._settings.every

@@ -10,8 +10,8 @@ import numpy as np
 from jqmix.config import Config
 from jqmix.interrupts import Stop
 from jqmix.learning.count import numbers
-from jqmix.learning.state import Member, Plan, Shared
-from jqmix.learning.train import iterations_per_chunk, turns_of, window_length
+from jqmix.learning.state import Member, Rounds, Shared
+from jqmix.learning.train import iterations_per_chunk, rounds_for, window_length
 from jqmix.runs import checkpoint
 from jqmix.runs.checkpoint import Manifest
 from jqmix.runs.groups import Group, Part, settings_of
@@ -38,7 +38,7 @@ class Training:
         self.schedule = Schedule(
             total=self.cfg.total_steps,
             interval=iterations_per_chunk(self.cfg, spec),
-            evaluation=turns_of(self.cfg.eval.episodes, self.cfg),
+            evaluation=rounds_for(self.cfg.eval.episodes, self.cfg),
             per_iteration=self.cfg.rollouts * window_length(self.cfg, spec),
             steps=env_steps,
             since=int(self.shared.since_evaluation),
@@ -59,12 +59,12 @@ class Training:
         members = _joined([tree for tree, _ in trees])
         like = population.members
         shared = checkpoint.fill(population.shared, trees[0][1])
-        if all(about.with_replay for _, about in group.sources):
+        if like.buffer is None or all(about.with_replay for _, about in group.sources):
             return population.place(checkpoint.fill(like, members), shared)
         self.terminal.warn("the checkpoint has no replay: it begins empty, and the run is not what it would have been")
-        filled = checkpoint.fill(like._replace(replay=None, priority=None), members)
-        none = np.zeros((), np.int32)
-        return population.place(filled._replace(**population.empty_replay()), shared._replace(position=none, held=none))
+        filled = checkpoint.fill(like._replace(buffer=None), members)._replace(buffer=population.empty_buffer())
+        counters = population.shared.counters  # of a buffer that holds nothing
+        return population.place(filled, shared._replace(counters=jax.tree.map(np.zeros_like, counters)))
 
     def run(self) -> None:
         group = self.group
@@ -83,20 +83,24 @@ class Training:
 
     def _call(self, call: Call, absolute: bool = False) -> None:
         """Begins a call; of the absolute evaluation, which the schedule knows nothing of, or of training."""
-        episodes = self.cfg.eval.episodes * (self.cfg.eval.absolute if absolute else 1)
-        plan = Plan(call.iterations, call.greedy, call.first, episodes, call.complete and not absolute, absolute)
         if not self.pending:
             self.pace.begin()
         if not absolute:
             self.schedule.begun(call)
-        self.members, self.shared, metrics = self.population.step(self.members, self.shared, plan)
+        if call.iterations:
+            made = self.population.train(self.members, self.shared, call.iterations)
+        else:
+            episodes = self.cfg.eval.episodes * (self.cfg.eval.absolute if absolute else 1)
+            rounds = Rounds(call.rounds, call.first, episodes, call.complete and not absolute, absolute)
+            made = self.population.evaluate(self.members, self.shared, rounds)
+        self.members, self.shared, metrics = made
         self.pending.append((call, metrics, self.shared.updates))
 
     def _wait(self, best: list[int] | None = None) -> None:
         """For the oldest call under way; logs it."""
         call, metrics, updates = self.pending.popleft()
         host = jax.device_get(metrics)
-        self.pace.ended(call.iterations + call.greedy)
+        self.pace.ended(call)
         steps = self.log.call(self.group, host, int(updates), call.complete, best)
         if best is None:
             self.schedule.ended(call, self.cfg.total_steps if steps is None else steps)
@@ -107,7 +111,7 @@ class Training:
             self._leave_if_asked()
             if self.saver.due(self.schedule.steps):
                 self._save()
-            call = self.schedule.next(self.pace.turns)
+            call = self.schedule.next(self.pace)
             if call is not None:
                 self._call(call)
             elif not self.pending:
@@ -118,7 +122,7 @@ class Training:
     def _evaluate(self) -> None:
         """The evaluation that a run ends with, if the last iterations were not followed by one."""
         while not self.log.all_frozen(self.group):
-            call = self.schedule.last_evaluation(self.pace.turns)
+            call = self.schedule.last_evaluation(self.pace)
             if call is None:
                 return
             self._leave_if_asked()
@@ -127,8 +131,7 @@ class Training:
 
     def _finish(self) -> None:
         """Saves what the run ends with, after the parameters that played best played on their own."""
-        kept = self.members._replace(replay=None, priority=None)
-        members, shared = checkpoint.snapshot(kept, self.shared)
+        members, shared = checkpoint.snapshot(self.members._replace(buffer=None), self.shared)
         if self.cfg.eval.absolute and not self.log.all_frozen(self.group):
             self._play_best(numbers(members.best.env_steps))
         self.log.sync()
@@ -142,14 +145,14 @@ class Training:
         learner = self.members.learner
         best = jax.tree.map(jnp.copy, self.members.best.params)
         self.members = self.members._replace(learner=learner._replace(params=learner.params | {"agent": best}))
-        turns = turns_of(self.cfg.eval.episodes * self.cfg.eval.absolute, self.cfg)
+        total = rounds_for(self.cfg.eval.episodes * self.cfg.eval.absolute, self.cfg)
         played = 0
-        while played < turns:
+        while played < total:
             self._leave_if_asked()
-            greedy = min(self.pace.turns, turns - played)
-            self._call(Call(0, greedy, played + 1, played + greedy == turns), absolute=True)
+            rounds = min(self.pace.rounds, total - played)
+            self._call(Call(0, rounds, played, played + rounds == total), absolute=True)
             self._wait(made_at)
-            played += greedy
+            played += rounds
 
     # Saving
 
@@ -187,7 +190,7 @@ class Training:
             lines=[self.log.files[run.path].counts[m] for m in members],
             elapsed_s=self.log.wall_s(),
             total_steps=run.cfg.total_steps,
-            with_replay=self.cfg.checkpoint.replay and not final,
+            with_replay=self.cfg.checkpoint.replay and not final and self.population.members.buffer is not None,
             final=final,
             settings=settings_of(run.cfg),
         )
