@@ -19,8 +19,8 @@ from jqmix.envs.games import MatrixGame, TwoStepGame
 from jqmix.envs.registry import resolve_factory
 from jqmix.files import warn
 from jqmix.inputs import shown
-from jqmix.learning import normalise
-from jqmix.learning.learner import Learner, make_learner
+from jqmix.networks import normalise
+from jqmix.learning.learner import Learner, make_learner, mixer_state
 from jqmix.runs import checkpoint
 from jqmix.runs.jax_settings import settled
 from jqmix.runs.policy import check_fits, load_run_config
@@ -68,7 +68,7 @@ def joint_values(run_dir: str | Path, trust: bool = False) -> list[ValueTables]:
 
     def compare(situation: Situation) -> ValueTables:
         window = every_joint_action(game, situation.history)
-        read = jax.vmap(lambda params, moments: _tables(learner, window, params, moments))
+        read = jax.vmap(lambda params, moments: _tables(learner, cfg, window, params, moments))
         utilities, flat = jax.device_get(read(learned.params, moments))
         tables = {name: table.reshape(-1, *situation.payoff.shape) for name, table in flat.items()}
         return ValueTables(cfg.algo.mixer, situation.name, seeds, situation.payoff, utilities, tables)
@@ -92,9 +92,9 @@ def _game(cfg: Config, run_dir: Path) -> Game:
     return game
 
 
-def _tables(learner: Learner, window: Window, params: Any, moments: normalise.Moments) -> Any:
+def _tables(learner: Learner, cfg: Config, window: Window, params: Any, moments: normalise.Moments) -> Any:
     """One member's utilities [N, A] and joint values [A^N], in the window's last slot."""
-    state = learner.mixer_state(moments, window.state)
+    state = mixer_state(cfg, moments, window.state)
     teams = {"Q_tot": (learner.mixer, params)}
     if learner.mixer.critic is not None:
         teams["Q̂*"] = (learner.mixer.critic.mixer, params["critic"])
