@@ -1,4 +1,4 @@
-"""Imports run one way: types, config → envs | networks | learning → runs → cli."""
+"""Imports run one way: types, config → kernels → envs | networks → learning → runs → cli."""
 
 import ast
 from pathlib import Path
@@ -11,10 +11,11 @@ MAY_IMPORT = {
     "inputs": set(),
     "interrupts": set(),
     "config": {"inputs", "envs"},  # the registry's names, which need no JAX
-    "envs": {"inputs", "types", "envs"},
-    "networks": {"types", "networks"},
+    "kernels": {"kernels"},
+    "envs": {"inputs", "types", "kernels", "envs"},
+    "networks": {"types", "kernels", "networks"},
     "learning": {"types", "config", "envs", "networks", "learning"},
-    "runs": {"inputs", "interrupts", "types", "config", "envs", "networks", "learning", "runs"},
+    "runs": {"inputs", "interrupts", "types", "config", "kernels", "envs", "networks", "learning", "runs"},
     "cli": {"inputs", "interrupts", "config", "envs", "runs"},
 }
 

@@ -19,6 +19,7 @@ from jqmix.learning.exploration import greedy
 from jqmix.learning.returns import corrected_returns, lambda_returns, n_step_returns
 from jqmix.learning.split import WHOLE, Split
 from jqmix.networks.agent import Agent
+from jqmix.networks.cores.settings import GRUSettings
 from jqmix.networks.mixers import Joint, Mixer, MixerSizes, make_mixer
 from jqmix.types import EnvSpec, Window
 
@@ -140,7 +141,8 @@ class Learner(NamedTuple):
         return normalise.apply(moments, state) if self.algo.state_norm == "running" else state
 
     def values(self, team: Params, window: Window) -> Values:
-        return Values(*self.agent.unroll_hidden(team["agent"], window.obs, window.action, window.first))
+        unrolled = self.agent.unroll(team["agent"], window.obs, window.action, window.first)
+        return Values(unrolled.q, unrolled.hidden)
 
     def joint_value(self, mixer: Mixer, team: Params, window: Window, state: Array) -> Float[Array, "T1 B *agents"]:
         """What a team's mixer says of the window's actions; ``team``: {"agent": …, "mixer": …}."""
@@ -277,6 +279,12 @@ def mixer_sizes(cfg: Config, spec: EnvSpec) -> MixerSizes:
 def make_learner(cfg: Config, spec: EnvSpec, split: Split = WHOLE) -> Learner:
     algo = cfg.algo
     init = {"orthogonal": algo.init == "orthogonal", "head_gain": algo.init_gain}
-    agent = Agent(spec.n_agents, spec.n_actions, spec.obs_size, **asdict(cfg.agent), **init)
+    options = asdict(cfg.agent)
+    if options.pop("recurrent"):
+        core = {"core": "gru", "core_settings": GRUSettings(options.pop("one_kernel"))}
+    else:
+        core = {"core": "none"}
+        options.pop("one_kernel")
+    agent = Agent(spec.n_agents, spec.n_actions, spec.obs_size, **options, **core, **init)
     mixer = make_mixer(algo.mixer, **mixer_sizes(cfg, spec)._asdict())
     return Learner(agent, mixer, algo, make_optimizer(cfg.optim.name), split)

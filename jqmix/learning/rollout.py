@@ -45,7 +45,7 @@ class Actor(NamedTuple):
     packed: Any
     last: Bool[Array, " E"]
     first: Bool[Array, " E"]
-    h: Float[Array, "E N H"]
+    state: Any  # of the agents: leaves [E, N, …]
     action: Int[Array, "E N"]
     score: Float[Array, " E"]
     length: Float[Array, " E"]
@@ -79,7 +79,7 @@ def actor_step(
     Where the actor's observation was an episode's last one, what comes back is not to be used.
     """
     seen = env.unpack(actor.packed)
-    q, h = agent.step(params, actor.h, seen.obs, actor.action, actor.first)
+    q, state = agent.step(params, actor.state, seen.obs, actor.action, actor.first)
     action = epsilon_greedy(u, q, seen.avail, epsilon)
     env_state, after = env.step_with(noise, actor.env_state, action)
     score = jnp.where(actor.first, 0.0, actor.score) + after.info.get("score", after.reward)
@@ -90,7 +90,7 @@ def actor_step(
     )
     led = Led(after.reward, after.discount, _only(ended, sums))
     packed = env.pack(env_state, after)
-    return Actor(env_state, packed, after.last & ~actor.last, actor.last, h, action, score, length), led
+    return Actor(env_state, packed, after.last & ~actor.last, actor.last, state, action, score, length), led
 
 
 def _only(mask: Bool[Array, " E"], episodes: Episodes) -> Episodes:

@@ -30,9 +30,9 @@ MOST = {"n_agents": 2**12, "n_actions": 2**24, "obs_size": 2**24, "state_size": 
 
 
 class PolicyState(NamedTuple):
-    """What the agents remember: hidden state, last action, and whether an episode starts."""
+    """What the agents remember: the state of their cores, last action, and whether an episode starts."""
 
-    h: Float[Array, "B N H"]
+    state: Any  # leaves [B, N, …]
     last_action: Int[Array, "B N"]
     first: Bool[Array, " B"]
 
@@ -52,9 +52,10 @@ class Policy(NamedTuple):
         self, state: PolicyState, obs: Float[Array, "B N O"], avail: Bool[Array, "B N A"]
     ) -> tuple[Int[Array, "B N"], PolicyState]:
         """Greedy actions, and the state to act from next."""
-        q, h = self.agent.step(self.params, state.h, jnp.asarray(obs, jnp.float32), state.last_action, state.first)
+        obs = jnp.asarray(obs, jnp.float32)
+        q, after = self.agent.step(self.params, state.state, obs, state.last_action, state.first)
         action = greedy(q, avail)
-        return action, PolicyState(h, action, jnp.zeros_like(state.first))
+        return action, PolicyState(after, action, jnp.zeros_like(state.first))
 
 
 @settled()
