@@ -122,8 +122,8 @@ def agent_unroll(params, obs, action, first, *, shared=True, agent_id=True, last
     for i in range(N):
         own = jax.tree.map(lambda x, i=i: np.asarray(x if shared else x[i]), params)
         kernel, bias = own["encoder"]["kernel"], own["encoder"]["bias"]
-        w_ih, w_hh = (np.concatenate([own[k][gate].T for gate in "rzn"]) for k in ("gru_w_i", "gru_w_h"))
-        b_ih, b_hh = (np.concatenate([own[k][gate] for gate in "rzn"]) for k in ("gru_b_i", "gru_b_h"))
+        w_ih, w_hh = (np.concatenate([own["core"][k][gate].T for gate in "rzn"]) for k in ("w_i", "w_h"))
+        b_ih, b_hh = (np.concatenate([own["core"][k][gate] for gate in "rzn"]) for k in ("b_i", "b_h"))
         for b in range(B):
             h = np.zeros(w_hh.shape[1])
             for t in range(T):

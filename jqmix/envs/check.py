@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool
 
 from jqmix.envs.base import Batched, TimeLimit
 from jqmix.envs.errors import EnvError, located, one_line, raised, where
+from jqmix.kernels.platform import platform
 from jqmix.types import EnvSpec, Seen, TimeStep
 
 STEPS = 256  # of random play
@@ -365,7 +366,7 @@ def _played(env: TimeLimit, steps: int, seed: int) -> _Found:
         method = "step" if _same_program(first, second) else "reset"
         rule = "randomness must come from key alone, and what changes must be in the state"
         raise _wrong(env, method, f"key and state do not decide what {method} returns; {rule}")
-    quickly: dict[str, str | bool] = {"xla_backend_optimization_level": "0"} if jax.default_backend() == "cpu" else {}
+    quickly: dict[str, str | bool] = {"xla_backend_optimization_level": "0"} if platform() == "cpu" else {}
     return lowered.compile(quickly)(key)
 
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from jqmix.kernels.platform import platform
 from jqmix.types import EnvSpec, Seen, TimeStep
 
 SIZE = 32.0  # the map is a square
@@ -364,7 +365,7 @@ class Battle(NamedTuple):
 def _over_viewers(seen_by: Callable[[Viewer], Array], viewers: Viewer) -> Float[Array, "N others 13 E"]:
     """What each sees. On a CPU one viewer after another: all at once, XLA's compiler makes one operation of it and of
     the transposition that follows, which places the numbers one by one and takes about twice as long."""
-    if jax.default_backend() == "cpu":
+    if platform() == "cpu":
         return jax.lax.map(seen_by, viewers)
     return jax.vmap(seen_by)(viewers)
 

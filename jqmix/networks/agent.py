@@ -1,10 +1,12 @@
-"""The recurrent Q-network, shared by all agents unless told: fc – ReLU – GRU – fc, over [o_t, last action, agent id].
+"""The Q-network of an agent, one for all agents unless told: encoder – core – head, over [o_t, last action, agent id].
 
-Four pure functions, so that acting and learning are one definition: ``init``, ``initial_state``, ``step`` (one slot)
-and ``unroll`` (a window). Source: QMIX (1803.11485) and 2102.03479; parameter counts in PyTorch's conventions.
+The encoder is dense layers with ReLUs, the core is a GRU unless told (``cores/``), the head is a dense layer. Acting
+and learning are one definition: ``init``, ``initial_state``, ``step`` (one slot) and ``unroll`` (a window) are pure
+functions. Source: QMIX (1803.11485) and 2102.03479; parameter counts in PyTorch's conventions.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -12,148 +14,134 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jqmix.networks import gru
-from jqmix.networks.init import Init, orthogonal, torch_default, uniform_fan
-from jqmix.networks.linear import linear, product
+from jqmix.kernels.products import product
+from jqmix.networks.cores import base, build_core
+from jqmix.networks.layers import dense_init, linear
 
 Params = Any
+State = Any  # of the core, a pytree: leaves [*batch, N, …]
+
+
+class AgentStart(NamedTuple):
+    """What agents remember at the start of a window that goes on where another one ended."""
+
+    state: State
+    last_action: Int[Array, "B N"]
+
+
+class Unrolled(NamedTuple):
+    """What agents say of a window."""
+
+    q: Float[Array, "T B N A"]
+    hidden: Float[Array, "T B N H"]  # the core's outputs, from which the head reads the Q-values
+    state: State  # after the last slot
 
 
 class _Encoder(nn.Module):
-    """fc1 over the concatenation [obs, one-hot last action, one-hot agent id] (or less), without building it.
+    """Dense layers over the concatenation [obs, one-hot last action, one-hot agent id], without building it.
 
-    The id's rows are added as a bias per agent, and the last action's product is skipped at an episode's start.
+    The id's rows of the first layer are added as a bias per agent. The last action is left out where an episode starts.
     """
 
-    sizes: "Agent"
+    agent: "Agent"
 
     @nn.compact
     def __call__(self, obs: Array, last_action: Array, first: Array) -> Array:
-        sizes = self.sizes
+        agent, h = self.agent, self.agent.hidden
         n_agents, o = obs.shape[-2:]
-        a = sizes.n_actions * sizes.last_action
-        fan_in = o + a + n_agents * sizes.agent_id
-        init = sizes.dense_init(fan_in)
-        kernel = self.param("kernel", init.kernel, (fan_in, sizes.hidden))
-        bias = self.param("bias", init.bias, (sizes.hidden,))
+        a = agent.n_actions * agent.last_action
+        fan_in = o + a + n_agents * agent.agent_id
+        init = dense_init(fan_in, agent.orthogonal)
+        kernel = self.param("kernel", init.kernel, (fan_in, h))
+        bias = self.param("bias", init.bias, (h,))
         x = product(obs, kernel[:o])
-        if sizes.last_action:
+        if agent.last_action:
             taken = jax.nn.one_hot(last_action, a) * ~first[..., None, None]
             x = x + product(taken, kernel[o : o + a])
-        if sizes.agent_id:
+        if agent.agent_id:
             bias = kernel[o + a :] + bias
-        x = x + jnp.broadcast_to(bias, x.shape)
-        x = nn.LayerNorm(name="norm")(x) if sizes.layer_norm else x
+        x = self._activated(x + jnp.broadcast_to(bias, x.shape), "norm")
+        for i in range(2, agent.layers + 1):
+            x = self._activated(linear(h, h, f"layer{i}", dense_init(h, agent.orthogonal))(x), f"norm{i}")
+        return x
+
+    def _activated(self, x: Array, norm: str) -> Array:
+        x = nn.LayerNorm(name=norm)(x) if self.agent.layer_norm else x
         # As rows, as the GRU takes them, or a CPU computes this for each form that is asked for.
-        return nn.relu(x.reshape(math.prod(x.shape[:-1]), sizes.hidden)).reshape(x.shape)
+        return nn.relu(x.reshape(math.prod(x.shape[:-1]), x.shape[-1])).reshape(x.shape)
 
 
-class _QNetwork(nn.Module):
-    sizes: "Agent"
+class _Layers(nn.Module):
+    """What is before the core, and what is after it."""
+
+    agent: "Agent"
 
     def setup(self) -> None:
-        sizes, h = self.sizes, self.sizes.hidden
-        self.encoder = _Encoder(sizes)
-        self.norm = nn.LayerNorm() if sizes.layer_norm else lambda x: x
-        self.head = linear(h, sizes.n_actions, init=sizes.dense_init(h, sizes.head_gain))
-        if sizes.recurrent:
+        agent = self.agent
+        self.encoder = _Encoder(agent)
+        self.norm = nn.LayerNorm() if agent.layer_norm else lambda x: x
+        self.head = linear(
+            agent.hidden, agent.n_actions, init=dense_init(agent.hidden, agent.orthogonal, agent.head_gain)
+        )
 
-            def gates(name: str, *shape: int) -> gru.Gates:
-                drawn = lambda key: gru.Gates(*uniform_fan(h)(key, (3, *shape)))._asdict()  # noqa: E731
-                return gru.Gates(**self.param(name, drawn))
+    def encode(self, obs: Array, last_action: Array, first: Array) -> Array:
+        return self.encoder(obs, last_action, first)
 
-            self.core = gru.GRUParams(
-                gates("gru_w_i", h, h), gates("gru_b_i", h), gates("gru_w_h", h, h), gates("gru_b_h", h)
-            )
-        else:
-            self.core = linear(h, h, init=sizes.dense_init(h))
+    def values(self, hidden: Array) -> Array:
+        return self.head(self.norm(hidden))
 
-    def unroll(self, h: Array, obs: Array, last_action: Array, first: Array) -> tuple[Array, Array]:
-        x = self.encoder(obs, last_action, first)
-        if not isinstance(self.core, gru.GRUParams):
-            hs = nn.relu(self.core(x))
-        else:
-            starts = jnp.broadcast_to(first[..., None], x.shape[:-1])
-            hs = gru.unroll(self.core, h, x, starts, self.sizes.one_kernel and gru.fits_one_kernel(self.sizes.hidden))
-        return self.head(self.norm(hs)), hs
-
-    def step(self, h: Array, obs: Array, last_action: Array, first: Array) -> tuple[Array, Array]:
-        x = self.encoder(obs, last_action, first)
-        if not isinstance(self.core, gru.GRUParams):
-            h = nn.relu(self.core(x))
-        else:
-            starts = jnp.broadcast_to(first[..., None], x.shape[:-1])
-            h = gru.cell(self.core, gru.reset_where(starts, h), gru.project(self.core, x))
-        return self.head(self.norm(h)), h
+    def __call__(self, obs: Array, last_action: Array, first: Array) -> Array:
+        """Both, with nothing between: what ``init`` needs."""
+        return self.values(self.encode(obs, last_action, first))
 
 
 class Agent(NamedTuple):
     """The network's sizes and options; every method is a pure function of its arguments.
 
-    ``share_parameters`` false gives every agent a network of its own, all parameters leading with N; none of them
-    reads an id. ``orthogonal`` initialises the dense layers as pymarl2 does: with gain 1, the Q head with
-    ``head_gain``, the GRU as ever. It brings QR factorisations: then ``init`` must not run under ``vmap``.
+    ``layers``: dense layers before the core. ``core`` names it and ``core_settings`` are its settings (its defaults if
+    None). ``share_parameters`` false gives every agent a network of its own, all parameters leading with N; none of
+    them reads an id. ``orthogonal`` initialises the dense layers as pymarl2 does: with gain 1, the Q head with
+    ``head_gain``, gated cores as ever. It brings QR factorisations: then ``init`` must not run under ``vmap``.
     """
 
     n_agents: int
     n_actions: int
     obs_size: int
     hidden: int = 64
-    recurrent: bool = True
+    layers: int = 1
+    core: str = "gru"
+    core_settings: Any = None
     layer_norm: bool = False
     share_parameters: bool = True
     agent_id: bool = True
     last_action: bool = True
-    one_kernel: bool = False
     orthogonal: bool = False
     head_gain: float = 0.01
 
-    def dense_init(self, n_in: int, gain: float = 1.0) -> Init:
-        """How a dense layer with ``n_in`` inputs begins; ``gain`` is for an orthogonal one."""
-        return orthogonal(gain) if self.orthogonal else torch_default(n_in)
-
-    @property
-    def _net(self) -> _QNetwork:
-        """The network that all agents share, or that of a team of one."""
-        return _QNetwork(self if self.share_parameters else self._replace(n_agents=1, agent_id=False))
-
-    def _init_net(self, key: Array) -> Params:
-        net = self._net
-        n, o = net.sizes.n_agents, self.obs_size
-        h, obs, action = jnp.zeros((n, self.hidden)), jnp.zeros((n, o)), jnp.zeros((n,), jnp.int32)
-        return net.init(key, h, obs, action, jnp.bool_(True), method="step")["params"]
-
     def init(self, key: Array) -> Params:
-        if self.share_parameters:
-            return self._init_net(key)
-        return jax.lax.map(self._init_net, jax.random.split(key, self.n_agents))
+        """{"encoder", "core", "head", "norm" (where it is on)}."""
+        if not self.share_parameters:
+            return jax.lax.map(self._alone.init, jax.random.split(key, self.n_agents))
+        n = self.n_agents
+        obs, action = jnp.zeros((n, self.obs_size)), jnp.zeros((n,), jnp.int32)
+        params = _Layers(self).init(key, obs, action, jnp.bool_(True))["params"]
+        return {**params, "core": self._core.init(jax.random.fold_in(key, 1))}
 
-    def _apply(
-        self, method: str, params: Params, h: Array, obs: Array, last_action: Array, first: Array
-    ) -> tuple[Array, Array]:
-        if self.share_parameters:
-            return self._net.apply({"params": params}, h, obs, last_action, first, method=method)  # type: ignore[return-value]
-
-        def alone(params: Params, h: Array, obs: Array, last_action: Array) -> Any:
-            team = h[..., None, :], obs[..., None, :], last_action[..., None]
-            out = self._net.apply({"params": params}, *team, first, method=method)
-            return jax.tree.map(lambda x: x[..., 0, :], out)
-
-        return jax.vmap(alone, in_axes=(0, -2, -2, -1), out_axes=-2)(params, h, obs, last_action)
-
-    def initial_state(self, *batch: int) -> Float[Array, "*batch N H"]:
-        return jnp.zeros((*batch, self.n_agents, self.hidden))
+    def initial_state(self, *batch: int) -> State:
+        """What the agents remember at an episode's start; leaves [*batch, N, …]."""
+        return self._core.initial_state(*batch, self.n_agents)
 
     def step(
         self,
         params: Params,
-        h: Float[Array, "*batch N H"],
+        state: State,
         obs: Float[Array, "*batch N O"],
         last_action: Int[Array, "*batch N"],
         first: Bool[Array, "*batch"],
-    ) -> tuple[Float[Array, "*batch N A"], Float[Array, "*batch N H"]]:
-        """Q-values of one slot, and the next hidden state. ``first``: ignore ``h`` and ``last_action``."""
-        return self._apply("step", params, h, obs, last_action, first)
+    ) -> tuple[Float[Array, "*batch N A"], State]:
+        """Q-values of one slot, and the next state. ``first``: ignore ``state`` and ``last_action``."""
+        q, _, state = self._apply(_step, params, state, obs, last_action, first)
+        return q, state
 
     def unroll(
         self,
@@ -161,18 +149,57 @@ class Agent(NamedTuple):
         obs: Float[Array, "T B N O"],
         action: Int[Array, "T B N"],
         first: Bool[Array, "T B"],
-    ) -> Float[Array, "T B N A"]:
-        """Q-values of a window that begins with the hidden state at zero; the same as T calls of ``step``."""
-        return self.unroll_hidden(params, obs, action, first)[0]
+        start: AgentStart | None = None,
+    ) -> Unrolled:
+        """What T calls of ``step`` give. Without ``start`` a window begins with the initial state and no last action."""
+        if start is None:
+            start = AgentStart(self.initial_state(obs.shape[1]), jnp.zeros_like(action[0]))
+        last_action = jnp.concatenate([start.last_action[None], action[:-1]])
+        return Unrolled(*self._apply(base.unroll, params, start.state, obs, last_action, first))
 
-    def unroll_hidden(
+    @property
+    def _core(self) -> base.Core:
+        return build_core(self.core, base.CoreSizes(self.hidden, self.hidden, self.orthogonal), self.core_settings)
+
+    @property
+    def _alone(self) -> "Agent":
+        """A team of one, where every agent has a network of its own."""
+        return self._replace(n_agents=1, agent_id=False, share_parameters=True)
+
+    def _apply(
         self,
+        form: Callable[..., tuple[Array, State]],
         params: Params,
-        obs: Float[Array, "T B N O"],
-        action: Int[Array, "T B N"],
-        first: Bool[Array, "T B"],
-    ) -> tuple[Float[Array, "T B N A"], Float[Array, "T B N H"]]:
-        """:meth:`unroll`, and the hidden states that the Q-values were read from."""
-        last_action = jnp.concatenate([jnp.zeros_like(action[:1]), action[:-1]])
-        h = self.initial_state(obs.shape[1])
-        return self._apply("unroll", params, h, obs, last_action, first)
+        state: State,
+        obs: Array,
+        last_action: Array,
+        first: Array,
+    ) -> tuple[Array, Array, State]:
+        """(Q-values, the core's outputs, its last state), the core used in the ``form`` of one slot or of a window."""
+        if not self.share_parameters:
+            return self._apply_each(form, params, state, obs, last_action, first)
+        layers, weights = _Layers(self), {"params": params}
+        x: Any = layers.apply(weights, obs, last_action, first, method="encode")
+        starts = jnp.broadcast_to(first[..., None], x.shape[:-1])
+        hidden, state = form(self._core, params["core"], state, x, starts)
+        q: Any = layers.apply(weights, hidden, method="values")
+        return q, hidden, state
+
+    def _apply_each(
+        self, form: Any, params: Params, state: State, obs: Array, last_action: Array, first: Array
+    ) -> tuple[Array, Array, State]:
+        """The same where every agent has a network of its own."""
+        axis = first.ndim - (form is base.unroll)  # of the agents in a state
+
+        def apply(params: Params, state: State, obs: Array, last_action: Array) -> Any:
+            state = jax.tree.map(lambda x: jnp.expand_dims(x, axis), state)
+            team = obs[..., None, :], last_action[..., None]
+            q, hidden, state = self._alone._apply(form, params, state, *team, first)
+            return q[..., 0, :], hidden[..., 0, :], jax.tree.map(lambda x: jnp.squeeze(x, axis), state)
+
+        each = jax.vmap(apply, in_axes=(0, axis, -2, -1), out_axes=(-2, -2, axis))
+        return each(params, state, obs, last_action)
+
+
+def _step(core: base.Core, params: Params, state: State, x: Array, first: Array) -> tuple[Array, State]:
+    return core.step(params, state, x, first)

@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jqmix.networks.init import uniform_fan
-from jqmix.networks.linear import linear
+from jqmix.networks.layers import linear, uniform_fan
 
 Params = Any
 Positivity = Literal["abs", "softplus", "square", "none"]

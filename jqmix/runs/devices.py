@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from jqmix.kernels.platform import platform
 from jqmix.learning import split
 
 AXIS = "members"
@@ -37,7 +38,7 @@ def make_mesh(members: int, batch: int = 1) -> Mesh:
     each member's batches."""
     devices = jax.local_devices()
     rows = shares(members, len(devices))
-    columns = parts(batch, len(devices) // rows) if devices[0].platform == "cpu" else 1
+    columns = parts(batch, len(devices) // rows) if platform() == "cpu" else 1
     return Mesh(np.array(devices[: rows * columns]).reshape(rows, columns), (AXIS, split.AXIS))
 
 
@@ -47,7 +48,7 @@ def members_take_turns() -> bool:
     A core gains nothing from more work at once: by ``vmap``, four members took longer by a seventh, sixteen by a third
     (``benchmarks/README.md``).
     """
-    return jax.default_backend() == "cpu"
+    return platform() == "cpu"
 
 
 def over_devices(f: Any, mesh: Mesh, ins: Any, outs: Any) -> Any:
@@ -74,7 +75,7 @@ def use_cpu_cores() -> None:
 def compiler_options() -> dict[str, str | bool]:
     """For programs that train. On a CPU, vectors as wide as the machine has them (LLVM prefers half of AVX-512), and
     LLVM's first level of optimisation, which compiles faster and runs no slower (``benchmarks/README.md``)."""
-    if jax.default_backend() != "cpu":
+    if platform() != "cpu":
         return {}
     return {"xla_cpu_prefer_vector_width": "512", "xla_backend_optimization_level": "1"}
 

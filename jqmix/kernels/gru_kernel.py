@@ -3,10 +3,10 @@
 As a scan, a step is several kernels, and a window a few hundred launches of some microseconds each, whatever they
 compute (``benchmarks/ROOFLINE.md``). Here one program takes ``ROWS`` rows (batch × agents) through all steps, their
 hidden state, or its gradient, in registers. What is not recurrent stays outside, as few large products: those of the
-inputs, and the weights' gradients. The formulas are those of :mod:`jqmix.networks.gru`, whose scan is the oracle.
+inputs, and the weights' gradients. The formulas are those of :mod:`jqmix.kernels.gru_step`.
 
 Off a GPU the kernels are interpreted: for tests alone. On a GPU they have not been measured yet; and jax 0.11 announces
-that Pallas will give Triton up. So nothing depends on them (``agent.one_kernel``, off unless asked for).
+that Pallas will give Triton up. So nothing depends on them (``core.one_kernel``, off unless asked for).
 """
 
 from collections.abc import Callable
@@ -18,43 +18,44 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Bool, Float
 
-from jqmix.networks import gru
+from jqmix.kernels.gru_step import Gates, GRUParams, Residuals, gate_gradients, step
+from jqmix.kernels.platform import platform
 
 ROWS = 16  # the least that a tensor core multiplies
 
 
 def forward(
-    params: gru.GRUParams, h: Float[Array, "R H"], x: gru.Gates, first: Bool[Array, "T R"], saves: bool
-) -> tuple[Float[Array, "T R H"], gru.Residuals | None]:
+    params: GRUParams, h: Float[Array, "R H"], x: Gates, first: Bool[Array, "T R"], saves: bool
+) -> tuple[Float[Array, "T R H"], Residuals | None]:
     """All hidden states from the inputs' products ``x`` [T, R, H]; where it ``saves``, what a gradient needs, too."""
     weights = [*params.b_i, *params.w_h, *params.b_h]
-    shapes = [x.n.shape] * (1 + saves * len(gru.Residuals._fields))
+    shapes = [x.n.shape] * (1 + saves * len(Residuals._fields))
     hs, *residuals = _run(_forward, [*x, _kept(first), h[None]], weights, shapes)
-    return hs, gru.Residuals(*residuals) if saves else None
+    return hs, Residuals(*residuals) if saves else None
 
 
 def _forward(rows: list[Any], weights: list[Any], outs: list[Any]) -> None:
     *x, keep, start = rows
 
-    def step(t: Array, h: Array) -> Array:
+    def advance(t: Array, h: Array) -> Array:
         # Read in every step, from a cache: there are not enough registers to keep them.
-        b_i, w_h, b_h = (gru.Gates(*(w[...] for w in weights[i : i + 3])) for i in (0, 3, 6))
-        params = gru.GRUParams(w_h, b_i, w_h, b_h)  # the inputs' weights have no part in this
-        h, residuals = gru.step(params, h * keep[t][:, None], gru.Gates(*(gate[t] for gate in x)))
+        b_i, w_h, b_h = (Gates(*(w[...] for w in weights[i : i + 3])) for i in (0, 3, 6))
+        params = GRUParams(w_h, b_i, w_h, b_h)  # the inputs' weights have no part in this
+        h, residuals = step(params, h * keep[t][:, None], Gates(*(gate[t] for gate in x)))
         for out, value in zip(outs, (h, *residuals), strict=False):  # all of them, or the hidden states alone
             out[t] = value
         return h
 
-    jax.lax.fori_loop(0, outs[0].shape[0], step, start[0])
+    jax.lax.fori_loop(0, outs[0].shape[0], advance, start[0])
 
 
 def backward(
-    params: gru.GRUParams,
+    params: GRUParams,
     d_hs: Float[Array, "T R H"],
     before: Float[Array, "T R H"],
-    residuals: gru.Residuals,
+    residuals: Residuals,
     first: Bool[Array, "T R"],
-) -> tuple[Float[Array, "R H"], gru.Gates]:
+) -> tuple[Float[Array, "R H"], Gates]:
     """∂ of the first hidden state, and of what goes into every step's gates.
 
     ``before``: the hidden states that the steps read; ``residuals``: what they left.
@@ -63,7 +64,7 @@ def backward(
     window = d_hs.shape
     rows = [d_hs, before, *residuals, _kept(first)]
     *d, d_h = _run(_backward, rows, weights, [window, window, window, (1, *window[1:])])
-    return d_h[0], gru.Gates(*d)
+    return d_h[0], Gates(*d)
 
 
 def _backward(rows: list[Any], weights: list[Any], outs: list[Any]) -> None:
@@ -71,17 +72,17 @@ def _backward(rows: list[Any], weights: list[Any], outs: list[Any]) -> None:
     *outs, d_start = outs
     steps = d_hs.shape[0]
 
-    def step(i: Array, d_h: Array) -> Array:
+    def go_back(i: Array, d_h: Array) -> Array:
         t = steps - 1 - i
-        at = gru.Residuals(*(v[t] for v in residuals))
+        at = Residuals(*(v[t] for v in residuals))
         d = d_h + d_hs[t]
-        into, d_h_n = gru.through_gates(d, before[t], at)
+        into, d_h_n = gate_gradients(d, before[t], at)
         for out, value in zip(outs, into, strict=True):
             out[t] = value
         recurrent = (g @ w[...] for g, w in zip((into.r, into.z, d_h_n), weights, strict=True))
         return sum(recurrent, start=d * at.z) * keep[t][:, None]
 
-    d_start[0] = jax.lax.fori_loop(0, steps, step, jnp.zeros(d_start.shape[1:], d_start.dtype))
+    d_start[0] = jax.lax.fori_loop(0, steps, go_back, jnp.zeros(d_start.shape[1:], d_start.dtype))
 
 
 def _kept(first: Bool[Array, "T R"]) -> Float[Array, "T R"]:
@@ -110,7 +111,7 @@ def _run(body: Callable[..., None], rows: list[Array], weights: list[Array], sha
         ends = len(rows), len(rows) + len(weights)
         body(list(refs[: ends[0]]), list(refs[ends[0] : ends[1]]), list(refs[ends[1] :]))
 
-    on_gpu = jax.default_backend() == "gpu"
+    on_gpu = platform() == "gpu"
     outs = pl.pallas_call(
         kernel,
         out_shape=[jax.ShapeDtypeStruct((s[0], count + padding, *s[2:]), jnp.float32) for s in shapes],

@@ -1,0 +1,71 @@
+"""One step of the GRU, forward with what its backward pass needs, and backward: for the scan and the kernel alike.
+
+The formulas are those of ``networks/cores/gru.py``. The products of the inputs come from outside (:func:`project`): they
+are computed for all steps at once. The gates r, z, n are separate arrays wherever something is computed element by
+element, never slices of one [.., 3H] array: a strided slice keeps XLA from vectorising the step on a CPU (about three
+times slower forward in ``benchmarks/gru.py``).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+class Gates(NamedTuple):
+    """One array for each gate."""
+
+    r: Float[Array, "*batch H"]
+    z: Float[Array, "*batch H"]
+    n: Float[Array, "*batch H"]
+
+
+class GRUParams(NamedTuple):
+    """Weights and biases of the input side, [I, H] and [H] a gate, and of the recurrent side, [H, H] and [H]."""
+
+    w_i: Gates
+    b_i: Gates
+    w_h: Gates
+    b_h: Gates
+
+
+class Residuals(NamedTuple):
+    """What one step leaves for the backward pass: its gates, and h W_hn + b_hn."""
+
+    r: Float[Array, "*batch H"]
+    z: Float[Array, "*batch H"]
+    n: Float[Array, "*batch H"]
+    h_n: Float[Array, "*batch H"]
+
+
+def project(params: GRUParams, x: Float[Array, "*batch I"]) -> Gates:
+    """The input side's products, for any number of leading axes.
+
+    Biases come in the step, where they cost nothing: added here, they would be a pass of their own over a whole window.
+    """
+    return Gates(*(x @ w for w in params.w_i))
+
+
+def step(params: GRUParams, h: Float[Array, "*batch H"], x: Gates) -> tuple[Float[Array, "*batch H"], Residuals]:
+    """The next hidden state, and what the backward pass needs; ``x`` comes from :func:`project`."""
+    w, b_i, b_h = params.w_h, params.b_i, params.b_h
+    r = jax.nn.sigmoid(x.r + h @ w.r + (b_i.r + b_h.r))
+    z = jax.nn.sigmoid(x.z + h @ w.z + (b_i.z + b_h.z))
+    h_n = h @ w.n + b_h.n
+    n = jnp.tanh(x.n + b_i.n + r * h_n)
+    return n + z * (h - n), Residuals(r, z, n, h_n)
+
+
+def gate_gradients(d: Array, h: Array, residuals: Residuals) -> tuple[Gates, Array]:
+    """From a step's ∂h' = ``d``: ∂ of what goes into its gates, and ∂ of h W_hn."""
+    r, z, n, h_n = residuals
+    d_n = d * (1.0 - z) * (1.0 - n * n)
+    d_z = d * (h - n) * z * (1.0 - z)
+    d_r = d_n * h_n * r * (1.0 - r)
+    return Gates(d_r, d_z, d_n), d_n * r
+
+
+def reset_where(first: Bool[Array, "*batch"], h: Float[Array, "*batch H"]) -> Float[Array, "*batch H"]:
+    """Zeroes the hidden state where an episode starts."""
+    return jnp.where(first[..., None], 0.0, h)

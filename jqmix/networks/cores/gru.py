@@ -1,0 +1,73 @@
+"""The GRU (1406.1078) in PyTorch's convention. Its state is the hidden state h [*batch, H], which is also its output.
+
+    r = σ(x W_ir + b_ir + h W_hr + b_hr)          z likewise
+    n = tanh(x W_in + b_in + r ⊙ (h W_hn + b_hn))
+    h' = (1 − z) ⊙ n + z ⊙ h = n + z ⊙ (h − n)
+
+This is the plain form, differentiated automatically. Training unrolls windows by ``kernels/gru.py``, which computes the
+same faster.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from jqmix.kernels import gru as fast
+from jqmix.kernels.gru_step import Gates, GRUParams, project
+from jqmix.kernels.platform import plain
+from jqmix.networks.cores.base import Core, CoreSizes, Params, reset_where
+from jqmix.networks.cores.settings import GRUSettings
+from jqmix.networks.layers import init_gates
+
+
+def cell(params: GRUParams, h: Float[Array, "*batch H"], x: Gates) -> Float[Array, "*batch H"]:
+    """The next hidden state; ``x``: the products of the inputs, by :func:`project`."""
+    w, b_i, b_h = params.w_h, params.b_i, params.b_h
+    r = jax.nn.sigmoid(x.r + h @ w.r + (b_i.r + b_h.r))
+    z = jax.nn.sigmoid(x.z + h @ w.z + (b_i.z + b_h.z))
+    n = jnp.tanh(x.n + b_i.n + r * (h @ w.n + b_h.n))
+    return n + z * (h - n)
+
+
+def unroll(
+    params: GRUParams,
+    h: Float[Array, "*batch H"],
+    x: Float[Array, "T *batch I"],
+    first: Bool[Array, "T *batch"],
+) -> Float[Array, "T *batch H"]:
+    """All hidden states of a sequence of inputs, reset before the steps where ``first`` is true."""
+
+    def advance(h: Array, slot: tuple[Gates, Array]) -> tuple[Array, Array]:
+        gates, first = slot
+        h = cell(params, reset_where(first, h), gates)
+        return h, h
+
+    return jax.lax.scan(advance, h, (project(params, x), first))[1]
+
+
+def gru_params(params: Params) -> GRUParams:
+    return GRUParams(**{side: Gates(**gates) for side, gates in params.items()})
+
+
+def gru_core(sizes: CoreSizes, settings: GRUSettings) -> Core:
+    """One GRU layer. ``settings.one_kernel``: on a GPU the recurrence over a window is one kernel, where it fits."""
+
+    def step(params: Params, h: Array, x: Array, first: Array) -> tuple[Array, Array]:
+        weights = gru_params(params)
+        h = cell(weights, reset_where(first, h), project(weights, x))
+        return h, h
+
+    def unroll_window(params: Params, h: Array, x: Array, first: Array) -> tuple[Array, Array]:
+        weights = gru_params(params)
+        if plain():
+            hs = unroll(weights, h, x, first)
+        else:
+            hs = fast.unroll(weights, h, x, first, settings.one_kernel and fast.fits_one_kernel(sizes.hidden))
+        return hs, hs[-1]
+
+    return Core(
+        init=lambda key: init_gates(key, "rzn", sizes.n_in, sizes.hidden),
+        initial_state=lambda *batch: jnp.zeros((*batch, sizes.hidden)),
+        step=step,
+        unroll=unroll_window,
+    )
