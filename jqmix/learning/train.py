@@ -188,7 +188,8 @@ class Program(NamedTuple):
             changes["reward_moments"] = normalise.update(member.reward_moments, new.reward[..., None], ~new.last)
         if cfg.agent.obs_norm == "running":
             params = member.learner.params
-            agent = params["agent"] | {"obs_norm": normalise.update(params["agent"]["obs_norm"], seen.obs)}
+            moments = normalise.update(normalise.Moments(**params["agent"]["obs_norm"]), seen.obs)
+            agent = params["agent"] | {"obs_norm": moments._asdict()}
             changes["learner"] = member.learner._replace(params=params | {"agent": agent})
         kept = {name: getattr(member, name) for name in changes}
         strange = jnp.sum(health.outside(new.reward, bounds) & ~new.last, dtype=jnp.float32)

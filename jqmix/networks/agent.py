@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jqmix.kernels.products import product
+from jqmix.networks import normalise
 from jqmix.networks.cores import base, build_core
 from jqmix.networks.layers import dense_init, linear
 
@@ -100,7 +101,8 @@ class Agent(NamedTuple):
 
     ``layers``: dense layers before the core. ``core`` names it and ``core_settings`` are its settings (its defaults if
     None). ``share_parameters`` false gives every agent a network of its own, all parameters leading with N; none of
-    them reads an id. ``orthogonal`` initialises the dense layers as pymarl2 does: with gain 1, the Q head with
+    them reads an id. ``obs_norm``: observations are standardised by running statistics, the parameters ``obs_norm``,
+    which no gradient changes but whoever trains. ``orthogonal`` initialises the dense layers as pymarl2 does: with gain 1, the Q head with
     ``head_gain``, gated cores as ever. It brings QR factorisations: then ``init`` must not run under ``vmap``.
     """
 
@@ -115,11 +117,15 @@ class Agent(NamedTuple):
     share_parameters: bool = True
     agent_id: bool = True
     last_action: bool = True
+    obs_norm: bool = False
     orthogonal: bool = False
     head_gain: float = 0.01
 
     def init(self, key: Array) -> Params:
-        """{"encoder", "core", "head", "norm" (where it is on)}."""
+        """{"encoder", "core", "head", "norm" (where it is on), "obs_norm" (where it is on)}."""
+        if self.obs_norm:
+            layers = self._replace(obs_norm=False).init(key)
+            return {**layers, "obs_norm": normalise.init(self.obs_size)._asdict()}
         if not self.share_parameters:
             return jax.lax.map(self._alone.init, jax.random.split(key, self.n_agents))
         n = self.n_agents
@@ -176,6 +182,10 @@ class Agent(NamedTuple):
         first: Array,
     ) -> tuple[Array, Array, State]:
         """(Q-values, the core's outputs, its last state), the core used in the ``form`` of one slot or of a window."""
+        if self.obs_norm:
+            layers = {name: x for name, x in params.items() if name != "obs_norm"}
+            obs = normalise.apply(normalise.Moments(**jax.lax.stop_gradient(params["obs_norm"])), obs)
+            return self._replace(obs_norm=False)._apply(form, layers, state, obs, last_action, first)
         if not self.share_parameters:
             return self._apply_each(form, params, state, obs, last_action, first)
         layers, weights = _Layers(self), {"params": params}
