@@ -72,6 +72,7 @@ def _add_config_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _parser() -> _Parser:
+    """All commands, in the order in which help lists them."""
     parser = _Parser(
         prog="jqmix", description="Multi-agent Q-learning on JAX, compiled end to end.", allow_abbrev=False
     )
@@ -82,67 +83,117 @@ def _parser() -> _Parser:
         sub.set_defaults(run=run)
         return sub
 
-    train = command("train", _train, "Train a population and write its run directory.")
-    bench = command("bench", _bench, "Environment steps per second, compile time, memory.")
+    _add_train_arguments(command("train", _train, "Train a population and write its run directory."))
+    _add_bench_arguments(command("bench", _bench, "Environment steps per second, compile time, memory."))
+    _add_sweep_arguments(command("sweep", _sweep, "Every combination of a grid of values, as few programs as shapes."))
+    _add_ablate_arguments(
+        command("ablate", _ablate, "The implementation tricks, each varied around a configuration; one report.")
+    )
+    _add_resume_arguments(command("resume", _resume, "Go on with a run or a study from its newest checkpoints."))
+    _add_evaluate_arguments(
+        command("evaluate", _evaluate, "Play whole greedy episodes with a run's newest checkpoint.")
+    )
+    _add_report_arguments(
+        command("report", _report, "Learning curves of runs (IQM with bootstrap intervals) as PNG, Markdown, CSV.")
+    )
+    about = "The joint values that a run on a matrix game or the two-step game learned, next to the true ones."
+    _add_igm_arguments(command("igm", _igm, about))
+    _add_envs_arguments(command("envs", _envs, "Every environment with its sizes; or one's own, checked."))
+    return parser
+
+
+def _add_config_argument(parser: argparse.ArgumentParser) -> None:
     about = f"a preset's name, a YAML file or a run directory ({DEFAULT_PRESET}, unless an environment is named)"
-    for sub in (train, bench):
-        sub.add_argument("config", nargs="?", metavar="CONFIG", help=about)
-        _add_config_flags(sub)
-        sub.usage = f"{sub.prog} [CONFIG] [--field VALUE …]"
-    sweep = command("sweep", _sweep, "Every combination of a grid of values, as few programs as shapes.")
-    ablate = command("ablate", _ablate, "The implementation tricks, each varied around a configuration; one report.")
-    for sub in (sweep, ablate):
-        sub.add_argument("config", nargs="?", metavar="CONFIG", help=about)
-        sub.add_argument("--out", metavar="DIR", help="the study's folder (a new one in runs/)")
-        _add_config_flags(sub)
-        sub.usage = f"{sub.prog} [CONFIG] [--grid FIELD=V1,V2 …] [--field VALUE …]"
-    sweep.add_argument("--grid", nargs="+", action="extend", required=True, metavar="FIELD=V1,V2", help="values to try")
-    ablate.add_argument(
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help=about)
+
+
+def _add_json_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
+
+
+def _add_trust_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--trust", action="store_true", help="run the code that the run names (env.factory)")
+
+
+def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_config_argument(parser)
+    _add_config_flags(parser)
+    parser.usage = f"{parser.prog} [CONFIG] [--field VALUE …]"
+    parser.add_argument("--quiet", action="store_true", help="print the run directory alone")
+    parser.epilog = "presets: " + ", ".join(preset_names())
+
+
+def _add_bench_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_config_argument(parser)
+    _add_config_flags(parser)
+    parser.usage = f"{parser.prog} [CONFIG] [--field VALUE …]"
+    _add_json_flag(parser)
+
+
+def _add_study_arguments(parser: argparse.ArgumentParser) -> None:
+    """What sweep and ablate have in common."""
+    _add_config_argument(parser)
+    parser.add_argument("--out", metavar="DIR", help="the study's folder (a new one in runs/)")
+    _add_config_flags(parser)
+    parser.usage = f"{parser.prog} [CONFIG] [--grid FIELD=V1,V2 …] [--field VALUE …]"
+
+
+def _add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_study_arguments(parser)
+    parser.add_argument(
+        "--grid", nargs="+", action="extend", required=True, metavar="FIELD=V1,V2", help="values to try"
+    )
+
+
+def _add_ablate_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_study_arguments(parser)
+    parser.add_argument(
         "--grid", nargs="+", action="extend", default=[], metavar="FIELD=V1,V2", help="values of a trick"
     )
-    ablate.add_argument(
+    parser.add_argument(
         "--only", nargs="+", default=[], metavar="TRICK", help="study these alone: " + ", ".join(TRICKS)
     )
-    train.add_argument("--quiet", action="store_true", help="print the run directory alone")
-    train.epilog = "presets: " + ", ".join(preset_names())
 
-    resume = command("resume", _resume, "Go on with a run or a study from its newest checkpoints.")
-    resume.add_argument("run_dir", metavar="RUN_DIR", help="a run directory, or a study's folder")
-    resume.add_argument(
+
+def _add_resume_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="a run directory, or a study's folder")
+    parser.add_argument(
         "--total-steps", type=_whole(1, STEPS), metavar="N", help="go on to so many steps; also a finished run"
     )
-    resume.add_argument("--trust", action="store_true", help="run code that the run directory names (env.factory)")
-    resume.add_argument("--quiet", action="store_true", help="print the run directory alone")
+    parser.add_argument("--trust", action="store_true", help="run code that the run directory names (env.factory)")
+    parser.add_argument("--quiet", action="store_true", help="print the run directory alone")
 
-    evaluate = command("evaluate", _evaluate, "Play whole greedy episodes with a run's newest checkpoint.")
-    evaluate.add_argument("run_dir", metavar="RUN_DIR")
-    evaluate.add_argument("--episodes", type=_whole(1, EPISODES), default=128, help="whole episodes per member (128)")
-    evaluate.add_argument("--best", action="store_true", help="the parameters that played best while training")
-    evaluate.add_argument("--seed", type=_whole(0, INT32), default=0, help="of the environments (0)")
 
-    report = command("report", _report, "Learning curves of runs (IQM with bootstrap intervals) as PNG, Markdown, CSV.")
-    report.add_argument("run_dirs", nargs="+", metavar="RUN_DIR", help="run directories, or folders of them")
-    report.add_argument("--out", metavar="DIR", help="where it is written (RUN_DIR/report, or ./report for several)")
-    report.add_argument("--threshold", type=_number, metavar="VALUE", help="also say when the IQM first was there")
-    report.add_argument("--overwrite", action="store_true", help="even if the folder holds something already")
+def _add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_dir", metavar="RUN_DIR")
+    parser.add_argument("--episodes", type=_whole(1, EPISODES), default=128, help="whole episodes per member (128)")
+    parser.add_argument("--best", action="store_true", help="the parameters that played best while training")
+    parser.add_argument("--seed", type=_whole(0, INT32), default=0, help="of the environments (0)")
+    _add_trust_flag(parser)
+    _add_json_flag(parser)
 
-    igm = command(
-        "igm", _igm, "The joint values that a run on a matrix game or the two-step game learned, next to the true ones."
-    )
-    igm.add_argument("run_dir", metavar="RUN_DIR")
-    igm.add_argument("--out", metavar="PNG", help="draw them into this file, too")
 
-    for sub in (evaluate, igm):
-        sub.add_argument("--trust", action="store_true", help="run the code that the run names (env.factory)")
+def _add_report_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_dirs", nargs="+", metavar="RUN_DIR", help="run directories, or folders of them")
+    parser.add_argument("--out", metavar="DIR", help="where it is written (RUN_DIR/report, or ./report for several)")
+    parser.add_argument("--threshold", type=_number, metavar="VALUE", help="also say when the IQM first was there")
+    parser.add_argument("--overwrite", action="store_true", help="even if the folder holds something already")
+    _add_json_flag(parser)
 
-    envs = command("envs", _envs, "Every environment with its sizes; or one's own, checked.")
-    envs.add_argument("--check", metavar="FACTORY", help="check what package.module:function builds")
-    envs.add_argument(
+
+def _add_igm_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_dir", metavar="RUN_DIR")
+    parser.add_argument("--out", metavar="PNG", help="draw them into this file, too")
+    _add_trust_flag(parser)
+    _add_json_flag(parser)
+
+
+def _add_envs_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--check", metavar="FACTORY", help="check what package.module:function builds")
+    parser.add_argument(
         "--env.kwargs", dest="kwargs", default="{}", metavar="YAML", help="--check: the factory's arguments"
     )
-    for sub in (bench, evaluate, report, igm, envs):
-        sub.add_argument("--json", action="store_true", help="machine-readable output")
-    return parser
+    _add_json_flag(parser)
 
 
 def _whole(low: int, high: int) -> Callable[[str], int]:
@@ -185,8 +236,8 @@ def _config(args: argparse.Namespace) -> Config:
     return load_config(nothing if args.config is None else args.config, **given)
 
 
-def _config_of_a_run(args: argparse.Namespace) -> Config:
-    """The same, where a run of it alone is what is asked for: every flag must do something in it."""
+def _run_config(args: argparse.Namespace) -> Config:
+    """The configuration of a single run: every flag that is given must do something in it."""
     cfg = _config(args)
     check_effects([cfg], _given(args))
     return cfg
@@ -220,7 +271,7 @@ def _prepare(cache: bool = True) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    cfg = _config_of_a_run(args)
+    cfg = _run_config(args)
     _check_place("run_dir", cfg.run_dir)
     _prepare()
     from jqmix.runs.experiment import train
@@ -322,7 +373,7 @@ def _igm(args: argparse.Namespace) -> None:
 
 
 def _bench(args: argparse.Namespace) -> None:
-    cfg = _config_of_a_run(args)
+    cfg = _run_config(args)
     if "run_dir" in _given(args):
         raise ConfigError("run_dir: has no effect; bench writes nothing")
     _prepare(cache=False)

@@ -8,17 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jqmix.config import ConfigError
-from jqmix.inputs import one_line, quoted, read_text, shown
+from jqmix.inputs import ConfigError, one_line, quoted, read_text, shown
 
-# Of a file that is read whole, in bytes; a run's metadata takes two thousand.
-MOST_BYTES = 16_000_000
+MOST_JSON = 16_000_000  # bytes of a JSON file; a run's metadata takes two thousand
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object that a file holds. Raises ``ConfigError``, one line that names the file, for anything else."""
     try:
-        tree = json.loads(read_text(path, MOST_BYTES))
+        tree = json.loads(read_text(path, MOST_JSON))
     except ConfigError:
         raise
     except (ValueError, RecursionError):  # not JSON, a number without end, nested without end

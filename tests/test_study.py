@@ -7,6 +7,7 @@ import pytest
 from test_report import line, write_lines, write_run
 from test_train import SMALL, config, curves
 
+from jqmix.analysis.published import read_published
 from jqmix.analysis.report import report
 from jqmix.analysis.study import TRICKS, Study, Trick, Variant, ablation, load_tricks, parse_grid, sweep
 from jqmix.cli import main
@@ -91,6 +92,21 @@ def test_each_trick_varies_one_thing_around_the_configuration():
     assert len({shape_of(cfg) for cfg in study.configs.values()}) == 1 + sum(
         v.run != "base" for t in study.tricks if fields[t.name] for v in t.variants
     )
+
+
+def test_every_trick_has_a_published_result_for_each_value():
+    published = read_published()
+    assert list(published.findings) == list(TRICKS)
+    assert (published.source, published.measure) == ("2102.03479", "SMAC win %")
+    assert published.findings["optimiser"].results == "corridor 81 / 0, 3s5z_vs_3s6z 24 / 0"
+    assert (
+        published.findings["epsilon"].results == "100k / 500k / 1000k: 6h_vs_8z 32 / 77 / 0, 3s5z_vs_3s6z 57 / 76 / –"
+    )
+    assert published.findings["rollouts_same_ratio"] == ("not studied", "the ratio changed with them")
+    for finding in published.findings.values():
+        values, colon, maps = finding.results.rpartition(": ")
+        counts = {result.count("/") for result in maps.split(", ")}
+        assert len(counts) == 1 and (not colon or counts == {values.count("/")})
 
 
 @pytest.mark.parametrize("name", preset_names())

@@ -17,7 +17,7 @@ from jqmix.config import ConfigError
 
 @dataclass(frozen=True)
 class ValueTables:
-    """Of every member (axis P), in one situation: utilities, joint values of all joint actions u, and what follows.
+    """What every member (axis P) learned in one situation of a game: utilities and the values of all joint actions.
 
     ``tables``: Q_tot, and Q̂* where the run learned one; an axis of A actions for each of the N agents.
     """
@@ -69,6 +69,7 @@ class ValueTables:
         ]
 
     def where(self, p: int) -> str:
+        """A member's seed, and the situation where a game has several."""
         return f"seed {self.seeds[p]}" + (f", {self.situation}" if self.situation else "")
 
     def text(self) -> str:

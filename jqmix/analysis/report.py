@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from jqmix.analysis.figures import LearningCurve, Panel, Point, draw_curves, draw_points
+from jqmix.analysis.published import read_published
 from jqmix.analysis.results import (
     RETURN,
     WIN_RATE,
@@ -394,10 +395,11 @@ def _head(compared: dict[Trick, Compared]) -> list[str]:
     """What comes first: the curves, or of an ablation the tricks."""
     if not compared:
         return ["# Greedy results\n", "![Learning curves](report.png)\n"]
+    published = read_published()
     header = [
         "trick",
         "better, as published",
-        "published (2102.03479, SMAC win %)",
+        f"published ({published.source}, {published.measure})",
         "here, best first",
         "intervals",
         "at env steps",

@@ -7,10 +7,11 @@ import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from jqmix.analysis.published import read_published
 from jqmix.config import Config, ConfigError, build, coerce_text, flatten, to_dict
 from jqmix.envs.registry import entries
 from jqmix.files import read_json, write_text
@@ -30,8 +31,8 @@ class Variant:
 
 @dataclass(frozen=True)
 class Trick:
-    """A group of variants that differ in one thing, and what 2102.03479 found: which way the results pointed, and the
-    results themselves (win rates on SMAC, %).
+    """A group of variants that differ in one thing, and what was published of it: which way the results pointed, and
+    the results themselves (``published.yaml``).
 
     ``name`` is for the command line, ``title`` for readers.
     """
@@ -159,48 +160,15 @@ def sweep(cfg: Config, grid: Mapping[str, Sequence[Any]]) -> Study:
 
 # The implementation tricks
 
-TRICKS: dict[str, Trick] = {
-    trick.name: trick
-    for trick in [
-        Trick(
-            "optimiser",
-            "optimiser",
-            "Adam over RMSProp with 8 rollouts",
-            "corridor 81 / 0, 3s5z_vs_3s6z 24 / 0",
-        ),
-        Trick(
-            "rollouts",
-            "rollouts, updates per collection held",
-            "fewer on the hardest map, which learns more from every step then; elsewhere no clear order",
-            "8 / 4 / 2: 3s5z_vs_3s6z 57 / 74 / 79, MMM2 96 / 96 / 89, corridor 92 / 93 / 70",
-        ),
-        Trick("rollouts_same_ratio", "rollouts, replay ratio held", "not studied", "the ratio changed with them"),
-        Trick(
-            "replay",
-            "replay size",
-            "5k and 10k over 2k; 20k is worse on two maps of three",
-            "2k / 5k / 10k / 20k: 5m_vs_6m 79 / 80 / 81 / 74, MMM2 88 / 96 / 97 / 98, 3s5z_vs_3s6z 41 / 57 / 61 / 23",
-        ),
-        Trick(
-            "epsilon",
-            "ε steps",
-            "longer on hard maps, up to a point",
-            "100k / 500k / 1000k: 6h_vs_8z 32 / 77 / 0, 3s5z_vs_3s6z 57 / 76 / –",
-        ),
-        Trick(
-            "lambda",
-            "λ",
-            "0.3 to 0.6 over 0 and, on two maps of three, over 0.9",
-            "0 / 0.3 / 0.5 / 0.6 / 0.9: corridor 81 / 95 / 90 / 93 / 91, 3s5z_vs_3s6z 24 / 53 / 61 / 57 / 33, "
-            "6h_vs_8z 46 / 76 / 77 / 77 / 18",
-        ),
-        Trick(
-            "width",
-            "recurrent width",
-            "wider on the hardest map, narrower on MMM2",
-            "64 / 256 (GRU): 3s5z_vs_3s6z 57 / 80, corridor 93 / 93, MMM2 96 / 88",
-        ),
-    ]
+# Their names on the command line, and their titles for readers.
+TRICKS = {
+    "optimiser": "optimiser",
+    "rollouts": "rollouts, updates per collection held",
+    "rollouts_same_ratio": "rollouts, replay ratio held",
+    "replay": "replay size",
+    "epsilon": "ε steps",
+    "lambda": "λ",
+    "width": "recurrent width",
 }
 Changes = dict[str, Any]
 
@@ -235,10 +203,16 @@ def ablation(cfg: Config, grid: Mapping[str, Sequence[Any]] | None = None, only:
             configs.setdefault(run, variant)
             variants.append(Variant(_spelled(value) + " (config)" * (run == "base"), run))
         if len({v.run for v in variants}) > 1:
-            tricks.append(replace(TRICKS[name], variants=tuple(variants)))
+            tricks.append(_make_trick(name, variants))
         elif only:
             raise ConfigError(f"only: {name} has no value beside the configuration's {_spelled(own)}; see --grid")
     return Study(configs, tricks)
+
+
+def _make_trick(name: str, variants: Sequence[Variant]) -> Trick:
+    """A trick with these variants, and what was published of it."""
+    finding = read_published().findings[name]
+    return Trick(name, TRICKS[name], finding.direction, finding.results, tuple(variants))
 
 
 def _field(name: str, cfg: Config) -> str:
