@@ -145,7 +145,7 @@ class Program(NamedTuple):
 
         Where something is not finite, what the member learned stays from then on as it was before.
         """
-        cfg, agent = self.now(member), self.algorithm.learner.agent
+        agent = self.algorithm.learner.agent
         key_collect, key_learn = jax.random.split(self._training_key(member, shared))
         with jax.named_scope("collecting"):  # for profiles
             windows, episodes, ongoing = collect(
@@ -154,11 +154,11 @@ class Program(NamedTuple):
                 self.env,
                 key_collect,
                 self.epsilon(member),
-                window_length(cfg, self.env.spec),
+                window_length(self.cfg, self.env.spec),
                 member.ongoing,
             )
         member, strange = self._remember(member._replace(ongoing=ongoing), windows)
-        learned = self.algorithm.learn(member, shared.counters, windows, cfg, key_learn)
+        learned = self.algorithm.learn(member, shared.counters, windows, self.now(member), key_learn)
         member = member._replace(
             learner=learned.learner,
             buffer=learned.buffer,
