@@ -1,6 +1,6 @@
 """What an algorithm may ask of a buffer of windows. Neither it nor the training step knows which buffer it is."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, Int
 
@@ -15,6 +15,7 @@ class Stored(NamedTuple):
     priority: Any
 
 
+@runtime_checkable
 class Buffer(Protocol):
     """Pure functions of a buffer's state, for one member.
 

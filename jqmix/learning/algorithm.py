@@ -1,7 +1,7 @@
 """What the training program asks of an algorithm. One is a file of its own beside this: ``dqn``, ``pqn``."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ class Learned(NamedTuple):
     updates: Int[Array, ""]  # how many were made; the same for all members
 
 
+@runtime_checkable
 class Algorithm(Protocol):
     """Pure functions for one member. ``counters`` are shared by all members, and so never batched.
 
