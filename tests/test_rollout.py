@@ -66,7 +66,7 @@ def test_a_replayed_unroll_gives_the_values_seen_while_acting():
     """Greedy actions recomputed from the stored window are the ones taken, across episode boundaries inside it."""
     agent, params, w, _ = gather(MemoryProbe(2), 3, "bootstrap", slots=12, epsilon=0.0)
     assert np.asarray(w.first).sum(0).min() >= 3
-    q = agent.unroll(params, w.obs, w.action, w.first)
+    q = agent.unroll(params, w.obs, w.action, w.first).q
     chosen = np.argmax(np.where(w.avail, q, -np.inf), axis=-1)
     np.testing.assert_array_equal(chosen, w.action)
 
