@@ -1,12 +1,18 @@
 """The agent against PyTorch's conventions in NumPy; acting and unrolling are one function."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from jqmix.networks.agent import Agent
+from jqmix.networks.agent import Agent, AgentStart
+from jqmix.networks.cores import base, build_core
+from jqmix.networks.cores.base import CoreSizes
 
 AGENT = Agent(n_agents=3, n_actions=5, obs_size=7, hidden=8)
 
@@ -52,19 +58,119 @@ def test_unroll_matches_pytorch_conventions(rng, key, options):
     np.testing.assert_allclose(unroll(agent, params, *data), expected, rtol=2e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("options", [*OPTIONS, {"core": "none", "share_parameters": False}], ids=str)
+EACH_CORE = [{"core": core, "share_parameters": share} for core in CORES for share in (True, False)]
+
+
+def step_by_step(agent, params, data, state, last_action):
+    """(Q-values, last state) of T calls of ``step``."""
+    steps = []
+    for obs, action, first in zip(*(jnp.asarray(x) for x in data), strict=True):
+        q, state = agent.step(params, state, obs, last_action, first)
+        steps.append(q)
+        last_action = action
+    return jnp.stack(steps), state
+
+
+def assert_same(a, b):
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), a, b)
+
+
+@pytest.mark.parametrize("options", [*OPTIONS, *EACH_CORE[1:]], ids=str)
 def test_step_by_step_is_the_unroll(rng, key, options):
+    """With episodes that start inside the window; the last state is the one after the last slot."""
     agent = AGENT._replace(**options)
     params = shaken(rng, agent.init(key))
-    obs, action, first = window(rng)
-    h = agent.initial_state(4)
-    last_action = jnp.zeros((4, 3), jnp.int32)
-    steps = []
-    for t in range(len(obs)):
-        q, h = agent.step(params, h, jnp.asarray(obs[t]), last_action, jnp.asarray(first[t]))
-        steps.append(q)
-        last_action = jnp.asarray(action[t])
-    np.testing.assert_allclose(jnp.stack(steps), unroll(agent, params, obs, action, first), rtol=1e-5, atol=1e-6)
+    data = window(rng)
+    q, state = step_by_step(agent, params, data, agent.initial_state(4), jnp.zeros((4, 3), jnp.int32))
+    unrolled = agent.unroll(params, *(jnp.asarray(x) for x in data))
+    assert_same((unrolled.q, unrolled.state), (q, state))
+    assert unrolled.hidden.shape == (11, 4, 3, 8)
+
+
+@pytest.mark.parametrize("options", [*EACH_CORE, {"last_action": False}], ids=str)
+def test_a_window_goes_on_where_another_one_ended(rng, key, options):
+    """Two halves are the whole, wherever it is cut; and so is a start state from elsewhere, by steps."""
+    agent = AGENT._replace(**options)
+    params = shaken(rng, agent.init(key))
+    data = [jnp.asarray(x) for x in window(rng)]
+    data[2] = data[2].at[5].set(jnp.asarray([True, False, True, False]))  # starts, and none, at the cut
+    whole = agent.unroll(params, *data)
+    before = agent.unroll(params, *(x[:5] for x in data))
+    after = agent.unroll(params, *(x[5:] for x in data), AgentStart(before.state, data[1][4]))
+    assert_same(jnp.concatenate([before.q, after.q]), whole.q)
+    assert_same(jnp.concatenate([before.hidden, after.hidden]), whole.hidden)
+    assert_same(after.state, whole.state)
+
+    other = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), before.state)
+    start, later = AgentStart(other, data[1][4]), [x[5:] for x in data]
+    unrolled = agent.unroll(params, *later, start)
+    assert_same((unrolled.q, unrolled.state), step_by_step(agent, params, later, *start))
+    if jax.tree.leaves(other):
+        assert not np.allclose(unrolled.q[0], after.q[0])
+        np.testing.assert_array_equal(unrolled.q[0, ::2], after.q[0, ::2])  # where an episode starts, nothing of it
+
+
+@pytest.mark.parametrize("core", ["gru", "lstm"])
+def test_gradients_reach_the_start_unless_an_episode_starts(rng, key, core):
+    agent = AGENT._replace(core=core)
+    params = agent.init(key)
+    obs, action, first = (jnp.asarray(x) for x in window(rng))
+    first = first.at[0].set(jnp.asarray([True, False, True, False]))
+
+    def loss(state):
+        return jnp.sum(agent.unroll(params, obs, action, first, AgentStart(state, action[0])).q ** 2)
+
+    for g in jax.tree.leaves(jax.grad(loss)(agent.initial_state(4))):
+        np.testing.assert_array_equal(g[::2], 0)
+        assert np.abs(g[1::2]).max() > 0
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    sizes=st.sampled_from([(1, 1), (5, 3), (3, 8)]),
+    batch=st.sampled_from([(), (4,), (2, 3)]),
+    steps=st.sampled_from([1, 7]),
+    seed=st.integers(0, 10**6),
+)
+def test_lstm_is_pytorchs(sizes, batch, steps, seed):
+    """Step after step in NumPy, from any state, with resets inside; outputs and the last state."""
+    (inputs, hidden), rng = sizes, np.random.default_rng(seed)
+    core = build_core("lstm", CoreSizes(inputs, hidden))
+    params = core.init(jax.random.key(seed))
+    x = rng.normal(size=(steps, *batch, inputs)).astype(np.float32)
+    first = rng.random((steps, *batch)) < 0.3
+    state = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), core.initial_state(*batch))
+    outputs, last = base.unroll(core, params, jax.tree.map(jnp.asarray, state), jnp.asarray(x), jnp.asarray(first))
+
+    w_ih, w_hh = (np.concatenate([np.asarray(params[k][gate]).T for gate in "ifgo"]) for k in ("w_i", "w_h"))
+    b_ih, b_hh = (np.concatenate([np.asarray(params[k][gate]) for gate in "ifgo"]) for k in ("b_i", "b_h"))
+    h, c = state
+    for t in range(steps):
+        h, c = (np.where(first[t][..., None], 0, v) for v in (h, c))
+        h, c = oracles.torch_lstm_cell(x[t], h, c, w_ih, w_hh, b_ih, b_hh)
+        np.testing.assert_allclose(outputs[t], h, rtol=1e-4, atol=1e-5)
+    for a, b in zip(last, (h, c), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CORES)
+def test_a_core_without_an_unroll_is_scanned(rng, name):
+    core = build_core(name, CoreSizes(5, 8))
+    params, state = core.init(jax.random.key(1)), core.initial_state(6)
+    x, first = jnp.asarray(rng.normal(size=(7, 6, 5)), jnp.float32), jnp.asarray(rng.random((7, 6)) < 0.3)
+    scanned = base.unroll(core._replace(unroll=None), params, state, x, first)
+    assert_same(base.unroll(core, params, state, x, first), scanned)
+
+
+def test_a_core_may_begin_with_something_else_than_zeros():
+    """Leaves of any rank, and an initial state of one's own."""
+    state = {"a": jnp.ones((2, 3, 4)), "b": jnp.ones((2, 3))}
+    first = jnp.asarray([[True, False, False], [False, True, False]])
+    initial = {"a": jnp.full((2, 3, 4), 5.0), "b": jnp.full((2, 3), 7.0)}
+    for start, a, b in ((None, 0.0, 0.0), (initial, 5.0, 7.0)):
+        out = base.reset_where(first, state, start)
+        np.testing.assert_array_equal(out["b"], np.where(first, b, 1.0))
+        np.testing.assert_array_equal(out["a"], np.where(first[..., None], a, np.ones((2, 3, 4))))
 
 
 def test_nothing_crosses_an_episode_start(rng, key):
@@ -87,6 +193,9 @@ def test_parameter_count(n, o, a, h, key):
     fan_in = o + a + n
     expected = fan_in * h + h + 6 * h * h + 6 * h + h * a + a
     assert sum(x.size for x in jax.tree.leaves(params)) == expected
+    lstm = Agent(n, a, o, h, core="lstm", layers=3).init(key)
+    expected += 2 * (h * h + h) + 2 * h * h + 2 * h
+    assert sum(x.size for x in jax.tree.leaves(lstm)) == expected
 
 
 @pytest.mark.parametrize("share", [True, False])
@@ -113,18 +222,22 @@ def test_agents_of_their_own_begin_differently_and_learn_apart(rng, key):
         np.testing.assert_array_equal(g[1:], 0)
 
 
-@pytest.mark.parametrize("options", [{}, {"share_parameters": False}, {"core": "none"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"share_parameters": False}, {"core": "none"}, {"core": "lstm", "layers": 2}], ids=str
+)
 def test_orthogonal_initialisation(options, key):
-    """Dense layers have orthonormal rows or columns, the Q head's times its gain, and no bias; the GRU is as ever."""
+    """Dense layers have orthonormal rows or columns, the Q head's times its gain, no bias; gated cores are as ever."""
     agent = AGENT._replace(orthogonal=True, head_gain=0.3, **options)
     params, plain = agent.init(key), agent._replace(orthogonal=False).init(key)
     layers = [("encoder", 1.0), ("head", 0.3)] + [("core", 1.0)] * (agent.core == "none")
-    for name, gain in layers:
-        kernels = np.asarray(params[name]["kernel"]).reshape(-1, *params[name]["kernel"].shape[-2:])
+    dense = [(params[name], gain) for name, gain in layers]
+    dense += [(params["encoder"][f"layer{i}"], 1.0) for i in range(2, agent.layers + 1)]
+    for layer, gain in dense:
+        kernels = np.asarray(layer["kernel"]).reshape(-1, *layer["kernel"].shape[-2:])
         for w in kernels:
             small = w @ w.T if w.shape[0] < w.shape[1] else w.T @ w
             np.testing.assert_allclose(small, gain**2 * np.eye(len(small)), atol=1e-5)
-        np.testing.assert_array_equal(params[name]["bias"], 0)
+        np.testing.assert_array_equal(layer["bias"], 0)
     for name in params.keys() - {name for name, _ in layers}:
         jax.tree.map(np.testing.assert_array_equal, params[name], plain[name])
 
@@ -148,7 +261,7 @@ def test_feed_forward_has_no_memory(rng, key):
     np.testing.assert_array_equal(unroll(agent, params, obs, action, first)[4:], q[4:])
 
 
-@pytest.mark.parametrize("options", [*OPTIONS, {"core": "none"}], ids=str)
+@pytest.mark.parametrize("options", [*OPTIONS, {"core": "none"}, {"core": "lstm"}], ids=str)
 def test_every_parameter_receives_a_gradient(rng, key, options):
     agent = AGENT._replace(**options)
     params = agent.init(key)

@@ -86,13 +86,19 @@ def assert_same(fast_form, plain_form, args, d, rtol=1e-4, atol=1e-4):
 def test_product_and_its_gradients(batch, inputs, outputs, seed):
     rng = np.random.default_rng(seed)
     x, w, d = (rng.normal(size=s).astype(np.float32) for s in ((*batch, inputs), (inputs, outputs), (*batch, outputs)))
-    assert_same(products.product, products.plain_product, (x, w), d)
     out, pull = jax.vjp(products.product, jnp.asarray(x), jnp.asarray(w))
     np.testing.assert_allclose(out, x @ w, rtol=1e-4, atol=1e-4)
     d_x, d_w = pull(jnp.asarray(d))
     np.testing.assert_allclose(d_x, d @ w.T, rtol=1e-4, atol=1e-4)
     expected = x.reshape(int(np.prod(batch)), inputs).T @ d.reshape(int(np.prod(batch)), outputs)
     np.testing.assert_allclose(d_w, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("batch", [(), (5,), (3, 4)])
+@pytest.mark.parametrize(("inputs", "outputs"), [(64, 10), (10, 64), (5, 3)])
+def test_product_is_its_plain_form(rng, batch, inputs, outputs):
+    x, w, d = (rng.normal(size=s).astype(np.float32) for s in ((*batch, inputs), (inputs, outputs), (*batch, outputs)))
+    assert_same(products.product, products.plain_product, (x, w), d)
 
 
 @pytest.mark.parametrize(
@@ -124,11 +130,11 @@ def test_a_layer_multiplies_by_it(rng, key):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), grads, expected)
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=25)
 @given(
+    transform=st.sampled_from(sorted(TRANSFORMS)),
     batch=st.lists(st.integers(0, 4), max_size=2),
-    agents=st.integers(1, 6),
+    agents=st.sampled_from([1, 2, 5]),
     width=st.sampled_from([1, 3, 32]),
     seed=st.integers(0, 99),
 )
@@ -145,7 +151,7 @@ def test_weighted_sum_and_its_gradients(transform, batch, agents, width, seed):
     np.testing.assert_allclose(products.weighted_sum(*map(jnp.asarray, args), f), expected, rtol=1e-4, atol=1e-4)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=25)
 @given(batch=st.lists(st.integers(0, 4), max_size=2), width=SIZES, seed=st.integers(0, 99))
 def test_inner_product_and_its_gradients(batch, width, seed):
     rng = np.random.default_rng(seed)
