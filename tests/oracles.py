@@ -102,6 +102,13 @@ def torch_gru_cell(x, h, w_ih, w_hh, b_ih, b_hh):
     return (1 - z) * n + z * h
 
 
+def torch_lstm_cell(x, h, c, w_ih, w_hh, b_ih, b_hh):
+    """torch.nn.LSTMCell: weights [4H, in], gates in the order i, f, g, o; gives (h, c)."""
+    i, f, g, o = np.split(x @ w_ih.T + b_ih + h @ w_hh.T + b_hh, 4, axis=-1)
+    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+    return sigmoid(o) * np.tanh(c), c
+
+
 def layer_norm(params, x, eps=1e-6):
     """Over one vector; the identity where there are no parameters."""
     if params is None:
@@ -135,8 +142,11 @@ def agent_unroll(params, obs, action, first, *, shared=True, agent_id=True, last
                 x = np.concatenate(
                     [obs[t, b, i], previous[: A * last_action], np.eye(N)[i][: N * (agent_id and shared)]]
                 )
-                x = layer_norm(own["encoder"].get("norm"), x @ kernel + bias)
-                h = torch_gru_cell(np.maximum(x, 0), h, w_ih, w_hh, b_ih, b_hh)
+                x = np.maximum(layer_norm(own["encoder"].get("norm"), x @ kernel + bias), 0)
+                for more in sorted(k for k in own["encoder"] if k.startswith("layer")):
+                    norm = own["encoder"].get(more.replace("layer", "norm"))
+                    x = np.maximum(layer_norm(norm, dense(own["encoder"][more], x)), 0)
+                h = torch_gru_cell(x, h, w_ih, w_hh, b_ih, b_hh)
                 q[t, b, i] = layer_norm(own.get("norm"), h) @ own["head"]["kernel"] + own["head"]["bias"]
                 hidden[t, b, i] = h
     return (q, hidden) if with_hidden else q

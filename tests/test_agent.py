@@ -1,15 +1,18 @@
 """The agent against PyTorch's conventions in NumPy; acting and unrolling are one function."""
 
-import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from jqmix.networks import gru
-from jqmix.networks.agent import Agent
+from jqmix.networks.agent import Agent, AgentStart
+from jqmix.networks.cores import base, build_core
+from jqmix.networks.cores.base import CoreSizes
 
 AGENT = Agent(n_agents=3, n_actions=5, obs_size=7, hidden=8)
 
@@ -21,7 +24,10 @@ OPTIONS = [
     {"last_action": False},
     {"share_parameters": False},
     {"share_parameters": False, "last_action": False, "layer_norm": True},
+    {"layers": 3},
+    {"layers": 2, "layer_norm": True, "share_parameters": False},
 ]
+CORES = ["gru", "lstm", "none"]
 
 
 def window(rng, T=11, B=4):
@@ -33,7 +39,7 @@ def window(rng, T=11, B=4):
 
 
 def unroll(agent, params, *data):
-    return agent.unroll(params, *(jnp.asarray(x) for x in data))
+    return agent.unroll(params, *(jnp.asarray(x) for x in data)).q
 
 
 def shaken(rng, params):
@@ -52,19 +58,119 @@ def test_unroll_matches_pytorch_conventions(rng, key, options):
     np.testing.assert_allclose(unroll(agent, params, *data), expected, rtol=2e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("options", [*OPTIONS, {"recurrent": False, "share_parameters": False}], ids=str)
+EACH_CORE = [{"core": core, "share_parameters": share} for core in CORES for share in (True, False)]
+
+
+def step_by_step(agent, params, data, state, last_action):
+    """(Q-values, last state) of T calls of ``step``."""
+    steps = []
+    for obs, action, first in zip(*(jnp.asarray(x) for x in data), strict=True):
+        q, state = agent.step(params, state, obs, last_action, first)
+        steps.append(q)
+        last_action = action
+    return jnp.stack(steps), state
+
+
+def assert_same(a, b):
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), a, b)
+
+
+@pytest.mark.parametrize("options", [*OPTIONS, *EACH_CORE[1:]], ids=str)
 def test_step_by_step_is_the_unroll(rng, key, options):
+    """With episodes that start inside the window; the last state is the one after the last slot."""
     agent = AGENT._replace(**options)
     params = shaken(rng, agent.init(key))
-    obs, action, first = window(rng)
-    h = agent.initial_state(4)
-    last_action = jnp.zeros((4, 3), jnp.int32)
-    steps = []
-    for t in range(len(obs)):
-        q, h = agent.step(params, h, jnp.asarray(obs[t]), last_action, jnp.asarray(first[t]))
-        steps.append(q)
-        last_action = jnp.asarray(action[t])
-    np.testing.assert_allclose(jnp.stack(steps), unroll(agent, params, obs, action, first), rtol=1e-5, atol=1e-6)
+    data = window(rng)
+    q, state = step_by_step(agent, params, data, agent.initial_state(4), jnp.zeros((4, 3), jnp.int32))
+    unrolled = agent.unroll(params, *(jnp.asarray(x) for x in data))
+    assert_same((unrolled.q, unrolled.state), (q, state))
+    assert unrolled.hidden.shape == (11, 4, 3, 8)
+
+
+@pytest.mark.parametrize("options", [*EACH_CORE, {"last_action": False}], ids=str)
+def test_a_window_goes_on_where_another_one_ended(rng, key, options):
+    """Two halves are the whole, wherever it is cut; and so is a start state from elsewhere, by steps."""
+    agent = AGENT._replace(**options)
+    params = shaken(rng, agent.init(key))
+    data = [jnp.asarray(x) for x in window(rng)]
+    data[2] = data[2].at[5].set(jnp.asarray([True, False, True, False]))  # starts, and none, at the cut
+    whole = agent.unroll(params, *data)
+    before = agent.unroll(params, *(x[:5] for x in data))
+    after = agent.unroll(params, *(x[5:] for x in data), AgentStart(before.state, data[1][4]))
+    assert_same(jnp.concatenate([before.q, after.q]), whole.q)
+    assert_same(jnp.concatenate([before.hidden, after.hidden]), whole.hidden)
+    assert_same(after.state, whole.state)
+
+    other = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), before.state)
+    start, later = AgentStart(other, data[1][4]), [x[5:] for x in data]
+    unrolled = agent.unroll(params, *later, start)
+    assert_same((unrolled.q, unrolled.state), step_by_step(agent, params, later, *start))
+    if jax.tree.leaves(other):
+        assert not np.allclose(unrolled.q[0], after.q[0])
+        np.testing.assert_array_equal(unrolled.q[0, ::2], after.q[0, ::2])  # where an episode starts, nothing of it
+
+
+@pytest.mark.parametrize("core", ["gru", "lstm"])
+def test_gradients_reach_the_start_unless_an_episode_starts(rng, key, core):
+    agent = AGENT._replace(core=core)
+    params = agent.init(key)
+    obs, action, first = (jnp.asarray(x) for x in window(rng))
+    first = first.at[0].set(jnp.asarray([True, False, True, False]))
+
+    def loss(state):
+        return jnp.sum(agent.unroll(params, obs, action, first, AgentStart(state, action[0])).q ** 2)
+
+    for g in jax.tree.leaves(jax.grad(loss)(agent.initial_state(4))):
+        np.testing.assert_array_equal(g[::2], 0)
+        assert np.abs(g[1::2]).max() > 0
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    sizes=st.sampled_from([(1, 1), (5, 3), (3, 8)]),
+    batch=st.sampled_from([(), (4,), (2, 3)]),
+    steps=st.sampled_from([1, 7]),
+    seed=st.integers(0, 10**6),
+)
+def test_lstm_is_pytorchs(sizes, batch, steps, seed):
+    """Step after step in NumPy, from any state, with resets inside; outputs and the last state."""
+    (inputs, hidden), rng = sizes, np.random.default_rng(seed)
+    core = build_core("lstm", CoreSizes(inputs, hidden))
+    params = core.init(jax.random.key(seed))
+    x = rng.normal(size=(steps, *batch, inputs)).astype(np.float32)
+    first = rng.random((steps, *batch)) < 0.3
+    state = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), core.initial_state(*batch))
+    outputs, last = base.unroll(core, params, jax.tree.map(jnp.asarray, state), jnp.asarray(x), jnp.asarray(first))
+
+    w_ih, w_hh = (np.concatenate([np.asarray(params[k][gate]).T for gate in "ifgo"]) for k in ("w_i", "w_h"))
+    b_ih, b_hh = (np.concatenate([np.asarray(params[k][gate]) for gate in "ifgo"]) for k in ("b_i", "b_h"))
+    h, c = state
+    for t in range(steps):
+        h, c = (np.where(first[t][..., None], 0, v) for v in (h, c))
+        h, c = oracles.torch_lstm_cell(x[t], h, c, w_ih, w_hh, b_ih, b_hh)
+        np.testing.assert_allclose(outputs[t], h, rtol=1e-4, atol=1e-5)
+    for a, b in zip(last, (h, c), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CORES)
+def test_a_core_without_an_unroll_is_scanned(rng, name):
+    core = build_core(name, CoreSizes(5, 8))
+    params, state = core.init(jax.random.key(1)), core.initial_state(6)
+    x, first = jnp.asarray(rng.normal(size=(7, 6, 5)), jnp.float32), jnp.asarray(rng.random((7, 6)) < 0.3)
+    scanned = base.unroll(core._replace(unroll=None), params, state, x, first)
+    assert_same(base.unroll(core, params, state, x, first), scanned)
+
+
+def test_a_core_may_begin_with_something_else_than_zeros():
+    """Leaves of any rank, and an initial state of one's own."""
+    state = {"a": jnp.ones((2, 3, 4)), "b": jnp.ones((2, 3))}
+    first = jnp.asarray([[True, False, False], [False, True, False]])
+    initial = {"a": jnp.full((2, 3, 4), 5.0), "b": jnp.full((2, 3), 7.0)}
+    for start, a, b in ((None, 0.0, 0.0), (initial, 5.0, 7.0)):
+        out = base.reset_where(first, state, start)
+        np.testing.assert_array_equal(out["b"], np.where(first, b, 1.0))
+        np.testing.assert_array_equal(out["a"], np.where(first[..., None], a, np.ones((2, 3, 4))))
 
 
 def test_nothing_crosses_an_episode_start(rng, key):
@@ -87,6 +193,9 @@ def test_parameter_count(n, o, a, h, key):
     fan_in = o + a + n
     expected = fan_in * h + h + 6 * h * h + 6 * h + h * a + a
     assert sum(x.size for x in jax.tree.leaves(params)) == expected
+    lstm = Agent(n, a, o, h, core="lstm", layers=3).init(key)
+    expected += 2 * (h * h + h) + 2 * h * h + 2 * h
+    assert sum(x.size for x in jax.tree.leaves(lstm)) == expected
 
 
 @pytest.mark.parametrize("share", [True, False])
@@ -113,18 +222,22 @@ def test_agents_of_their_own_begin_differently_and_learn_apart(rng, key):
         np.testing.assert_array_equal(g[1:], 0)
 
 
-@pytest.mark.parametrize("options", [{}, {"share_parameters": False}, {"recurrent": False}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"share_parameters": False}, {"core": "none"}, {"core": "lstm", "layers": 2}], ids=str
+)
 def test_orthogonal_initialisation(options, key):
-    """Dense layers have orthonormal rows or columns, the Q head's times its gain, and no bias; the GRU is as ever."""
+    """Dense layers have orthonormal rows or columns, the Q head's times its gain, no bias; gated cores are as ever."""
     agent = AGENT._replace(orthogonal=True, head_gain=0.3, **options)
     params, plain = agent.init(key), agent._replace(orthogonal=False).init(key)
-    layers = [("encoder", 1.0), ("head", 0.3)] + [("core", 1.0)] * (not agent.recurrent)
-    for name, gain in layers:
-        kernels = np.asarray(params[name]["kernel"]).reshape(-1, *params[name]["kernel"].shape[-2:])
+    layers = [("encoder", 1.0), ("head", 0.3)] + [("core", 1.0)] * (agent.core == "none")
+    dense = [(params[name], gain) for name, gain in layers]
+    dense += [(params["encoder"][f"layer{i}"], 1.0) for i in range(2, agent.layers + 1)]
+    for layer, gain in dense:
+        kernels = np.asarray(layer["kernel"]).reshape(-1, *layer["kernel"].shape[-2:])
         for w in kernels:
             small = w @ w.T if w.shape[0] < w.shape[1] else w.T @ w
             np.testing.assert_allclose(small, gain**2 * np.eye(len(small)), atol=1e-5)
-        np.testing.assert_array_equal(params[name]["bias"], 0)
+        np.testing.assert_array_equal(layer["bias"], 0)
     for name in params.keys() - {name for name, _ in layers}:
         jax.tree.map(np.testing.assert_array_equal, params[name], plain[name])
 
@@ -140,7 +253,7 @@ def test_initialisation_bounds(key):
 
 
 def test_feed_forward_has_no_memory(rng, key):
-    agent = AGENT._replace(recurrent=False)
+    agent = AGENT._replace(core="none")
     params = agent.init(key)
     obs, action, first = window(rng)
     q = unroll(agent, params, obs, action, first)
@@ -148,97 +261,7 @@ def test_feed_forward_has_no_memory(rng, key):
     np.testing.assert_array_equal(unroll(agent, params, obs, action, first)[4:], q[4:])
 
 
-@pytest.mark.parametrize(("form", "inputs"), [("after", 4), ("after", 5), ("within", 5), ("kernel", 4), ("kernel", 5)])
-def test_gru_gradients_are_those_of_the_plain_loop(rng, monkeypatch, form, inputs):
-    """The hand-written backward pass, in all of its forms, against automatic differentiation of step after step."""
-    monkeypatch.setattr(gru, "sums_within", lambda *_: form == "within")
-    H, T, M = 5, 9, 6
-    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
-    params = gru.GRUParams(*(gru.Gates(*draw(3, *shape)) for shape in ((inputs, H), (H,), (H, H), (H,))))
-    x, h, weight = draw(T, M, inputs), draw(M, H), draw(T, M, H)
-    first = jnp.asarray(rng.random((T, M)) < 0.3)
-
-    def plain(params, x, h):
-        gates, total = gru.project(params, x), 0.0
-        for t in range(T):
-            h = gru.cell(params, gru.reset_where(first[t], h), jax.tree.map(lambda g, t=t: g[t], gates))
-            total += jnp.sum(h * weight[t])
-        return total
-
-    def scanned(params, x, h):
-        return jnp.sum(gru.unroll(params, h, x, first, form == "kernel") * weight)
-
-    expected = jax.value_and_grad(plain, (0, 1, 2))(params, x, h)
-    got = jax.value_and_grad(scanned, (0, 1, 2))(params, x, h)
-    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(got), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
-
-
-def window_of_a_gru(rng, T, *batch, H):
-    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
-    params = gru.GRUParams(*(gru.Gates(*draw(3, *shape)) for shape in ((H, H), (H,), (H, H), (H,))))
-    return params, draw(*batch, H), draw(T, *batch, H), jnp.asarray(rng.random((T, *batch)) < 0.3)
-
-
-@pytest.mark.parametrize("rows", [1, 15, 16, 35])
-def test_the_kernel_is_the_scan(rng, rows):
-    """However many rows its programs have to share, along whatever axes; for one member as under ``vmap``."""
-    args = window_of_a_gru(rng, 7, rows, 2, H=16)
-    weight = jnp.asarray(rng.normal(size=(7, rows, 2, 16)), jnp.float32)
-
-    def both_passes(one_kernel, params, h, x, first):
-        return jax.value_and_grad(lambda *p: jnp.sum(weight * gru.unroll(*p, first, one_kernel)), (0, 1, 2))(
-            params, h, x
-        )
-
-    two = jax.tree.map(lambda v: jnp.stack([v, v[::-1]]), args)
-    acting = [gru.unroll(*args, one_kernel) for one_kernel in (True, False)]  # with no backward pass to come
-    np.testing.assert_allclose(*acting, rtol=1e-4, atol=1e-5)
-    for mapped, given in ((lambda f: f, args), (jax.vmap, two)):
-        kernel, scan = (mapped(lambda *a, k=k: both_passes(k, *a))(*given) for k in (True, False))
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), kernel, scan)
-
-
-@pytest.mark.skipif(jax.__version_info__ >= (0, 11), reason="from jax 0.11 on, lowering to Triton asks for a GPU")
-@pytest.mark.parametrize("hidden", [16, 64, 128])
-def test_a_gpu_is_given_two_kernels_and_no_loop(rng, monkeypatch, hidden):
-    """Triton's own compiler needs a GPU; what it is given does not."""
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    args = window_of_a_gru(rng, 5, 24, H=hidden)
-    agent = Agent(2, 3, 4, hidden=hidden, one_kernel=True)
-    assert gru.fits_one_kernel(hidden)
-    assert not gru.fits_one_kernel(hidden - 1)
-    params, (obs, action, first) = agent.init(jax.random.key(0)), (args[2][..., :4], args[3].astype(int), args[3])
-    obs, action = (jnp.stack([v, v], axis=2) for v in (obs, action))
-
-    def loss(params):
-        return jnp.sum(agent.unroll(params, obs, action, first))
-
-    several = jax.tree.map(lambda v: jnp.stack([v] * 3), params)
-    for gradient, given in ((jax.grad(loss), params), (jax.vmap(jax.grad(loss)), several)):
-        program = jax.jit(gradient).trace(given).lower(lowering_platforms=("cuda",)).as_text()
-        assert program.count("__gpu$xla.gpu.triton") == 2
-        assert "stablehlo.while" not in program
-
-
-def test_no_step_of_the_gru_copies_a_window():
-    """Neither loop may: they write a window in place, which a read at the wrong moment turns into a copy per step."""
-    T, M, H = 33, 40, 64
-    gates = lambda *shape: gru.Gates(*jnp.ones((3, *shape)))  # noqa: E731
-    params = gru.GRUParams(gates(H, H), gates(H), gates(H, H), gates(H))
-    assert gru.sums_within(M, H, H)  # else another loop would be looked at
-
-    def loss(params, x):
-        return jnp.sum(gru.unroll(params, jnp.zeros((M, H)), x, jnp.zeros((T, M), bool)) ** 2)
-
-    program = jax.jit(jax.grad(loss, (0, 1))).lower(params, jnp.ones((T, M, H))).compile().as_text()
-    loops, entry = program.split("ENTRY")
-    window = rf"= f32\[{T},{M},{H}\]\S* "
-    assert re.search(window + r"\S+\(", loops)  # windows are in the loops
-    assert not re.search(window + r"copy\(", loops)
-
-
-@pytest.mark.parametrize("options", [*OPTIONS, {"recurrent": False}], ids=str)
+@pytest.mark.parametrize("options", [*OPTIONS, {"core": "none"}, {"core": "lstm"}], ids=str)
 def test_every_parameter_receives_a_gradient(rng, key, options):
     agent = AGENT._replace(**options)
     params = agent.init(key)

@@ -246,7 +246,7 @@ def test_unavailable_actions_never_enter_a_target(rng, key):
     window = jax.tree.map(jnp.asarray, w)
 
     def targets(params):
-        q = learner.agent.unroll(params["agent"], window.obs, window.action, window.first)
+        q = learner.agent.unroll(params["agent"], window.obs, window.action, window.first).q
         return learner.targets(q, state.target, window, window.state, hyper_of(cfg))[0]
 
     raised = jax.tree.map(jnp.copy, state.params)

@@ -26,7 +26,7 @@ def q_values(program, members, obs, action, first):
     agent = program.learner.agent
     obs, action, first = jnp.asarray(obs, jnp.float32), jnp.asarray(action), jnp.asarray(first)
     window = obs[:, None], action[:, None], first[:, None]
-    return np.asarray(jax.vmap(lambda p: agent.unroll(p, *window)[:, 0])(members.learner.params["agent"]))
+    return np.asarray(jax.vmap(lambda p: agent.unroll(p, *window).q[:, 0])(members.learner.params["agent"]))
 
 
 @pytest.mark.parametrize(("mixer", "reaches"), [("qmix", 8.0), ("vdn", 7.0)])

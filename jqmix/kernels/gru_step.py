@@ -1,7 +1,7 @@
 """One step of the GRU, forward with what its backward pass needs, and backward: for the scan and the kernel alike.
 
-The formulas are those of ``networks/cores/gru.py``. The products of the inputs come from outside (:func:`project`): they
-are computed for all steps at once. The gates r, z, n are separate arrays wherever something is computed element by
+The formulas are those of ``networks/cores/gru.py``. The products of the inputs come from outside (:func:`project`), as
+they are computed for all steps at once. The gates r, z, n are separate arrays wherever something is computed element by
 element, never slices of one [.., 3H] array: a strided slice keeps XLA from vectorising the step on a CPU (about three
 times slower forward in ``benchmarks/gru.py``).
 """

@@ -157,7 +157,7 @@ class Agent(NamedTuple):
         first: Bool[Array, "T B"],
         start: AgentStart | None = None,
     ) -> Unrolled:
-        """What T calls of ``step`` give. Without ``start`` a window begins with the initial state and no last action."""
+        """What T calls of ``step`` give. Without ``start`` it begins with the initial state and no last action."""
         if start is None:
             start = AgentStart(self.initial_state(obs.shape[1]), jnp.zeros_like(action[0]))
         last_action = jnp.concatenate([start.last_action[None], action[:-1]])

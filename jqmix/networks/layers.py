@@ -14,7 +14,7 @@ from jqmix.kernels.products import product
 
 
 def uniform_fan(fan: int) -> Initializer:
-    """U(±1/√fan): PyTorch's default for a layer's weight and bias (fan = inputs), a GRU's and an LSTM's (fan = width)."""
+    """U(±1/√fan): PyTorch's default for a layer's weight and bias (fan = inputs), a GRU's or LSTM's (fan = width)."""
     bound = 1.0 / math.sqrt(fan) if fan else 0.0
 
     def init(key: Array, shape: Any, dtype: Any = None, out_sharding: Any = None) -> Array:

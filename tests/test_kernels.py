@@ -1,0 +1,293 @@
+"""Every fast path against its plain form, values and gradients; and what the compiled programs are made of."""
+
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jqmix.kernels import gru as fast
+from jqmix.kernels import platform, products
+from jqmix.kernels.gru_step import Gates, GRUParams
+from jqmix.networks.agent import Agent
+from jqmix.networks.cores import gru as plain
+from jqmix.networks.cores.settings import GRUSettings
+from jqmix.networks.layers import linear
+
+SIZES = st.sampled_from([1, 3, 8, 64, 128])
+TRANSFORMS = {"abs": jnp.abs, "softplus": jax.nn.softplus, "square": lambda w: 0.5 * w * w, "none": lambda w: w}
+
+
+# The platform
+
+
+def test_the_platform_is_the_one_that_is_told():
+    here = jax.default_backend()
+    assert platform.platform() == here
+    with platform.compiling_for("gpu"):
+        assert platform.platform() == "gpu"
+        with platform.compiling_for("tpu"):
+            assert platform.platform() == "tpu"
+        assert platform.platform() == "gpu"
+    assert platform.platform() == here
+
+
+def test_what_was_compiled_for_one_platform_or_form_is_not_taken_for_another():
+    """The same function, jitted once."""
+
+    @jax.jit
+    def gradient(x, d):
+        return products.weight_gradient(x, d)
+
+    @jax.jit
+    def product(x, w):
+        return products.product(x, w)
+
+    args = jnp.ones((40, 64)), jnp.ones((40, 10))
+
+    def text(f, *args):
+        f(*args)  # fills the caches of calls
+        return f.lower(*args).as_text()
+
+    barrier = "optimization_barrier"
+    assert barrier in text(gradient, *args)
+    with platform.compiling_for("gpu"):
+        assert barrier not in text(gradient, *args)
+    assert barrier in text(gradient, *args)
+
+    x, w = jnp.ones((5, 4, 64)), jnp.ones((64, 10))
+    assert not platform.plain()
+    assert "reshape" in text(product, x, w)
+    with platform.plain_forms():
+        assert platform.plain()
+        assert "reshape" not in text(product, x, w)
+        with platform.plain_forms(False):
+            assert "reshape" in text(product, x, w)
+    assert not platform.plain()
+
+
+# Products
+
+
+def assert_same(fast_form, plain_form, args, d, rtol=1e-4, atol=1e-4):
+    """Values, and the gradients of all arguments from the result's gradient ``d``."""
+    (out, pull), (expected, plain_pull) = (jax.vjp(f, *map(jnp.asarray, args)) for f in (fast_form, plain_form))
+    np.testing.assert_allclose(out, expected, rtol=rtol, atol=atol)
+    for a, b in zip(pull(jnp.asarray(d)), plain_pull(jnp.asarray(d)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
+
+
+@settings(deadline=None, max_examples=60)
+@given(batch=st.lists(st.integers(0, 4), max_size=3), inputs=SIZES, outputs=SIZES, seed=st.integers(0, 99))
+def test_product_and_its_gradients(batch, inputs, outputs, seed):
+    rng = np.random.default_rng(seed)
+    x, w, d = (rng.normal(size=s).astype(np.float32) for s in ((*batch, inputs), (inputs, outputs), (*batch, outputs)))
+    out, pull = jax.vjp(products.product, jnp.asarray(x), jnp.asarray(w))
+    np.testing.assert_allclose(out, x @ w, rtol=1e-4, atol=1e-4)
+    d_x, d_w = pull(jnp.asarray(d))
+    np.testing.assert_allclose(d_x, d @ w.T, rtol=1e-4, atol=1e-4)
+    expected = x.reshape(int(np.prod(batch)), inputs).T @ d.reshape(int(np.prod(batch)), outputs)
+    np.testing.assert_allclose(d_w, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("batch", [(), (5,), (3, 4)])
+@pytest.mark.parametrize(("inputs", "outputs"), [(64, 10), (10, 64), (5, 3)])
+def test_product_is_its_plain_form(rng, batch, inputs, outputs):
+    x, w, d = (rng.normal(size=s).astype(np.float32) for s in ((*batch, inputs), (inputs, outputs), (*batch, outputs)))
+    assert_same(products.product, products.plain_product, (x, w), d)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "d_first"),
+    [
+        *((64, 10, True), (128, 96, True), (256, 64, True), (64, 1, True), (10, 64, False), (127, 64, False)),
+        *((54, 256, False), (256, 320, False), (64, 64, False), (54, 32, False)),
+    ],
+)
+def test_the_order_is_the_one_measured_as_faster(inputs, outputs, d_first):
+    """And the compiled program has it: XLA does not exchange the operands again."""
+    assert products.d_first(inputs, outputs) == d_first
+    x, d = jnp.ones((40, inputs)), jnp.ones((40, outputs))
+    program = jax.jit(products.weight_gradient).lower(x, d).compile().as_text()
+    assert (f"f32[{outputs},{inputs}]" in program) == (d_first or inputs == outputs)
+    with platform.compiling_for("gpu"):
+        assert not products.d_first(inputs, outputs)
+
+
+def test_a_layer_multiplies_by_it(rng, key):
+    """Flax's layer with its leading axes, a bias, and the gradients of both."""
+    layer, x = linear(64, 10), jnp.asarray(rng.normal(size=(5, 4, 64)).astype(np.float32))
+    params = layer.init(key, x)["params"]
+    np.testing.assert_allclose(
+        layer.apply({"params": params}, x), x @ params["kernel"] + params["bias"], rtol=1e-5, atol=1e-5
+    )
+    grads = jax.grad(lambda p: jnp.sum(layer.apply({"params": p}, x) ** 2))(params)
+    expected = jax.grad(lambda p: jnp.sum((x @ p["kernel"] + p["bias"]) ** 2))(params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), grads, expected)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    transform=st.sampled_from(sorted(TRANSFORMS)),
+    batch=st.lists(st.integers(0, 4), max_size=2),
+    agents=st.sampled_from([1, 2, 5]),
+    width=st.sampled_from([1, 3, 32]),
+    seed=st.integers(0, 99),
+)
+def test_weighted_sum_and_its_gradients(transform, batch, agents, width, seed):
+    """Also against NumPy, one agent after another."""
+    rng = np.random.default_rng(seed)
+    shapes = (*batch, agents), (*batch, agents * width), (*batch, width), (*batch, width)
+    *args, d = (rng.normal(size=s).astype(np.float32) for s in shapes)
+    f = TRANSFORMS[transform]
+    assert_same(partial(products.weighted_sum, transform=f), partial(products.plain_weighted_sum, transform=f), args, d)
+    q, w, b = args
+    blocks = np.asarray(f(jnp.asarray(w))).reshape(*batch, agents, width)
+    expected = b + sum(q[..., i, None] * blocks[..., i, :] for i in range(agents))
+    np.testing.assert_allclose(products.weighted_sum(*map(jnp.asarray, args), f), expected, rtol=1e-4, atol=1e-4)
+
+
+@settings(deadline=None, max_examples=25)
+@given(batch=st.lists(st.integers(0, 4), max_size=2), width=SIZES, seed=st.integers(0, 99))
+def test_inner_product_and_its_gradients(batch, width, seed):
+    rng = np.random.default_rng(seed)
+    x, y, d = (rng.normal(size=s).astype(np.float32) for s in ((*batch, width), (*batch, width), batch))
+    assert_same(products.inner_product, products.plain_inner_product, (x, y), d)
+    np.testing.assert_allclose(products.inner_product(*map(jnp.asarray, (x, y))), (x * y).sum(-1), rtol=1e-4, atol=1e-4)
+
+
+def test_plain_forms_take_the_place_of_the_fast_ones(rng):
+    """Each function is its plain form then, bit by bit."""
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
+    calls = {
+        "product": (draw(3, 4, 5), draw(5, 6)),
+        "weighted_sum": (draw(7, 3), draw(7, 12), draw(7, 4)),
+        "inner_product": (draw(7, 5), draw(7, 5)),
+    }
+    for name, args in calls.items():
+        form, plain_form = getattr(products, name), getattr(products, f"plain_{name}")
+        assert str(jax.make_jaxpr(form)(*args)) != str(jax.make_jaxpr(plain_form)(*args))
+        with platform.plain_forms():
+            assert str(jax.make_jaxpr(form)(*args)) == str(jax.make_jaxpr(plain_form)(*args))
+
+
+# The GRU
+
+
+def gru_window(rng, T, *batch, H, inputs=None):
+    """(params, h, x, first)."""
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
+    i = inputs or H
+    params = GRUParams(*(Gates(*draw(3, *shape)) for shape in ((i, H), (H,), (H, H), (H,))))
+    return params, draw(*batch, H), draw(T, *batch, i), jnp.asarray(rng.random((T, *batch)) < 0.3)
+
+
+def step_after_step(params, h, x, first):
+    """The cell in a loop of Python's."""
+    hs = []
+    for t in range(len(x)):
+        gates = Gates(*(x[t] @ w for w in params.w_i))
+        h = plain.cell(params, jnp.where(first[t][..., None], 0.0, h), gates)
+        hs.append(h)
+    return jnp.stack(hs)
+
+
+@pytest.mark.parametrize(("form", "inputs"), [("after", 4), ("after", 5), ("within", 5), ("kernel", 4), ("kernel", 5)])
+def test_gru_gradients_are_those_of_the_plain_loop(rng, monkeypatch, form, inputs):
+    """The hand-written backward pass, in all of its forms, against automatic differentiation of step after step, and of
+    the plain scan."""
+    monkeypatch.setattr(fast, "sums_within", lambda *_: form == "within")
+    params, h, x, first = gru_window(rng, 9, 6, H=5, inputs=inputs)
+    weight = jnp.asarray(rng.normal(size=(9, 6, 5)), jnp.float32)
+
+    def both(unroll):
+        return jax.value_and_grad(lambda p, x, h: jnp.sum(unroll(p, h, x, first) * weight), (0, 1, 2))(params, x, h)
+
+    got = both(lambda *args: fast.unroll(*args, form == "kernel"))
+    for oracle in (step_after_step, plain.unroll):
+        for a, b in zip(jax.tree.leaves(both(oracle)), jax.tree.leaves(got), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [1, 15, 16, 35])
+def test_the_kernel_and_the_scan_are_the_plain_form(rng, rows):
+    """However many rows its programs have to share, along whatever axes; for one member as under ``vmap``."""
+    args = gru_window(rng, 7, rows, 2, H=16)
+    weight = jnp.asarray(rng.normal(size=(7, rows, 2, 16)), jnp.float32)
+    forms = [plain.unroll, partial(fast.unroll), lambda *args: fast.unroll(*args, True)]
+
+    def both_passes(form, params, h, x, first):
+        return jax.value_and_grad(lambda *p: jnp.sum(weight * form(*p, first)), (0, 1, 2))(params, h, x)
+
+    expected, *acting = (form(*args) for form in forms)  # with no backward pass to come
+    for got in acting:
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+    two = jax.tree.map(lambda v: jnp.stack([v, v[::-1]]), args)
+    for mapped, given_args in ((lambda f: f, args), (jax.vmap, two)):
+        expected, *others = (mapped(partial(both_passes, form))(*given_args) for form in forms)
+        for got in others:
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), got, expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"share_parameters": False}], ids=str)
+def test_an_agent_in_plain_forms_is_the_agent(rng, key, options):
+    """Values and gradients of a window that goes on."""
+    agent = Agent(3, 5, 7, hidden=64, **options)
+    params = agent.init(key)
+    obs = jnp.asarray(rng.normal(size=(9, 12, 3, 7)), jnp.float32)
+    action, first = jnp.asarray(rng.integers(0, 5, (9, 12, 3))), jnp.asarray(rng.random((9, 12)) < 0.2)
+
+    def loss(params):
+        out = agent.unroll(params, obs, action.astype(jnp.int32), first)
+        return jnp.mean(out.q**2), out
+
+    gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    got = gradient(params)
+    with platform.plain_forms():
+        assert "custom_vjp" not in str(jax.make_jaxpr(lambda p: agent.unroll(p, obs, action, first))(params))
+        expected = gradient(params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), got, expected)
+
+
+@pytest.mark.skipif(jax.__version_info__ >= (0, 11), reason="from jax 0.11 on, lowering to Triton asks for a GPU")
+@pytest.mark.parametrize("hidden", [16, 64, 128])
+def test_a_gpu_is_given_two_kernels_and_no_loop(rng, hidden):
+    """Triton's own compiler needs a GPU; what it is given does not."""
+    args = gru_window(rng, 5, 24, H=hidden)
+    agent = Agent(2, 3, 4, hidden=hidden, core_settings=GRUSettings(one_kernel=True))
+    params, (obs, action, first) = agent.init(jax.random.key(0)), (args[2][..., :4], args[3].astype(int), args[3])
+    obs, action = (jnp.stack([v, v], axis=2) for v in (obs, action))
+
+    def loss(params):
+        return jnp.sum(agent.unroll(params, obs, action, first).q)
+
+    several = jax.tree.map(lambda v: jnp.stack([v] * 3), params)
+    with platform.compiling_for("gpu"):
+        assert fast.fits_one_kernel(hidden)
+        assert not fast.fits_one_kernel(hidden - 1)
+        for gradient, given_params in ((jax.grad(loss), params), (jax.vmap(jax.grad(loss)), several)):
+            program = jax.jit(gradient).trace(given_params).lower(lowering_platforms=("cuda",)).as_text()
+            assert program.count("__gpu$xla.gpu.triton") == 2
+            assert "stablehlo.while" not in program
+    assert not fast.fits_one_kernel(hidden)
+
+
+def test_no_step_of_the_gru_copies_a_window():
+    """Neither loop may: they write a window in place, which a read at the wrong moment turns into a copy per step."""
+    T, M, H = 33, 40, 64
+    gates = lambda *shape: Gates(*jnp.ones((3, *shape)))  # noqa: E731
+    params = GRUParams(gates(H, H), gates(H), gates(H, H), gates(H))
+    assert fast.sums_within(M, H, H)  # else another loop would be looked at
+
+    def loss(params, x):
+        return jnp.sum(fast.unroll(params, jnp.zeros((M, H)), x, jnp.zeros((T, M), bool)) ** 2)
+
+    program = jax.jit(jax.grad(loss, (0, 1))).lower(params, jnp.ones((T, M, H))).compile().as_text()
+    loops, entry = program.split("ENTRY")
+    window = rf"= f32\[{T},{M},{H}\]\S* "
+    assert re.search(window + r"\S+\(", loops)  # windows are in the loops
+    assert not re.search(window + r"copy\(", loops)
