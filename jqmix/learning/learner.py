@@ -1,10 +1,9 @@
 """The learner: loss, double Q-learning, optimiser, target copy. Algorithms differ in the mixer alone.
 
 Two things a mixer may bring: a ``critic``, which is learned beside it, weights its errors and gives the targets
-(weighted QMIX), and a ``constraint``, one more loss (QTRAN).
+(weighted QMIX), and an ``auxiliary`` loss (QTRAN).
 """
 
-from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import jax
@@ -13,59 +12,19 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
-from jqmix.config import AlgoConfig, Config, flatten, to_dict
+from jqmix.config import AlgoConfig, Config
 from jqmix.learning import normalise, priorities
 from jqmix.learning.exploration import greedy
+from jqmix.learning.hyper import Hyper, bind
 from jqmix.learning.returns import corrected_returns, lambda_returns, n_step_returns
 from jqmix.learning.split import WHOLE, Split
 from jqmix.networks.agent import Agent
-from jqmix.networks.mixers import Joint, Mixer, MixerSizes, make_mixer
+from jqmix.networks.mixers import build_mixer
+from jqmix.networks.mixers.base import Joint, Mixer, MixerBatch, MixerSizes
+from jqmix.networks.mixers.check import check_auxiliary
 from jqmix.types import EnvSpec, Window
 
 Params = dict[str, Any]  # {"agent": …, "mixer": …}, and where there is a critic its own two under "critic"
-
-
-class Hyper(NamedTuple):
-    """The hyperparameters that are numbers: traced, so a grid of them is more members and not more compilations."""
-
-    lr: Float[Array, ""]
-    lr_end: Float[Array, ""]
-    grad_clip: Float[Array, ""]
-    gamma: Float[Array, ""]
-    td_lambda: Float[Array, ""]
-    n_step: Float[Array, ""]
-    target_tau: Float[Array, ""]
-    reward_scale: Float[Array, ""]
-    priority_alpha: Float[Array, ""]
-    priority_beta: Float[Array, ""]
-    eps_start: Float[Array, ""]
-    eps_end: Float[Array, ""]
-    eps_steps: Float[Array, ""]
-    wqmix_alpha: Float[Array, ""]
-
-
-# Where the configuration has them.
-TRACED: dict[str, str] = {
-    "lr": "optim.lr",
-    "lr_end": "optim.lr_end",
-    "grad_clip": "optim.grad_clip",
-    "gamma": "algo.gamma",
-    "td_lambda": "algo.td_lambda",
-    "n_step": "algo.n_step",
-    "target_tau": "algo.target_tau",
-    "reward_scale": "algo.reward_scale",
-    "priority_alpha": "replay.priority_alpha",
-    "priority_beta": "replay.priority_beta",
-    "eps_start": "explore.eps_start",
-    "eps_end": "explore.eps_end",
-    "eps_steps": "explore.eps_steps",
-    "wqmix_alpha": "algo.wqmix_alpha",
-}
-
-
-def hyper_of(cfg: Config) -> Hyper:
-    values = flatten(to_dict(cfg))
-    return Hyper(**{name: jnp.float32(values[path]) for name, path in TRACED.items()})
 
 
 class LearnerState(NamedTuple):
@@ -121,9 +80,13 @@ class Learner(NamedTuple):
 
     agent: Agent
     mixer: Mixer
-    algo: AlgoConfig
+    cfg: Config
     optimizer: optax.GradientTransformation
     split: Split = WHOLE
+
+    @property
+    def algo(self) -> AlgoConfig:
+        return self.cfg.algo
 
     def init(self, key: Array) -> LearnerState:
         params = self._init_team(self.mixer, key)
@@ -152,6 +115,7 @@ class Learner(NamedTuple):
     ) -> tuple[Float[Array, "T1 B *agents"], Float[Array, "T1 B *agents"]]:
         """λ-returns, or the like, over the target networks' values at the online network's greedy actions (double
         Q-learning); and V_t, those values. They are the critic's where there is one."""
+        algo = bind(self.cfg, hyper).algo
         values = self.values(target, window)
         chooser, mixer = q if self.algo.double_q else values.q, self.mixer
         if mixer.critic is not None:
@@ -163,20 +127,20 @@ class Learner(NamedTuple):
             return mixer.apply(target["mixer"], each, state, joint)
 
         value = joint_value(greedy(chooser, window.avail))
-        reward, discount, last = window.reward * hyper.reward_scale, window.discount * hyper.gamma, window.last
+        reward, discount, last = window.reward * algo.reward_scale, window.discount * algo.gamma, window.last
         if self.mixer.per_agent:
             reward, discount, last = (jnp.broadcast_to(x[..., None], value.shape) for x in (reward, discount, last))
         transitions = reward, discount, value, last
         if self.algo.target == "nstep":
-            return n_step_returns(*transitions, hyper.n_step), value
+            return n_step_returns(*transitions, algo.n_step), value
         if self.algo.target == "qstar":
-            baseline, trace = joint_value(window.action), jnp.broadcast_to(hyper.td_lambda, value.shape)
+            baseline, trace = joint_value(window.action), jnp.broadcast_to(algo.td_lambda, value.shape)
             return corrected_returns(*transitions, baseline, trace), value
         if self.algo.target == "watkins":
             kept = was_greedy(chooser, window.avail, window.action)
             kept = kept if self.mixer.per_agent else jnp.all(kept, axis=-1)
-            return corrected_returns(*transitions, value, hyper.td_lambda * kept), value
-        return lambda_returns(*transitions, hyper.td_lambda), value
+            return corrected_returns(*transitions, value, algo.td_lambda * kept), value
+        return lambda_returns(*transitions, algo.td_lambda), value
 
     def loss(
         self,
@@ -186,13 +150,14 @@ class Learner(NamedTuple):
         state: Array,
         hyper: Hyper,
         weight: float | Float[Array, " B"] = 1.0,
+        key: Array | None = None,
     ) -> tuple[Float[Array, ""], Summed]:
         """Σ w m ½ (Q_tot − G)², with m = 1 exactly on the slots that a transition leaves, w the windows' weights; and
         what the mixer adds, weighted alike. To be divided by Σ m, which is ``slots`` beside it.
 
         Where devices split the batch, the sum over this device's share: dividing comes when they have added theirs up.
         """
-        mixer = self.mixer
+        mixer, settings = self.mixer, bind(self.cfg, hyper).mixer
         values = self.values(params, window)
         q, joint = values.of(window.action, window)
         q_tot = mixer.apply(params["mixer"], q, state, joint)
@@ -201,11 +166,14 @@ class Learner(NamedTuple):
         error = q_tot - returns
         losses = 0.5 * jnp.square(error)
         if mixer.critic is not None:
-            losses *= mixer.critic.weight(joint, q_tot, returns, value, hyper.wqmix_alpha)
+            losses *= mixer.critic.weight(joint, q_tot, returns, value, settings)
             q_hat = self.joint_value(mixer.critic.mixer, params["critic"], window, state)
             losses += 0.5 * jnp.square(q_hat - returns)
-        if mixer.constraint is not None:
-            losses += mixer.constraint(params["mixer"], q, state, joint)
+        if mixer.auxiliary is not None:
+            team = {name: params[name] for name in ("agent", "mixer")}
+            batch = MixerBatch(window, state, q, joint, q_tot, returns)
+            extra, _ = mixer.auxiliary(team, batch, settings, jax.random.key(0) if key is None else key)
+            losses += extra[..., None] if mixer.per_agent else extra
 
         mask = ~window.last
         if mixer.per_agent:
@@ -228,6 +196,7 @@ class Learner(NamedTuple):
         hyper: Hyper,
         lr: Float[Array, ""],
         weight: float | Float[Array, " B"] = 1.0,
+        key: Array | None = None,
     ) -> tuple[LearnerState, UpdateStats, Float[Array, " B"]]:
         """One gradient step on a batch, its global norm clipped; a soft target follows at once.
 
@@ -235,19 +204,19 @@ class Learner(NamedTuple):
         """
         state = self.mixer_state(moments, window.state)
         gradient = jax.grad(self.loss, has_aux=True)
-        grads, summed = gradient(learner.params, learner.target, window, state, hyper, weight)
+        grads, summed = gradient(learner.params, learner.target, window, state, hyper, weight, key)
         # As one vector: an optimiser would have its few operations for each of a few dozen arrays.
         vector, restore = ravel_pytree(grads)
         vector, stats, slots = self.split.total((vector, summed.stats, summed.slots))  # devices wait once
         each = 1.0 / jnp.maximum(slots, 1.0)
         norm = jnp.linalg.norm(vector) * each
-        scale = jnp.minimum(1.0, hyper.grad_clip / (norm + 1e-6)) * each
+        scale = jnp.minimum(1.0, hyper["optim.grad_clip"] / (norm + 1e-6)) * each
         stats = jax.tree.map(lambda x: x * each, stats)._replace(grad_norm=norm)
         steps, opt_state = self.optimizer.update(vector * scale, learner.opt_state)
         params = jax.tree.map(lambda p, s: p - lr * s, learner.params, restore(jnp.asarray(steps)))
         target = learner.target
         if self.algo.target_update == "soft":
-            target = jax.tree.map(lambda t, p: t + hyper.target_tau * (p - t), target, params)
+            target = jax.tree.map(lambda t, p: t + hyper["algo.target_tau"] * (p - t), target, params)
         return LearnerState(params, target, opt_state), stats, summed.priority
 
 
@@ -255,28 +224,32 @@ def make_optimizer(name: str) -> optax.GradientTransformation:
     """The direction of a step, before the learning rate. RMSProp as published: ε outside the square root."""
     if name == "rmsprop":
         return optax.scale_by_rms(decay=0.99, eps=1e-5, eps_in_sqrt=False)
+    if name == "radam":
+        return optax.scale_by_radam(b1=0.9, b2=0.999, eps=1e-8)
     return optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
 
 
-def mixer_sizes(cfg: Config, spec: EnvSpec) -> MixerSizes:
-    algo = cfg.algo
-    return MixerSizes(
+def make_learner(cfg: Config, spec: EnvSpec, split: Split = WHOLE) -> Learner:
+    algo, options = cfg.algo, cfg.agent
+    agent = Agent(
         spec.n_agents,
-        spec.state_size,
         spec.n_actions,
         spec.obs_size,
-        cfg.agent.hidden,
-        embed=algo.embed,
-        hypernet_hidden=algo.hypernet_hidden,
-        positivity=algo.positivity,
-        heads=algo.heads,
-        critic_hidden=algo.critic_hidden,
+        hidden=options.hidden,
+        recurrent=options.core == "gru",
+        layer_norm=options.layer_norm,
+        share_parameters=options.share_parameters,
+        agent_id=options.agent_id,
+        last_action=options.last_action,
+        one_kernel=getattr(cfg.core, "one_kernel", False),
+        orthogonal=algo.init == "orthogonal",
+        head_gain=algo.init_gain,
     )
+    sizes = MixerSizes(spec.n_agents, spec.state_size, spec.n_actions, spec.obs_size, options.hidden)
+    mixer = build_mixer(algo.mixer, sizes, cfg.mixer)
+    check_auxiliary(mixer, _team_shapes(agent, mixer), sizes, cfg.mixer)
+    return Learner(agent, mixer, cfg, make_optimizer(cfg.optim.name), split)
 
 
-def make_learner(cfg: Config, spec: EnvSpec, split: Split = WHOLE) -> Learner:
-    algo = cfg.algo
-    init = {"orthogonal": algo.init == "orthogonal", "head_gain": algo.init_gain}
-    agent = Agent(spec.n_agents, spec.n_actions, spec.obs_size, **asdict(cfg.agent), **init)
-    mixer = make_mixer(algo.mixer, **mixer_sizes(cfg, spec)._asdict())
-    return Learner(agent, mixer, algo, make_optimizer(cfg.optim.name), split)
+def _team_shapes(agent: Agent, mixer: Mixer) -> Params:
+    return jax.eval_shape(lambda key: {"agent": agent.init(key), "mixer": mixer.init(key)}, jax.random.key(0))

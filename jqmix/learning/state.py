@@ -7,7 +7,8 @@ from jaxtyping import Array, Bool, Float, Int
 from jqmix.learning import normalise
 from jqmix.learning.count import Count
 from jqmix.learning.health import Fault
-from jqmix.learning.learner import Hyper, LearnerState, UpdateStats
+from jqmix.learning.hyper import Hyper
+from jqmix.learning.learner import LearnerState, UpdateStats
 from jqmix.learning.rollout import Episodes
 from jqmix.types import Packed
 

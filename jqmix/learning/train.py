@@ -25,7 +25,8 @@ from jqmix.envs.registry import entries, make_env
 from jqmix.learning import count, health, normalise, priorities, replay
 from jqmix.learning.exploration import linear_schedule
 from jqmix.learning.health import Fault
-from jqmix.learning.learner import Hyper, Learner, LearnerState, UpdateStats, hyper_of, make_learner
+from jqmix.learning.hyper import Hyper, bind, hyper_of
+from jqmix.learning.learner import Learner, LearnerState, UpdateStats, make_learner
 from jqmix.learning.rollout import Episodes, collect
 from jqmix.learning.split import WHOLE, Split
 from jqmix.learning.state import Best, Member, Plan, Shared, Tally
@@ -226,21 +227,21 @@ class _Program(NamedTuple):
         return turns_of(self.cfg.eval.episodes, self.cfg)
 
     def epsilon(self, member: Member) -> Float[Array, ""]:
-        h = member.hyper
-        return linear_schedule(count.as_float(member.env_steps), h.eps_start, h.eps_end, h.eps_steps)
+        explore = bind(self.cfg, member.hyper).explore
+        return linear_schedule(count.as_float(member.env_steps), explore.eps_start, explore.eps_end, explore.eps_steps)
 
     def learning_rate(self, member: Member, hyper: Hyper) -> Float[Array, ""]:
-        return self._over_all_steps(member, hyper.lr, hyper.lr * hyper.lr_end)
+        return self._over_all_steps(member, hyper["optim.lr"], hyper["optim.lr"] * hyper["optim.lr_end"])
 
     def priority_beta(self, member: Member) -> Float[Array, ""]:
-        return self._over_all_steps(member, member.hyper.priority_beta, jnp.ones(()))
+        return self._over_all_steps(member, member.hyper["replay.priority_beta"], jnp.ones(()))
 
     def _over_all_steps(self, member: Member, start: Array, end: Array) -> Float[Array, ""]:
         return linear_schedule(count.as_float(member.env_steps), start, end, jnp.float32(self.cfg.total_steps))
 
     def _draw(self, key: Array, member: Member, held: Array) -> tuple[Int[Array, " B"], float | Float[Array, " share"]]:
         """Where in replay the windows of a batch are, and how much each of this device's share counts."""
-        batch, priority, alpha = self.cfg.replay.batch, member.priority, member.hyper.priority_alpha
+        batch, priority, alpha = self.cfg.replay.batch, member.priority, member.hyper["replay.priority_alpha"]
         if priority is None:
             return replay.draw(key, member.replay, held, batch), 1.0
         index = priorities.draw(key, priority, alpha, batch)
@@ -266,7 +267,9 @@ class _Program(NamedTuple):
             learner, priority, fault = carry
             index, weight = self._draw(key, member._replace(priority=priority), held)
             window = self._window(member, replay.take(member.replay, split.mine(index)))
-            after, stats, new = self.learner.update(learner, window, member.moments, member.hyper, lr, weight)
+            after, stats, new = self.learner.update(
+                learner, window, member.moments, member.hyper, lr, weight, jax.random.fold_in(key, 1)
+            )
             fault = health.found(fault, health.of_update(after, stats), member.env_steps)
             sound = fault.code == 0
             if priority is not None:

@@ -17,9 +17,8 @@ from typing import Any
 
 import jax
 
-from jqmix.config import Config, ConfigError, flatten, to_dict
+from jqmix.config import Config, ConfigError, flatten, foreign_code, renamed, to_dict, traced_paths
 from jqmix.interrupts import Interrupted, Stop, watched
-from jqmix.learning.learner import TRACED
 from jqmix.learning.state import Member
 from jqmix.learning.train import check_own_env
 from jqmix.runs import checkpoint
@@ -100,13 +99,14 @@ def metadata(cfg: Config, spec: EnvSpec, member: Member, plan: MemoryPlan) -> di
     }
 
 
-# Fields in which configurations of one shape may differ.
-FREE = {*TRACED.values(), "seed", "seeds", "group", "run_dir"}
+# Fields in which configurations of one shape may differ, beside those that are traced.
+FREE = {"seed", "seeds", "group", "run_dir"}
 
 
 def shape_of(cfg: Config) -> str:
     """Equal for configurations that one compiled program trains."""
-    return json.dumps({k: v for k, v in flatten(to_dict(cfg)).items() if k not in FREE}, sort_keys=True)
+    free = FREE.union(traced_paths(cfg))
+    return json.dumps({k: v for k, v in flatten(to_dict(cfg)).items() if k not in free}, sort_keys=True)
 
 
 def train(cfg: Config, quiet: bool = False) -> Result:
@@ -220,7 +220,7 @@ class _Session:
             return
         about: Manifest = found[1]
         now = settings_of(run.cfg)
-        for path, value in about.settings.items():
+        for path, value in renamed(about.settings).items():
             if path in now and now[path] != value:
                 raise ConfigError(f"{path}: config.yaml says {now[path]!r}, but the run was begun with {value!r}")
         if run.cfg.total_steps < min(about.total_steps, *about.env_steps):
@@ -300,7 +300,7 @@ class _Session:
         """A study's runs go on together, which who runs it says."""
         if len(self.runs) > 1:
             return "what was saved is kept"
-        trust = " --trust" if self.cfg.env.factory is not None else ""
+        trust = " --trust" if foreign_code(self.cfg) else ""
         return f"go on with: jqmix resume {shlex.quote(str(self.runs[0].path))}{trust}"
 
     def _end(self, log: Log) -> list[Result]:

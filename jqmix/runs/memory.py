@@ -1,6 +1,7 @@
 """The memory plan, made before anything is compiled: what one member takes, and how many are trained at once."""
 
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -10,11 +11,11 @@ from jaxtyping import Array
 from jqmix.config import Config, ConfigError, flatten, to_dict
 from jqmix.envs.base import BatchedDecPOMDP
 from jqmix.learning import split
-from jqmix.learning.learner import make_learner, mixer_sizes
+from jqmix.learning.learner import make_learner
 from jqmix.learning.rollout import SLOTS_PER_RESET, fresh
 from jqmix.learning.state import Member
 from jqmix.learning.train import build_env, window_length
-from jqmix.networks.mixers import Joint, Mixer, MixerSizes
+from jqmix.networks.mixers.base import Mixer, MixerSizes, zero_batch
 from jqmix.runs import host_memory
 from jqmix.runs.devices import AXIS, make_mesh, members_take_turns, shares
 from jqmix.types import EnvSpec
@@ -66,23 +67,30 @@ def tree_bytes(tree: Any) -> int:
     return sum(int(x.size) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def mixer_bytes(mixer: Mixer, sizes: MixerSizes) -> int:
-    """What a mixer keeps of one slot for its backward pass, whatever its layers are: traced, not computed."""
+def mixer_bytes(mixer: Mixer, sizes: MixerSizes, agent: Any = None) -> int:
+    """What a mixer keeps of one slot for its backward pass, whatever its layers are: traced, not computed.
 
-    def kept(params: Any, joint: Joint, state: Array) -> Any:
+    ``agent``: the shapes of the agents' parameters, which an auxiliary loss may read.
+    """
+
+    def kept(params: Any, agent: Any, slots: int) -> Any:
+        batch = zero_batch(sizes, slots, 1, mixer.per_agent)
+
         def run(params: Any, q: Array, best: Array, hidden: Array) -> Array:
-            told = joint._replace(best=best, hidden=hidden)
-            value = jnp.sum(mixer.apply(params, q, state, told))
-            return value if mixer.constraint is None else value + jnp.sum(mixer.constraint(params, q, state, told))
+            told = batch.joint._replace(best=best, hidden=hidden)
+            q_tot = mixer.apply(params, q, batch.state, told)
+            if mixer.auxiliary is None:
+                return jnp.sum(q_tot)
+            team, seen = {"agent": agent, "mixer": params}, batch._replace(q=q, joint=told, q_tot=q_tot)
+            return jnp.sum(q_tot) + jnp.sum(mixer.auxiliary(team, seen, mixer.settings, jax.random.key(0))[0])
 
-        return jax.vjp(run, params, joint.best, joint.best, joint.hidden)[1]
+        return jax.vjp(run, params, batch.q, batch.joint.best, batch.joint.hidden)[1]
 
-    def of(slots: int) -> int:
-        shapes = jax.eval_shape(lambda: (sizes.joint(), jnp.zeros((sizes.state_size,))))
-        several = jax.tree.map(lambda x: jax.ShapeDtypeStruct((slots, *x.shape), x.dtype), shapes)
-        return tree_bytes(jax.eval_shape(kept, jax.eval_shape(mixer.init, jax.random.key(0)), *several))
+    def count(slots: int) -> int:
+        params = jax.eval_shape(mixer.init, jax.random.key(0))
+        return tree_bytes(jax.eval_shape(partial(kept, slots=slots), params, agent))
 
-    return of(2) - of(1)  # the weights, which are also kept, cancel
+    return count(2) - count(1)  # the weights, which are also kept, cancel
 
 
 def learning_bytes(cfg: Config, spec: EnvSpec) -> int:
@@ -91,10 +99,12 @@ def learning_bytes(cfg: Config, spec: EnvSpec) -> int:
     Counted per slot of a batch; the factors were fitted to compiled programs (``tests/test_memory.py``).
     """
     n, o, s = spec.n_agents, spec.obs_size, spec.state_size
-    mixer, sizes = make_learner(cfg, spec).mixer, mixer_sizes(cfg, spec)
+    learner = make_learner(cfg, spec)
+    mixer, sizes = learner.mixer, MixerSizes(n, s, spec.n_actions, o, cfg.agent.hidden)
+    agent = jax.eval_shape(learner.agent.init, jax.random.key(0))
     seen = 3 * (n * (o + 2 * spec.n_actions) + s)
     numbers = seen + (14 if mixer.critic is None else 21) * n * cfg.agent.hidden
-    mixing = mixer_bytes(mixer, sizes) + (0 if mixer.critic is None else mixer_bytes(mixer.critic.mixer, sizes))
+    mixing = mixer_bytes(mixer, sizes, agent) + (0 if mixer.critic is None else mixer_bytes(mixer.critic.mixer, sizes))
     return int((window_length(cfg, spec) + 1) * cfg.replay.batch * (4 * numbers + 1.3 * mixing))
 
 
@@ -197,8 +207,8 @@ def _divisors(count: int) -> list[int]:
 
 def _widest(cfg: Config) -> str:
     """The field of the networks' greatest width."""
-    widths = {f"algo.{name}": getattr(cfg.algo, name) for name in ("embed", "hypernet_hidden", "critic_hidden")}
-    widths["agent.hidden"] = cfg.agent.hidden
+    own = {f"mixer.{name}": value for name, value in to_dict(cfg)["mixer"].items()}
+    widths = {"agent.hidden": cfg.agent.hidden} | {k: v for k, v in own.items() if type(v) is int}
     return max(widths, key=lambda field: widths[field])
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Int
 
 from jqmix.config import Config
 from jqmix.learning import split
-from jqmix.learning.learner import Hyper, hyper_of
+from jqmix.learning.hyper import Hyper, hyper_of
 from jqmix.learning.split import Split
 from jqmix.learning.state import Member, Plan, Shared
 from jqmix.learning.train import make_program, window_length
