@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from jqmix import cli, config, inputs
 
-PARSER = functools.cache(cli._parser)  # to build it takes longer than most cases
+PARSER = functools.lru_cache(99)(cli._parser)  # to build it takes longer than most cases
 LIMIT_S = 30  # for one case; the slowest take a tenth of a second where nothing else runs
 COMPUTING = ("experiment", "ablate", "bench", "policy", "igm", "report")
 
@@ -56,7 +56,7 @@ def kind(make: Kind) -> Kind:
 
 # What cases are made of
 
-FIELDS = {path: (hint, f) for path, hint, f in config.fields_of()}
+FIELDS = {path: (hint, f) for path, hint, f in config.known_fields().values()}
 INTS = [p for p, (hint, _) in FIELDS.items() if "int" in str(hint)]
 FLOATS = [p for p, (hint, _) in FIELDS.items() if hint is float]
 BOOLS = [p for p, (hint, _) in FIELDS.items() if hint is bool]
@@ -405,15 +405,24 @@ def options_without_effect(rng: random.Random, folder: Path) -> Case:
         "--replay.priority-beta 0.3",
         "--algo.target-tau 0.1",
         "--algo.target-period 9 --algo.target-update soft",
+        "--mixer.heads 2",
         "--algo.heads 2",
+        "--mixer.alpha 0.2",
         "--algo.wqmix-alpha 0.2",
-        "--algo.critic-hidden 8 --algo.mixer vdn",
-        "--algo.positivity square --algo.mixer vdn",
+        "--mixer.critic-hidden 8 --algo.mixer vdn",
+        "--mixer.positivity square --algo.mixer vdn",
+        "--mixer.opt 2 --algo.mixer qplex",
         "--algo.state-norm none --algo.mixer iql",
-        "--algo.embed 8 --algo.mixer qplex",
+        "--mixer.embed 8 --algo.mixer qplex",
         "--algo.init-gain 0.5",
         "--agent.one-kernel true --agent.recurrent false",
-        "--agent.one-kernel true --agent.hidden 24",
+        "--core.one-kernel true --agent.core lstm",
+        "--core.one-kernel true --agent.hidden 24",
+        "--algo.epochs 2",
+        "--algo.minibatches 8",
+        "--algo.name pqn --rollouts 16 --replay.batch 8",
+        "--algo.name pqn --rollouts 16 --algo.double-q false",
+        "--algo.name pqn --rollouts 16 --updates 2",
         "--agent.agent-id false --agent.share-parameters false",
         "--env.name hanabi --env.factory a:f",
         "--explore.eps-end 1 --explore.eps-steps 9",
@@ -439,8 +448,8 @@ def without_computing(seen: list[config.Config]) -> Iterator[None]:
     def accept(*_: Any, **__: Any) -> None:
         raise Accepted
 
-    def load(*args: Any, **overrides: Any) -> config.Config:
-        seen.append(config.load_config(*args, **overrides))
+    def build(values: dict[str, Any]) -> config.Config:
+        seen.append(config.build(values))
         return seen[-1]
 
     stubs = {}
@@ -449,13 +458,13 @@ def without_computing(seen: list[config.Config]) -> Iterator[None]:
         stub.__dict__["__getattr__"] = lambda _: accept
         stubs[stub.__name__] = stub
     before = {name: sys.modules.get(name) for name in stubs}
-    own = cli._parser, cli._prepare, cli.load_config
+    own = cli._parser, cli._prepare, cli.build
     sys.modules.update(stubs)
-    cli._parser, cli._prepare, cli.load_config = PARSER, accept, load  # type: ignore[assignment]
+    cli._parser, cli._prepare, cli.build = PARSER, accept, build  # type: ignore[assignment]
     try:
         yield
     finally:
-        cli._parser, cli._prepare, cli.load_config = own
+        cli._parser, cli._prepare, cli.build = own
         for name, module in before.items():
             if module is None:
                 del sys.modules[name]

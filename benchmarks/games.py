@@ -13,7 +13,7 @@ from typing import Any
 from measure import write
 
 from jqmix.config import load_config
-from jqmix.networks.mixers import MIXERS
+from jqmix.networks.mixers import mixer_names
 from jqmix.runs.devices import use_compilation_cache, use_cpu_cores
 from jqmix.runs.experiment import train
 from jqmix.runs.igm import joint_values
@@ -41,7 +41,7 @@ def told(returns: list[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--games", nargs="+", choices=list(GAMES), default=list(GAMES))
-    parser.add_argument("--mixers", nargs="+", choices=list(MIXERS), default=[m for m in MIXERS if m != "iql"])
+    parser.add_argument("--mixers", nargs="+", choices=mixer_names(), default=[m for m in mixer_names() if m != "iql"])
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--json", type=Path, help="write the result here, too")
     args = parser.parse_args()

@@ -37,7 +37,7 @@ def work_of(cfg: Config) -> dict[str, Work]:
     program = make_program(cfg)
     spec, slots = program.env.spec, program.slots
     n, a, o, s, h = spec.n_agents, spec.n_actions, spec.obs_size, spec.state_size, cfg.agent.hidden
-    e, k = cfg.algo.embed, cfg.algo.hypernet_hidden
+    e, k = cfg.mixer.embed, cfg.mixer.hypernet_hidden
     params = jax.eval_shape(program.learner.init, jax.random.key(0)).params
     rows = slots * cfg.replay.batch  # slots of a batch
     # Of one slot, forward, what reads the inputs apart: nothing is propagated back to them.

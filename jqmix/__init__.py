@@ -9,8 +9,11 @@ if TYPE_CHECKING:
     from jqmix.envs.check import check_env
     from jqmix.envs.registry import EnvError, make_env, register
     from jqmix.learning.train import make_train
+    from jqmix.networks.cores import register_core
+    from jqmix.networks.mixers import register_mixer
     from jqmix.runs.experiment import Result, resume, train
     from jqmix.runs.policy import Policy, load_policy
+    from jqmix.settings import setting
     from jqmix.types import EnvSpec, TimeStep, Window
 
 _HOME = {
@@ -22,11 +25,14 @@ _HOME = {
     "make_env": "jqmix.envs.registry",
     "register": "jqmix.envs.registry",
     "make_train": "jqmix.learning.train",
+    "register_core": "jqmix.networks.cores",
+    "register_mixer": "jqmix.networks.mixers",
     "Result": "jqmix.runs.experiment",
     "resume": "jqmix.runs.experiment",
     "train": "jqmix.runs.experiment",
     "Policy": "jqmix.runs.policy",
     "load_policy": "jqmix.runs.policy",
+    "setting": "jqmix.settings",
     "EnvSpec": "jqmix.types",
     "TimeStep": "jqmix.types",
     "Window": "jqmix.types",
@@ -49,7 +55,10 @@ __all__ = [
     "make_train",
     "networks",
     "register",
+    "register_core",
+    "register_mixer",
     "resume",
+    "setting",
     "train",
 ]
 

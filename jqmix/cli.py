@@ -7,22 +7,28 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from jqmix.analysis.study import STUDY, TRICKS
 from jqmix.config import (
+    CHOICES,
     EPISODES,
+    RENAMED,
     STEPS,
     Config,
     ConfigError,
+    build,
     check_effects,
     coerce_text,
-    describe_type,
+    describe_field,
     fields_of,
-    load_config,
+    foreign_code,
+    known_fields,
     preset_names,
+    read_values,
+    renamed,
 )
 from jqmix.envs.registry import EnvError, Sizes, entries, make_env
 from jqmix.inputs import (
@@ -38,7 +44,9 @@ from jqmix.inputs import (
     unfit_number,
 )
 from jqmix.interrupts import exit_code
+from jqmix.plugins import Registry
 from jqmix.runs.run_dir import RunError
+from jqmix.settings import describe_type, settings_in
 
 DEFAULT_PRESET = "smax_3m"
 
@@ -54,25 +62,54 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def _add_config_flags(parser: argparse.ArgumentParser) -> None:
-    """A flag for every field of the configuration, grouped as the configuration is."""
+def _add_config_flags(parser: argparse.ArgumentParser, foreign: Iterable[str]) -> None:
+    """A flag for every field of the configuration, grouped as the configuration is, and for every setting of a mixer
+    or a core. Those of earlier versions and of mixers from outside (``foreign``) are taken, too, but not shown."""
     groups: dict[str, Any] = {}
     defaults = Config()
     for path, hint, f in fields_of():
         head, _, _ = path.rpartition(".")
-        group = groups.setdefault(head, parser.add_argument_group(head or "run"))
         value: Any = defaults
         for part in path.split("."):
             value = getattr(value, part)
-        spelled = dict.fromkeys([f"--{path.replace('_', '-')}", f"--{path}"])
-        about = f"{f.metadata['about']} ({describe_type(hint)}; default {value})"
-        group.add_argument(
-            *spelled, dest=path, default=argparse.SUPPRESS, metavar="VALUE", help=about.replace("%", "%%")
-        )
+        about = f"{f.metadata['about']} ({describe_field(path, hint)}; default {value})"
+        group = groups.setdefault(head, parser.add_argument_group(head or "run"))
+        _add_flag(group, path, about)
+    shown = set()
+    for head, registry in CHOICES.items():
+        group = parser.add_argument_group(head, f"settings of what {registry.field} names")
+        for name, about in _settings_help(registry).items():
+            _add_flag(group, f"{head}.{name}", about)
+            shown.add(f"{head}.{name}")
+    for path in dict.fromkeys([*RENAMED, *foreign]):
+        if path not in shown:
+            _add_flag(parser, path, argparse.SUPPRESS)
 
 
-def _parser() -> _Parser:
-    """All commands, in the order in which help lists them."""
+def _add_flag(group: Any, path: str, about: str) -> None:
+    spelled = dict.fromkeys([f"--{path.replace('_', '-')}", f"--{path}"])
+    about = about if about == argparse.SUPPRESS else about.replace("%", "%%")
+    group.add_argument(*spelled, dest=path, default=argparse.SUPPRESS, metavar="VALUE", help=about)
+
+
+def _settings_help(registry: Registry) -> dict[str, str]:
+    """What every setting of those that come with jqmix is, and whose: alike ones together."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for owner, cls in registry.known_settings().items():
+        for name, hint, f in settings_in(cls):
+            about = f"{f.metadata['about']} ({describe_type(hint)}; default {f.default})"
+            found.setdefault(name, {}).setdefault(about, []).append(owner)
+    return {name: "; ".join(f"{', '.join(of)}: {text}" for text, of in texts.items()) for name, texts in found.items()}
+
+
+def _foreign_flags(argv: Sequence[str]) -> list[str]:
+    """Flags of mixers and cores among the arguments: only the mixer could tell whether it has them."""
+    flags = (arg.partition("=")[0].removeprefix("--").replace("-", "_") for arg in argv if arg.startswith("--"))
+    return [f for f in flags if f.partition(".")[0] in CHOICES and all(map(str.isidentifier, f.split(".")))]
+
+
+def _parser(foreign: Sequence[str] = ()) -> _Parser:
+    """All commands, in the order in which help lists them. ``foreign``: flags of mixers and cores from outside."""
     parser = _Parser(
         prog="jqmix", description="Multi-agent Q-learning on JAX, compiled end to end.", allow_abbrev=False
     )
@@ -83,12 +120,12 @@ def _parser() -> _Parser:
         sub.set_defaults(run=run)
         return sub
 
-    _add_train_arguments(command("train", _train, "Train a population and write its run directory."))
-    _add_bench_arguments(command("bench", _bench, "Environment steps per second, compile time, memory."))
-    _add_sweep_arguments(command("sweep", _sweep, "Every combination of a grid of values, as few programs as shapes."))
-    _add_ablate_arguments(
-        command("ablate", _ablate, "The implementation tricks, each varied around a configuration; one report.")
-    )
+    _add_train_arguments(command("train", _train, "Train a population and write its run directory."), foreign)
+    _add_bench_arguments(command("bench", _bench, "Environment steps per second, compile time, memory."), foreign)
+    about = "Every combination of a grid of values, as few programs as shapes."
+    _add_sweep_arguments(command("sweep", _sweep, about), foreign)
+    about = "The implementation tricks, each varied around a configuration; one report."
+    _add_ablate_arguments(command("ablate", _ablate, about), foreign)
     _add_resume_arguments(command("resume", _resume, "Go on with a run or a study from its newest checkpoints."))
     _add_evaluate_arguments(
         command("evaluate", _evaluate, "Play whole greedy episodes with a run's newest checkpoint.")
@@ -112,41 +149,41 @@ def _add_json_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_trust_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--trust", action="store_true", help="run the code that the run names (env.factory)")
+    parser.add_argument("--trust", action="store_true", help="run code from outside that the run names")
 
 
-def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_train_arguments(parser: argparse.ArgumentParser, foreign: Sequence[str]) -> None:
     _add_config_argument(parser)
-    _add_config_flags(parser)
+    _add_config_flags(parser, foreign)
     parser.usage = f"{parser.prog} [CONFIG] [--field VALUE …]"
     parser.add_argument("--quiet", action="store_true", help="print the run directory alone")
     parser.epilog = "presets: " + ", ".join(preset_names())
 
 
-def _add_bench_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_bench_arguments(parser: argparse.ArgumentParser, foreign: Sequence[str]) -> None:
     _add_config_argument(parser)
-    _add_config_flags(parser)
+    _add_config_flags(parser, foreign)
     parser.usage = f"{parser.prog} [CONFIG] [--field VALUE …]"
     _add_json_flag(parser)
 
 
-def _add_study_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_study_arguments(parser: argparse.ArgumentParser, foreign: Sequence[str]) -> None:
     """What sweep and ablate have in common."""
     _add_config_argument(parser)
     parser.add_argument("--out", metavar="DIR", help="the study's folder (a new one in runs/)")
-    _add_config_flags(parser)
+    _add_config_flags(parser, foreign)
     parser.usage = f"{parser.prog} [CONFIG] [--grid FIELD=V1,V2 …] [--field VALUE …]"
 
 
-def _add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
-    _add_study_arguments(parser)
+def _add_sweep_arguments(parser: argparse.ArgumentParser, foreign: Sequence[str]) -> None:
+    _add_study_arguments(parser, foreign)
     parser.add_argument(
         "--grid", nargs="+", action="extend", required=True, metavar="FIELD=V1,V2", help="values to try"
     )
 
 
-def _add_ablate_arguments(parser: argparse.ArgumentParser) -> None:
-    _add_study_arguments(parser)
+def _add_ablate_arguments(parser: argparse.ArgumentParser, foreign: Sequence[str]) -> None:
+    _add_study_arguments(parser, foreign)
     parser.add_argument(
         "--grid", nargs="+", action="extend", default=[], metavar="FIELD=V1,V2", help="values of a trick"
     )
@@ -160,7 +197,7 @@ def _add_resume_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--total-steps", type=_whole(1, STEPS), metavar="N", help="go on to so many steps; also a finished run"
     )
-    parser.add_argument("--trust", action="store_true", help="run code that the run directory names (env.factory)")
+    _add_trust_flag(parser)
     parser.add_argument("--quiet", action="store_true", help="print the run directory alone")
 
 
@@ -224,16 +261,25 @@ def _check_there(run_dir: str, file: str = "") -> None:
 
 
 def _given(args: argparse.Namespace) -> dict[str, str]:
-    """The configuration's fields that have a flag among the arguments."""
-    known = {path for path, _, _ in fields_of()}
-    return {path: text for path, text in vars(args).items() if path in known}
+    """The configuration's fields that have a flag among the arguments, by today's names."""
+    known = known_fields().keys() | RENAMED.keys()
+    given = {p: text for p, text in vars(args).items() if p in known or p.partition(".")[0] in CHOICES}
+    return renamed(given)
+
+
+def _values(args: argparse.Namespace) -> dict[str, Any]:
+    """What the arguments say; told neither a preset nor an environment, of the default preset."""
+    given = _given(args)
+    nothing = None if {"env.name", "env.factory"} & given.keys() else DEFAULT_PRESET
+    return read_values(nothing if args.config is None else args.config, **given)
 
 
 def _config(args: argparse.Namespace) -> Config:
-    """The configuration that the arguments describe; told neither a preset nor an environment, the default preset."""
-    given = _given(args)
-    nothing = None if {"env.name", "env.factory"} & given.keys() else DEFAULT_PRESET
-    return load_config(nothing if args.config is None else args.config, **given)
+    """The configuration that the arguments describe."""
+    values = _values(args)
+    if any(registry.field in foreign_code(values) for registry in CHOICES.values()):
+        _prepare(cache=False)  # it is loaded now, and JAX with it
+    return build(values)
 
 
 def _run_config(args: argparse.Namespace) -> Config:
@@ -310,8 +356,9 @@ def _resume_study(path: Any, args: argparse.Namespace) -> None:
 def _sweep(args: argparse.Namespace) -> None:
     from jqmix.analysis.study import parse_grid, sweep
 
-    grid = parse_grid(args.grid)
-    study = sweep(_config(args), grid)
+    cfg = _config(args)
+    grid = parse_grid(args.grid, cfg)
+    study = sweep(cfg, grid, _values(args))
     check_effects(list(study.configs.values()), grid)
     _run_study(study, args)
 
@@ -319,7 +366,8 @@ def _sweep(args: argparse.Namespace) -> None:
 def _ablate(args: argparse.Namespace) -> None:
     from jqmix.analysis.study import ablation, parse_grid
 
-    _run_study(ablation(_config(args), parse_grid(args.grid), args.only), args)
+    cfg = _config(args)
+    _run_study(ablation(cfg, parse_grid(args.grid, cfg), args.only), args)
 
 
 def _run_study(study: Any, args: argparse.Namespace) -> None:
@@ -478,7 +526,7 @@ def main(argv: list[str] | None = None) -> int:
     _ready_streams()
     try:
         try:
-            args, unknown = _parser().parse_known_args(argv)
+            args, unknown = _parse(argv)
             if unknown:
                 raise ConfigError(_unknown_flag(unknown[0]))
             _refuse_dashes(args)
@@ -503,6 +551,11 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    foreign = _foreign_flags(sys.argv[1:] if argv is None else argv)
+    return _parser(tuple(foreign)).parse_known_args(argv)
+
+
 def _refuse_dashes(args: argparse.Namespace) -> None:
     """argparse takes ``--flag=--`` for a flag without a value and makes a list of nothing of it."""
     for name, value in vars(args).items():
@@ -511,7 +564,7 @@ def _refuse_dashes(args: argparse.Namespace) -> None:
 
 
 def _unknown_flag(flag: str) -> str:
-    flags = [f"--{path.replace('_', '-')}" for path, _, _ in fields_of()]
+    flags = [f"--{path.replace('_', '-')}" for path in known_fields()]
     near = difflib.get_close_matches(shown(flag.split("=")[0]), flags, n=3, cutoff=0.5)
     return f"{shown(flag)}: no such argument" + (f"; did you mean {', '.join(near)}?" if near else " (see --help)")
 

@@ -1,182 +1,187 @@
 """The configuration: frozen dataclasses, presets, overrides and validation. Imports no JAX.
 
 Every field can be set from a YAML file and from the command line (``--algo.td-lambda 0.6``), through the same
-coercion and the same checks; whatever is wrong raises :class:`ConfigError` with one line that names the field.
+coercion and the same checks; whatever is wrong raises :class:`ConfigError` with one line that names the field. The
+fields ``mixer.*`` and ``core.*`` are those of the mixer and the core that are chosen.
 """
 
-import ast
 import dataclasses
 import difflib
-import math
-import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from jqmix.inputs import (
     INT32,
     ConfigError,
     check_path_text,
     dump_yaml,
-    parse_scalar,
-    parse_yaml,
-    plain_data,
     quoted,
     read_yaml,
     shorten,
     shown,
-    unfit_number,
 )
+from jqmix.networks.cores import CORES
+from jqmix.networks.cores.settings import GRUSettings
+from jqmix.networks.mixers import MIXERS
+from jqmix.networks.mixers.settings import QMixSettings
+from jqmix.plugins import Registry
+from jqmix.settings import Leaf, coerce, describe_type, read_value, setting, settings_in
 
 # Highest values that are sensible; what they come to together is for the memory plan.
 WIDTH, ROLLOUTS, EPISODES, STEPS = 2**14, 2**20, 10**7, 10**15
 
-
-def _f(
-    default: Any,
-    about: str,
-    *,
-    low: int | float = -math.inf,
-    high: int | float = math.inf,
-    above: int | float = -math.inf,
-) -> Any:
-    """A field with its help text and range: low ≤ value ≤ high, and value > above. Floats fit in 32 bits, and whole
-    numbers do unless ``high`` says more."""
-    meta = {"about": about, "low": low, "high": high, "above": above}
-    if isinstance(default, dict):
-        return field(default_factory=lambda: dict(default), metadata=meta)
-    return field(default=default, metadata=meta)
-
-
-def _mixers() -> tuple[str, ...]:
-    """The names in the table of mixers, read from its source: to import it would take JAX."""
-    source = (Path(__file__).parent / "networks" / "mixers.py").read_text(encoding="utf-8")
-    tables = (n for n in ast.parse(source).body if isinstance(n, ast.AnnAssign) and ast.unparse(n.target) == "MIXERS")
-    return tuple(ast.literal_eval(key) for key in next(tables).value.keys)  # type: ignore[union-attr]
-
-
-if TYPE_CHECKING:
-    MixerName = str
-else:
-    MixerName = Literal[_mixers()]
+# The groups of fields that depend on a choice, and the field that makes it.
+CHOICES: dict[str, Registry] = {"core": CORES, "mixer": MIXERS}
 
 
 @dataclass(frozen=True)
 class EnvConfig:
-    name: str = _f("smax_3m", "the environment (see `jqmix envs`)")
-    factory: str | None = _f(None, "package.module:function that builds an environment of your own, in place of a name")
-    kwargs: dict[str, Any] = _f({}, "arguments of the environment's factory, as a YAML mapping")
-    time_limit: Literal["default", "bootstrap", "terminate"] = _f(
+    name: str = setting("smax_3m", "the environment (see `jqmix envs`)")
+    factory: str | None = setting(
+        None, "package.module:function that builds an environment of your own, in place of a name"
+    )
+    kwargs: dict[str, Any] = setting({}, "arguments of the environment's factory, as a YAML mapping")
+    time_limit: Literal["default", "bootstrap", "terminate"] = setting(
         "default", "what the episode limit means: the episode is cut and its value goes on, or it ends"
     )
-    episode_limit: int | None = _f(None, "steps until the time limit (the environment's own unless set)", low=1)
+    episode_limit: int | None = setting(None, "steps until the time limit (the environment's own unless set)", low=1)
 
 
 @dataclass(frozen=True)
 class AgentConfig:
-    hidden: int = _f(64, "width of the agent's layers and GRU", low=1, high=WIDTH)
-    recurrent: bool = _f(True, "a GRU; false: a feed-forward layer in its place")
-    layer_norm: bool = _f(False, "layer normalisation before the encoder's ReLU and before the Q head (as PQN has)")
-    share_parameters: bool = _f(True, "one network for all agents; false: each has its own, and needs no id")
-    agent_id: bool = _f(True, "a shared network reads which agent it acts for")
-    last_action: bool = _f(True, "the network reads the agent's last action")
-    one_kernel: bool = _f(
-        False,
-        "on a GPU, the GRU's recurrence over a window as one kernel, for widths 16, 32, 64 and 128 (not measured yet)",
+    hidden: int = setting(64, "width of the agent's layers and core", low=1, high=WIDTH)
+    layers: int = setting(1, "dense layers before the core", low=1, high=8)
+    core: str = setting("gru", "what an agent remembers; none: a feed-forward layer in its place")
+    layer_norm: bool = setting(
+        False, "layer normalisation before the encoder's ReLU and before the Q head (as PQN has)"
+    )
+    share_parameters: bool = setting(True, "one network for all agents; false: each has its own, and needs no id")
+    agent_id: bool = setting(True, "a shared network reads which agent it acts for")
+    last_action: bool = setting(True, "the network reads the agent's last action")
+    obs_norm: Literal["none", "running"] = setting(
+        "none", "what the agents read: observations as they are, or standardised by running statistics"
     )
 
 
 @dataclass(frozen=True)
 class AlgoConfig:
-    mixer: MixerName = _f("qmix", "how agents' values become the team's")
-    embed: int = _f(32, "QMIX, Qatten: embedding width E", low=1, high=WIDTH)
-    hypernet_hidden: int = _f(
-        64, "hidden width of the mixer's networks (QMIX: of the hypernetworks)", low=1, high=WIDTH
+    name: Literal["dqn", "pqn"] = setting(
+        "dqn", "how it learns: from replay, towards a target network; or from what was just collected, towards itself"
     )
-    positivity: Literal["abs", "softplus", "square", "none"] = _f(
-        "abs", "QMIX: the map that keeps weights positive (none breaks IGM: a control)"
-    )
-    heads: int = _f(4, "Qatten: attention heads; QPLEX: attention kernels", low=1, high=1024)
-    critic_hidden: int = _f(256, "weighted QMIX: hidden width of the unconstrained mixer of Q̂*", low=1, high=WIDTH)
-    wqmix_alpha: float = _f(0.5, "weighted QMIX: weight α of what is not to be represented well", above=0, high=1)
-    state_norm: Literal["running", "none"] = _f(
+    mixer: str = setting("qmix", "how agents' values become the team's")
+    state_norm: Literal["running", "none"] = setting(
         "running", "what the mixer reads: the state normalised by running statistics, or raw"
     )
-    gamma: float = _f(0.99, "discount", low=0, high=1)
-    target: Literal["peng", "qstar", "watkins", "nstep"] = _f(
+    gamma: float = setting(0.99, "discount", low=0, high=1, traced=True)
+    target: Literal["peng", "qstar", "watkins", "nstep"] = setting(
         "peng", "what is learned towards: Peng's Q(λ), Q*(λ), Watkins' Q(λ), or the n-step return"
     )
-    td_lambda: float = _f(0.6, "λ of the Q(λ) targets; 0 is one-step", low=0, high=1)
-    n_step: int = _f(1, "nstep: transitions before the target bootstraps; 1 is one-step", low=1, high=10**6)
-    double_q: bool = _f(True, "choose the target's action with the online network")
-    target_update: Literal["hard", "soft"] = _f("hard", "copy the target network every target_period, or track by τ")
-    target_period: int = _f(200, "hard: windows collected between copies (a window holds an episode or more)", low=1)
-    target_tau: float = _f(0.005, "soft: share of the online network taken at each update", above=0, high=1)
-    reward_scale: float = _f(1.0, "factor on the rewards that are learned from (reports are unscaled)", above=0)
-    reward_norm: Literal["none", "running"] = _f(
+    td_lambda: float = setting(0.6, "λ of the Q(λ) targets; 0 is one-step", low=0, high=1, traced=True)
+    n_step: int = setting(
+        1, "nstep: transitions before the target bootstraps; 1 is one-step", low=1, high=10**6, traced=True
+    )
+    double_q: bool = setting(True, "choose the target's action with the online network")
+    target_update: Literal["hard", "soft"] = setting(
+        "hard", "copy the target network every target_period, or track by τ"
+    )
+    target_period: int = setting(
+        200, "hard: windows collected between copies (a window holds an episode or more)", low=1
+    )
+    target_tau: float = setting(
+        0.005, "soft: share of the online network taken at each update", above=0, high=1, traced=True
+    )
+    reward_scale: float = setting(
+        1.0, "factor on the rewards that are learned from (reports are unscaled)", above=0, traced=True
+    )
+    reward_norm: Literal["none", "running"] = setting(
         "none",
         "rewards that are learned from: as they are, or (r − mean) / std by running statistics, before the factor",
     )
-    init: Literal["default", "orthogonal"] = _f("default", "the agent's dense layers begin as PyTorch's, or orthogonal")
-    init_gain: float = _f(0.01, "orthogonal: gain of the Q head (the other layers' is 1)", above=0)
+    init: Literal["default", "orthogonal"] = setting(
+        "default", "the agent's dense layers begin as PyTorch's, or orthogonal"
+    )
+    init_gain: float = setting(0.01, "orthogonal: gain of the Q head (the other layers' is 1)", above=0)
+    epochs: int = setting(4, "pqn: times each iteration's windows are learned from", low=1, high=10**6)
+    minibatches: int = setting(
+        16, "pqn: into how many parts the rollouts are divided in each epoch", low=1, high=ROLLOUTS
+    )
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    name: Literal["adam", "rmsprop"] = _f("adam", "adam (β 0.9/0.999, ε 1e-8) or rmsprop (α 0.99, ε 1e-5)")
-    lr: float = _f(1e-3, "learning rate", above=0)
-    lr_end: float = _f(1.0, "the learning rate falls linearly to this share of lr at total_steps", low=0, high=1)
-    grad_clip: float = _f(10.0, "largest global gradient norm", above=0)
+    name: Literal["adam", "rmsprop", "radam"] = setting(
+        "adam", "adam and radam (β 0.9/0.999, ε 1e-8), or rmsprop (α 0.99, ε 1e-5)"
+    )
+    lr: float = setting(1e-3, "learning rate", above=0, traced=True)
+    lr_end: float = setting(
+        1.0, "the learning rate falls linearly to this share of lr at total_steps", low=0, high=1, traced=True
+    )
+    grad_clip: float = setting(10.0, "largest global gradient norm", above=0, traced=True)
 
 
 @dataclass(frozen=True)
 class ExploreConfig:
-    eps_start: float = _f(1.0, "ε at the start", low=0, high=1)
-    eps_end: float = _f(0.05, "ε after eps_steps", low=0, high=1)
-    eps_steps: int = _f(100_000, "environment steps over which ε falls linearly", low=1, high=STEPS)
+    eps_start: float = setting(1.0, "ε at the start", low=0, high=1, traced=True)
+    eps_end: float = setting(0.05, "ε after eps_steps", low=0, high=1, traced=True)
+    eps_steps: int = setting(100_000, "environment steps over which ε falls linearly", low=1, high=STEPS, traced=True)
 
 
 @dataclass(frozen=True)
 class ReplayConfig:
-    capacity: int = _f(5000, "windows kept", low=1)
-    batch: int = _f(128, "windows per update", low=1, high=ROLLOUTS)
-    dtype: Literal["float32", "bfloat16"] = _f(
+    capacity: int = setting(5000, "windows kept", low=1)
+    batch: int = setting(128, "windows per update", low=1, high=ROLLOUTS)
+    dtype: Literal["float32", "bfloat16"] = setting(
         "float32", "how what the agents and the mixer see is kept; bfloat16 halves it, to 8 significant bits"
     )
-    prioritised: bool = _f(False, "sample windows by their TD errors, with importance weights; false: uniformly")
-    priority_alpha: float = _f(0.6, "prioritised: exponent of the priorities; 0 is uniform", low=0, high=1)
-    priority_beta: float = _f(
-        0.4, "prioritised: exponent of the importance weights at the start; it rises to 1 at total_steps", low=0, high=1
+    prioritised: bool = setting(False, "sample windows by their TD errors, with importance weights; false: uniformly")
+    priority_alpha: float = setting(
+        0.6, "prioritised: exponent of the priorities; 0 is uniform", low=0, high=1, traced=True
+    )
+    priority_beta: float = setting(
+        0.4,
+        "prioritised: exponent of the importance weights at the start; it rises to 1 at total_steps",
+        low=0,
+        high=1,
+        traced=True,
+    )
+    burn_in: int = setting(
+        0,
+        "slots at a window's beginning that only warm up the agents' memory; pqn: so many of the window before it",
+        low=0,
     )
 
 
 @dataclass(frozen=True)
 class EvalConfig:
-    every: int = _f(50_000, "environment steps between greedy evaluations (and log lines)", low=1, high=STEPS)
-    episodes: int = _f(
+    every: int = setting(50_000, "environment steps between greedy evaluations (and log lines)", low=1, high=STEPS)
+    episodes: int = setting(
         64,
         "whole greedy episodes per evaluation, each counted once; played by the rollouts, a window for each",
         low=1,
         high=EPISODES,
     )
-    absolute: int = _f(
+    absolute: int = setting(
         10,
         "at the end, the parameters that played best play so many times eval.episodes new ones; 0: they don't",
         low=0,
         high=1000,
     )
+    parallel: int = setting(128, "episodes of an evaluation that are played at once", low=1, high=2**14)
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    every: int = _f(
+    every: int = setting(
         100_000, "environment steps between checkpoints, from which `jqmix resume` goes on", low=1, high=STEPS
     )
-    keep: int = _f(2, "the newest so many stay", low=1)
-    replay: bool = _f(True, "checkpoints hold the replay; false: smaller, but what is resumed begins to fill it anew")
-    share: float = _f(
+    keep: int = setting(2, "the newest so many stay", low=1)
+    replay: bool = setting(
+        True, "checkpoints hold the replay; false: smaller, but what is resumed begins to fill it anew"
+    )
+    share: float = setting(
         0.02,
         "largest share of a run's time that they take: where one takes long, they are fewer",
         above=0,
@@ -188,141 +193,118 @@ class CheckpointConfig:
 class Config:
     env: EnvConfig = field(default_factory=EnvConfig)
     agent: AgentConfig = field(default_factory=AgentConfig)
+    core: Any = field(default_factory=GRUSettings)  # of the core that agent.core names
     algo: AlgoConfig = field(default_factory=AlgoConfig)
+    mixer: Any = field(default_factory=QMixSettings)  # of the mixer that algo.mixer names
     optim: OptimConfig = field(default_factory=OptimConfig)
     explore: ExploreConfig = field(default_factory=ExploreConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    rollouts: int = _f(8, "parallel environments per member", low=1, high=ROLLOUTS)
-    window: int | None = _f(None, "transitions per window, T (the episode limit unless set)", low=1)
-    updates: int = _f(1, "gradient updates per iteration (one window from every rollout)", low=1, high=10**6)
-    total_steps: int = _f(1_000_000, "environment steps per member, summed over its rollouts", low=1, high=STEPS)
-    seed: int = _f(0, "first seed", low=0, high=2**31 - 1)
-    seeds: int = _f(1, "members: seeds seed … seed + seeds − 1, trained in one program", low=1, high=10_000)
-    group: int | None = _f(None, "members trained at once, group after group (as many as fit unless set)", low=1)
-    on_nan: Literal["freeze", "stop"] = _f(
+    rollouts: int = setting(8, "parallel environments per member", low=1, high=ROLLOUTS)
+    window: int | None = setting(None, "transitions per window, T (the episode limit unless set)", low=1)
+    window_start: Literal["reset", "continue"] | None = setting(
+        None, "a window begins at a reset, or goes on where the last one ended (dqn: reset, pqn: continue, unless set)"
+    )
+    updates: int = setting(1, "gradient updates per iteration (one window from every rollout)", low=1, high=10**6)
+    total_steps: int = setting(1_000_000, "environment steps per member, summed over its rollouts", low=1, high=STEPS)
+    seed: int = setting(0, "first seed", low=0, high=2**31 - 1)
+    seeds: int = setting(1, "members: seeds seed … seed + seeds − 1, trained in one program", low=1, high=10_000)
+    group: int | None = setting(None, "members trained at once, group after group (as many as fit unless set)", low=1)
+    on_nan: Literal["freeze", "stop"] = setting(
         "freeze", "a member whose numbers are no longer finite stays as it was while the others go on; or all stop"
     )
-    run_dir: str | None = _f(None, "where the run is written (runs/<env>_<mixer>_<time> unless set)")
+    run_dir: str | None = setting(None, "where the run is written (runs/<env>_<mixer>_<time> unless set)")
 
 
-# Fields, values, coercion
+# Fields and values
 
 
-def fields_of(cls: type = Config, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field]]:
-    """Every leaf field as (dotted path, type, field)."""
-    hints = typing.get_type_hints(cls)
-    for f in dataclasses.fields(cls):
-        path = prefix + f.name
-        if dataclasses.is_dataclass(hints[f.name]):
-            yield from fields_of(hints[f.name], path + ".")
-        else:
-            yield path, hints[f.name], f
+def fields_of(cls: type = Config, prefix: str = "") -> Iterator[Leaf]:
+    """Every leaf field as (dotted path, type, field), without those that depend on a choice."""
+    return settings_in(cls, prefix)
 
 
-def describe_type(hint: Any) -> str:
+def fields_for(values: Mapping[str, Any]) -> Iterator[Leaf]:
+    """The same, with the settings of the mixer and the core that ``values`` (by dotted path) name.
+
+    Loads code from outside where they name it. Raises :class:`ConfigError` for a choice that there is not.
+    """
+    yield from fields_of()
+    for group, registry in CHOICES.items():
+        yield from settings_in(registry.settings(_choice(registry, values)), f"{group}.")
+
+
+def _choice(registry: Registry, values: Mapping[str, Any]) -> str:
+    """What ``values`` name, or the default."""
+    default = next(f.default for path, _, f in fields_of() if path == registry.field)
+    return registry.check(values.get(registry.field, default))
+
+
+def known_fields() -> dict[str, Leaf]:
+    """Every field by its path, with the settings of all mixers and cores that come with jqmix; of those that several
+    have, the first one's. For messages, flags and values of which nobody knows yet for whom they are."""
+    known = {leaf[0]: leaf for leaf in fields_of()}
+    for group, registry in CHOICES.items():
+        for cls in registry.known_settings().values():
+            known = {leaf[0]: leaf for leaf in settings_in(cls, f"{group}.")} | known
+    return known
+
+
+def describe_field(path: str, hint: Any) -> str:
     """What a field takes, for messages and help."""
-    if typing.get_origin(hint) is Literal:
-        return "one of " + ", ".join(map(str, typing.get_args(hint)))
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return " or ".join("nothing" if a is type(None) else describe_type(a) for a in typing.get_args(hint))
-    if typing.get_origin(hint) is dict:
-        return "a mapping"
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[hint]
+    return next((r.describe() for r in CHOICES.values() if r.field == path), None) or describe_type(hint)
+
+
+def traced_paths(cfg: Config) -> list[str]:
+    """The numbers of this configuration that are arguments of the compiled program, by dotted path."""
+    return [path for path, _, f in _fields_in(cfg) if f.metadata["traced"]]
+
+
+def _fields_in(cfg: Config) -> Iterator[Leaf]:
+    """All fields of a configuration that is there; loads nothing."""
+    yield from fields_of()
+    for group in CHOICES:
+        yield from settings_in(type(getattr(cfg, group)), f"{group}.")
+
+
+def foreign_code(values: "Config | Mapping[str, Any]") -> dict[str, str]:
+    """What names code from outside that a run of this configuration executes, by dotted path.
+
+    Takes a configuration, or values by dotted path: then nothing is loaded to find out.
+    """
+    values = flatten(to_dict(values)) if isinstance(values, Config) else values
+    factory = values.get("env.factory")
+    found = {} if factory is None else {"env.factory": str(factory)}
+    return found | {r.field: values[r.field] for r in CHOICES.values() if r.is_foreign(values.get(r.field))}
+
+
+def coerce_text(path: str, text: str, *choices: Mapping[str, Any]) -> Any:
+    """What a flag's text means for the field ``path``, where one of ``choices`` (values that name mixer and core) is
+    made. Raises :class:`ConfigError` for an unknown field or value."""
+    known = known_fields()
+    for values in choices:
+        known |= {leaf[0]: leaf for leaf in fields_for(values) if leaf[0].partition(".")[0] in CHOICES}
+    if path not in known:
+        raise _unknown(path, known)
+    return _coerce(path, known[path][1], text)
 
 
 def _coerce(path: str, hint: Any, value: Any) -> Any:
-    """``value`` as the field's type, or ConfigError. Text from the command line and YAML values alike."""
-    origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
-            return None
-        hint = next(a for a in typing.get_args(hint) if a is not type(None))
-        origin = typing.get_origin(hint)
-    wrong = ConfigError(f"{path}: {quoted(value)} is not allowed; it takes {describe_type(hint)}")
-    if origin is Literal:
-        if not isinstance(value, str) or value not in typing.get_args(hint):
-            raise wrong
-        return value
-    if origin is dict:
-        return _mapping(path, value, wrong)
-    if hint is bool:
-        if isinstance(value, bool):
-            return value
-        if isinstance(value, str) and value.lower() in ("true", "false"):
-            return value.lower() == "true"
-        raise wrong
-    if hint is str:
-        if not isinstance(value, str) or not value:
-            raise wrong
-        return value
-    number = parse_scalar(value.strip()) if isinstance(value, str) else value
-    if isinstance(number, bool) or not isinstance(number, int | float):
-        raise wrong
-    if isinstance(number, float) and not math.isfinite(number):
-        raise wrong
-    if hint is float:
-        return _float(path, number)
-    if number != int(number):
-        raise wrong
-    return int(number)
+    for registry in CHOICES.values():
+        if path == registry.field:
+            return registry.check(value)
+    return coerce(path, hint, value)
 
 
-def _float(path: str, number: int | float) -> float:
-    unfit = unfit_number(float(number) if abs(number) < 10**300 else 1e300)
-    if unfit:
-        raise ConfigError(f"{path}: {quoted(number)} {unfit}")
-    return float(number)
-
-
-def _mapping(path: str, value: Any, wrong: ConfigError) -> dict[str, Any]:
-    """Plain data, by name; from the command line it is text."""
-    if isinstance(value, str):
-        try:
-            value = parse_yaml(value)
-        except ConfigError as error:
-            raise ConfigError(f"{path}: {quoted(value)} is not allowed; {error}") from None
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise wrong
-    return plain_data(path, value)
-
-
-def coerce_text(path: str, text: str) -> Any:
-    """What a flag's text means for the field ``path``. Raises :class:`ConfigError` for an unknown field or value."""
-    known = {p: hint for p, hint, _ in fields_of()}
-    if path not in known:
-        raise _unknown(path, known)
-    return _coerce(path, known[path], text)
-
-
-def _unknown(path: str, known: Mapping[str, Any]) -> ConfigError:
-    name = shown(path)
+def _unknown(path: str, known: Iterable[str]) -> ConfigError:
+    name, known = shown(path), list(known)
     inside = [p for p in known if p.startswith(f"{path}.")]
     if inside:
         return ConfigError(f"{name}: no field but a group of fields, such as {inside[0]}")
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"; did you mean {', '.join(near)}?" if near else " (`jqmix train --help` lists all)"
     return ConfigError(f"{name}: no such field{hint}")
-
-
-def _in_range(path: str, f: dataclasses.Field, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return
-    low, high, above = f.metadata["low"], f.metadata["high"], f.metadata["above"]
-    if isinstance(value, int):
-        high = min(high, INT32) if high == math.inf else high
-    if low <= value <= high and value > above:
-        return
-    allowed = [f"≥ {_spelled(low)}"] * (low > -math.inf) + [f"> {_spelled(above)}"] * (above > -math.inf)
-    allowed += [f"≤ {_spelled(high)}"] * (high < math.inf)
-    raise ConfigError(f"{path}: {quoted(value)} is out of range; it must be {' and '.join(allowed)}")
-
-
-def _spelled(bound: int | float) -> str:
-    return str(bound) if isinstance(bound, int) else f"{bound:g}"
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -342,23 +324,61 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+# Names of earlier versions, which files, flags and run directories may still have.
+RENAMED: dict[str, str] = {
+    "algo.embed": "mixer.embed",
+    "algo.hypernet_hidden": "mixer.hypernet_hidden",
+    "algo.positivity": "mixer.positivity",
+    "algo.heads": "mixer.heads",
+    "algo.critic_hidden": "mixer.critic_hidden",
+    "algo.wqmix_alpha": "mixer.alpha",
+    "agent.recurrent": "agent.core",
+    "agent.one_kernel": "core.one_kernel",
+}
+
+
+def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same values by today's names. Raises :class:`ConfigError` where an old and a new name give one field."""
+    new: dict[str, Any] = {}
+    for path, value in values.items():
+        if path == "agent.recurrent":
+            value = "gru" if coerce(path, bool, value) else "none"
+        path = RENAMED.get(path, path)
+        if path in new:
+            raise ConfigError(f"{shown(path)}: given twice")
+        new[path] = value
+    return new
+
+
 def build(values: Mapping[str, Any]) -> Config:
-    """A validated Config from dotted paths to values; everything else keeps its default."""
+    """A validated Config from dotted paths to values; everything else keeps its default.
+
+    Settings that only other mixers and cores have are left out. Loads code from outside where a mixer or a core is.
+    """
+    values = renamed(values)
     known = {path: (hint, f) for path, hint, f in fields_of()}
     nested: dict[str, dict[str, Any]] = {}
     for path, value in values.items():
+        group, _, name = str(path).rpartition(".")
+        if group in CHOICES:
+            continue
         if path not in known:
-            raise _unknown(str(path), known)
+            raise _unknown(str(path), known_fields())
         hint, f = known[path]
-        value = _coerce(path, hint, value)
-        _in_range(path, f, value)
-        group, _, name = path.rpartition(".")
-        nested.setdefault(group, {})[name] = value
+        nested.setdefault(group, {})[name] = read_value(path, hint, f, _coerce(path, hint, value))
     top = nested.pop("", {})
     hints = typing.get_type_hints(Config)
-    cfg = Config(**top, **{group: hints[group](**leaf) for group, leaf in nested.items()})
+    groups = {group: hints[group](**leaf) for group, leaf in nested.items()}
+    cfg = Config(**top, **groups, **{group: _read_choice(group, values) for group in CHOICES})
     check(cfg)
     return cfg
+
+
+def _read_choice(group: str, values: Mapping[str, Any]) -> Any:
+    """The settings of the mixer or the core that ``values`` name."""
+    registry = CHOICES[group]
+    given = {path.removeprefix(f"{group}."): value for path, value in values.items() if path.startswith(f"{group}.")}
+    return registry.read_settings(_choice(registry, values), given)
 
 
 # Names of arguments that are jqmix's own, not a factory's.
@@ -387,15 +407,7 @@ def check(cfg: Config) -> None:
     _check_env(cfg.env)
     if cfg.run_dir is not None:
         check_path_text("run_dir", cfg.run_dir)
-    if cfg.replay.batch > cfg.replay.capacity:
-        raise ConfigError(
-            f"replay.batch: {cfg.replay.batch} windows do not fit in replay.capacity {cfg.replay.capacity}"
-        )
-    if cfg.replay.capacity % cfg.rollouts:
-        near = max(cfg.replay.capacity // cfg.rollouts, 1) * cfg.rollouts
-        raise ConfigError(
-            f"replay.capacity: {cfg.replay.capacity} must be a multiple of rollouts ({cfg.rollouts}), e.g. {near}"
-        )
+    (_check_replay if cfg.algo.name == "dqn" else _check_pqn)(cfg)
     if cfg.explore.eps_end > cfg.explore.eps_start:
         raise ConfigError(f"explore.eps_end: {cfg.explore.eps_end} must be ≤ explore.eps_start {cfg.explore.eps_start}")
     if cfg.eval.episodes * cfg.eval.absolute > INT32:
@@ -410,6 +422,32 @@ def check(cfg: Config) -> None:
         check_window(cfg, limit)
 
 
+def _check_replay(cfg: Config) -> None:
+    if cfg.replay.batch > cfg.replay.capacity:
+        raise ConfigError(
+            f"replay.batch: {cfg.replay.batch} windows do not fit in replay.capacity {cfg.replay.capacity}"
+        )
+    if cfg.replay.capacity % cfg.rollouts:
+        near = max(cfg.replay.capacity // cfg.rollouts, 1) * cfg.rollouts
+        raise ConfigError(
+            f"replay.capacity: {cfg.replay.capacity} must be a multiple of rollouts ({cfg.rollouts}), e.g. {near}"
+        )
+    if cfg.replay.burn_in and window_start(cfg) == "reset":
+        raise ConfigError(f"replay.burn_in: {cfg.replay.burn_in} needs window_start continue; from a reset on it is 0")
+
+
+def _check_pqn(cfg: Config) -> None:
+    if cfg.window_start == "reset":
+        raise ConfigError("window_start: reset is not allowed with algo.name pqn; it takes continue")
+    if cfg.rollouts % cfg.algo.minibatches:
+        raise ConfigError(f"algo.minibatches: {cfg.algo.minibatches} must divide rollouts ({cfg.rollouts})")
+
+
+def window_start(cfg: Config) -> Literal["reset", "continue"]:
+    """Where windows begin: at a reset, or where the last one ended."""
+    return cfg.window_start or ("reset" if cfg.algo.name == "dqn" else "continue")
+
+
 def _registered_limit(cfg: Config) -> int | None:
     """The episode limit of a built-in environment with its default arguments, where the registry knows it."""
     from jqmix.envs import registry
@@ -421,41 +459,46 @@ def _registered_limit(cfg: Config) -> int | None:
 
 
 def check_window(cfg: Config, episode_limit: int) -> None:
-    """A window must hold a whole episode: hidden states in replay are exact only from a reset on. Slots and steps are
-    counted in 32 bits."""
+    """A window that begins at a reset must hold a whole episode, so that nothing of it is lost; one that goes on may
+    be of any length. Slots and steps are counted in 32 bits."""
     slots = (cfg.window or episode_limit) + 1
-    for path, count in (("rollouts", cfg.rollouts), ("replay.capacity", cfg.replay.capacity)):
+    held = {"rollouts": cfg.rollouts} | ({"replay.capacity": cfg.replay.capacity} if cfg.algo.name == "dqn" else {})
+    for path, count in held.items():
         if count * slots > INT32:
             raise ConfigError(f"{path}: {count} windows of {slots} slots are more than 32 bits count")
     if cfg.eval.episodes * episode_limit > INT32:
         raise ConfigError(
             f"eval.episodes: {cfg.eval.episodes} episodes of {episode_limit} steps are more than 32 bits count"
         )
-    if cfg.window is not None and cfg.window < episode_limit:
+    if window_start(cfg) == "reset" and cfg.window is not None and cfg.window < episode_limit:
         raise ConfigError(f"window: {cfg.window} does not cover an episode; it must be ≥ {episode_limit} (the limit)")
+    if cfg.replay.burn_in >= slots - 1:
+        raise ConfigError(f"replay.burn_in: {cfg.replay.burn_in} must be < window ({slots - 1})")
 
 
 # Options without effect
 
-MIXERS_BY_STATE = ("qmix", "qatten", "qplex", "qtran", "cw_qmix", "ow_qmix")
+WITHOUT_STATE = ("iql", "vdn")
+DQN, PQN = ("algo.name", ("dqn",)), ("algo.name", ("pqn",))
 # A field, another one, and the values of it without which the first does nothing.
 NEEDS: list[tuple[str, str, tuple[Any, ...]]] = [
     ("env.name", "env.factory", (None,)),
     ("agent.agent_id", "agent.share_parameters", (True,)),
-    ("agent.one_kernel", "agent.recurrent", (True,)),
-    ("agent.one_kernel", "agent.hidden", (16, 32, 64, 128)),
-    ("algo.embed", "algo.mixer", ("qmix", "qatten", "cw_qmix", "ow_qmix")),
-    ("algo.hypernet_hidden", "algo.mixer", MIXERS_BY_STATE),
-    ("algo.positivity", "algo.mixer", ("qmix", "cw_qmix", "ow_qmix")),
-    ("algo.heads", "algo.mixer", ("qatten", "qplex")),
-    ("algo.critic_hidden", "algo.mixer", ("cw_qmix", "ow_qmix")),
-    ("algo.wqmix_alpha", "algo.mixer", ("cw_qmix", "ow_qmix")),
-    ("algo.state_norm", "algo.mixer", MIXERS_BY_STATE),
+    ("core.one_kernel", "agent.hidden", (16, 32, 64, 128)),
+    ("algo.state_norm", "algo.mixer", tuple(name for name in MIXERS.builtin if name not in WITHOUT_STATE)),
     ("algo.td_lambda", "algo.target", ("peng", "qstar", "watkins")),
     ("algo.n_step", "algo.target", ("nstep",)),
+    ("algo.double_q", *DQN),
+    ("algo.target_update", *DQN),
+    ("algo.target_period", *DQN),
     ("algo.target_period", "algo.target_update", ("hard",)),
+    ("algo.target_tau", *DQN),
     ("algo.target_tau", "algo.target_update", ("soft",)),
     ("algo.init_gain", "algo.init", ("orthogonal",)),
+    ("algo.epochs", *PQN),
+    ("algo.minibatches", *PQN),
+    ("updates", *DQN),
+    *((f"replay.{f.name}", *DQN) for f in dataclasses.fields(ReplayConfig) if f.name != "burn_in"),
     ("replay.priority_alpha", "replay.prioritised", (True,)),
     ("replay.priority_beta", "replay.prioritised", (True,)),
 ]
@@ -468,14 +511,28 @@ def check_effects(cfgs: Sequence[Config], given: Iterable[str]) -> None:
     varied. Raises :class:`ConfigError`.
     """
     flat, defaults, given = [flatten(to_dict(cfg)) for cfg in cfgs], flatten(to_dict(Config())), set(given)
+    for path in sorted(given):
+        group, _, name = path.partition(".")
+        if group in CHOICES and not any(path in tree for tree in flat):
+            registry = CHOICES[group]
+            raise _no_effect(path, registry.field, flat[0][registry.field], registry.with_setting(name))
     for path, gate, values in NEEDS:
-        if path not in given or all(tree[path] == defaults[path] for tree in flat):
+        if path not in given or all(tree.get(path) == defaults[path] for tree in flat):
             continue
-        if not any(tree[gate] in values for tree in flat):
-            found, needed = _word(flat[0][gate]), " or ".join(map(_word, values))
-            raise ConfigError(f"{path}: has no effect with {gate} {found}; it needs {gate} {needed}")
+        if not any(tree[gate] in values or _is_unknown_choice(gate, tree[gate]) for tree in flat if path in tree):
+            raise _no_effect(path, gate, flat[0][gate], values)
     if "explore.eps_steps" in given and all(cfg.explore.eps_end == cfg.explore.eps_start for cfg in cfgs):
         raise ConfigError("explore.eps_steps: has no effect where explore.eps_end equals explore.eps_start")
+
+
+def _is_unknown_choice(gate: str, value: Any) -> bool:
+    """Whether it is a mixer or a core of which nobody knows what it reads."""
+    return any(gate == registry.field and value not in registry.builtin for registry in CHOICES.values())
+
+
+def _no_effect(path: str, gate: str, found: Any, needed: Iterable[Any]) -> ConfigError:
+    words = " or ".join(map(_word, needed))
+    return ConfigError(f"{path}: has no effect with {gate} {_word(found)}; it needs {gate} {words}")
 
 
 def _word(value: Any) -> str:
@@ -513,7 +570,10 @@ def _read(path: Path) -> dict[str, Any]:
     if base is not None and base not in preset_names():
         raise ConfigError(f"{shown(path)}: extends: no preset {quoted(base)}; {_presets_near(str(base))}")
     values = {} if base is None else _read(preset_dir() / f"{base}.yaml")
-    return {**values, **flatten(tree)}
+    try:
+        return {**values, **renamed(flatten(tree))}
+    except ConfigError as error:
+        raise ConfigError(f"{shown(path)}: {error}") from None
 
 
 def _find(source: str | Path) -> Path:
@@ -533,36 +593,71 @@ def _find(source: str | Path) -> Path:
     raise ConfigError(f"config: no file or preset {quoted(str(source))}; {_presets_near(str(source))}")
 
 
+def read_values(source: str | Path | None = None, **overrides: Any) -> dict[str, Any]:
+    """What a preset or a file and the overrides say, by today's names; neither coerced nor checked. Loads no code."""
+    values, overrides = {} if source is None else _read(_find(source)), renamed(overrides)
+    for group, registry in CHOICES.items():
+        chosen = values.get(registry.field)
+        if registry.is_foreign(chosen) and overrides.get(registry.field, chosen) != chosen:
+            # Its settings are no other's, and only loading it could tell.
+            values = {path: x for path, x in values.items() if not path.startswith(f"{group}.")}
+    return {**values, **overrides}
+
+
 def load_config(source: str | Path | None = None, **overrides: Any) -> Config:
     """The configuration from a preset's name or a YAML file (or the defaults), with dotted overrides on top.
 
     ``load_config("smax_2s3z", **{"algo.td_lambda": 0.3})``. Raises :class:`ConfigError` for anything unfit.
     """
-    values = {} if source is None else _read(_find(source))
-    return build({**values, **overrides})
+    return build(read_values(source, **overrides))
 
 
 def read_fields(path: Path) -> dict[str, Any]:
     """Every field of a run's config.yaml by its dotted path, each of its type; defaults for what an earlier version
     did not have, and whatever a later one has besides.
 
-    Names and ranges are not checked, so a run stays readable where its environment is not registered. Raises
+    Names and ranges are not checked, so a run stays readable where its environment is not registered; no code from
+    outside is loaded, so the settings of a mixer or a core from there are what the file says. Raises
     :class:`ConfigError`, one line that names the file, for anything else.
     """
     read, known = _read(path), {p: hint for p, hint, _ in fields_of()}
-    groups = {p.partition(".")[0] for p in known if "." in p}
+    groups = {p.partition(".")[0] for p in known if "." in p} | CHOICES.keys()
+    defaults = flatten(to_dict(Config()))
     try:
         for field_path, value in read.items():
             if field_path in groups:
                 raise ConfigError(f"{field_path}: {quoted(value)} is not allowed; it takes a mapping of fields")
             if field_path in known:
                 named = typing.get_origin(known[field_path]) is Literal
-                read[field_path] = _coerce(field_path, str if named else known[field_path], value)
+                read[field_path] = coerce(field_path, str if named else known[field_path], value)
         if "run_dir" not in read:
             raise ConfigError("was cut short: run_dir, a configuration's last field, is not there")
+        for group, registry in CHOICES.items():
+            read, defaults = _read_known(group, registry, read, defaults)
     except ConfigError as error:
         raise ConfigError(f"{shown(path)}: {error}") from None
-    return {**flatten(to_dict(Config())), **read}
+    return {**defaults, **read}
+
+
+def _read_known(
+    group: str, registry: Registry, read: dict[str, Any], defaults: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What was read, with the settings of a mixer or a core that comes with jqmix of their types and without those of
+    others; and the defaults, with its own."""
+    cls = registry.known_settings().get(read.get(registry.field, defaults[registry.field]))
+    defaults = {path: value for path, value in defaults.items() if not path.startswith(f"{group}.")}
+    if cls is None:
+        return read, defaults
+    own = {path: (hint, f) for path, hint, f in settings_in(cls, f"{group}.")}
+    kept = {}
+    for path, value in read.items():
+        if path in own:
+            hint = own[path][0]
+            value = coerce(path, str if typing.get_origin(hint) is Literal else hint, value)
+        elif path.startswith(f"{group}.") and registry.with_setting(path.removeprefix(f"{group}.")):
+            continue
+        kept[path] = value
+    return kept, defaults | {path: f.default for path, (_, f) in own.items()}
 
 
 def to_dict(cfg: Config) -> dict[str, Any]:

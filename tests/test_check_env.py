@@ -12,7 +12,7 @@ from wrong_envs import MISTAKES, RIGHT
 
 import jqmix
 from jqmix.cli import main
-from jqmix.envs.errors import raised
+from jqmix.plugins import raised
 
 TRAINING = [
     "--rollouts",

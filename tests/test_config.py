@@ -11,8 +11,8 @@ from jqmix.learning.train import make_program
 REDUCED = {
     "rollouts": 2,
     "agent.hidden": 8,
-    "algo.embed": 4,
-    "algo.hypernet_hidden": 8,
+    "mixer.embed": 4,
+    "mixer.hypernet_hidden": 8,
     "replay.capacity": 4,
     "replay.batch": 2,
     "eval.episodes": 2,
@@ -49,9 +49,9 @@ def test_the_published_setting():
     assert (cfg.rollouts, cfg.replay.capacity, cfg.replay.batch, cfg.updates) == (8, 5000, 128, 1)
     assert (cfg.algo.gamma, cfg.algo.td_lambda, cfg.optim.grad_clip, cfg.optim.lr) == (0.99, 0.6, 10, 1e-3)
     assert (cfg.explore.eps_end, cfg.explore.eps_steps, cfg.algo.target_period) == (0.05, 100_000, 200)
-    assert (cfg.agent.hidden, cfg.algo.embed, cfg.algo.hypernet_hidden) == (64, 32, 64)
+    assert (cfg.agent.hidden, cfg.mixer.embed, cfg.mixer.hypernet_hidden) == (64, 32, 64)
     large = load_config("smax_2s3z_large")
-    assert (large.agent.hidden, large.algo.embed, large.algo.hypernet_hidden) == (256, 64, 256)
+    assert (large.agent.hidden, large.mixer.embed, large.mixer.hypernet_hidden) == (256, 64, 256)
     frugal = load_config("smax_5m_vs_6m")
     assert (frugal.rollouts, frugal.replay.capacity, frugal.replay.batch, frugal.algo.td_lambda) == (4, 2500, 64, 0.3)
     assert load_config("smax_6h_vs_8z").explore.eps_steps == 500_000
@@ -77,9 +77,9 @@ def test_everything_in_the_configuration_is_a_field():
     def leaves(tree):
         return sum(leaves(v) if isinstance(v, dict) and v else 1 for v in tree.values())
 
-    assert leaves(to_dict(Config())) == len(dataclasses.fields(Config)) - 8 + sum(
+    assert leaves(to_dict(Config())) == len(dataclasses.fields(Config)) - 10 + sum(
         len(dataclasses.fields(getattr(Config(), g)))
-        for g in ("env", "agent", "algo", "optim", "explore", "replay", "eval", "checkpoint")
+        for g in ("env", "agent", "core", "algo", "mixer", "optim", "explore", "replay", "eval", "checkpoint")
     )
 
 

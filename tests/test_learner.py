@@ -10,15 +10,17 @@ import pytest
 
 from jqmix.config import load_config
 from jqmix.learning import normalise
-from jqmix.learning.learner import hyper_of, make_learner, make_optimizer, was_greedy
-from jqmix.networks.mixers import MIXERS, Joint
+from jqmix.learning.hyper import hyper_of
+from jqmix.learning.learner import make_learner, make_optimizer, was_greedy
+from jqmix.networks.mixers import mixer_names
+from jqmix.networks.mixers.base import Joint
 from jqmix.types import EnvSpec, Window
 
 SPEC = EnvSpec("test", 2, 3, 4, 5, 6)
 
 
 def config(**overrides):
-    small = {"env.name": "two_step_game", "agent.hidden": 8, "algo.embed": 4, "algo.hypernet_hidden": 6}
+    small = {"env.name": "two_step_game", "agent.hidden": 8, "mixer.embed": 4, "mixer.hypernet_hidden": 6}
     small |= {"algo.critic_hidden": 7, "algo.wqmix_alpha": 0.3}
     return load_config(None, **{**small, **overrides})
 
@@ -76,9 +78,7 @@ def numpy_loss(cfg, params, target, w: Window):
     if mixer in WEIGHTED:
         for at in np.ndindex(w.reward.shape):
             is_greedy = (w.action[at] == greedy[at]).all()
-            losses[at] *= oracles.wqmix_weight(
-                mixer, cfg.algo.wqmix_alpha, q_tot[at], returns[at], value[at], is_greedy
-            )
+            losses[at] *= oracles.wqmix_weight(mixer, cfg.mixer.alpha, q_tot[at], returns[at], value[at], is_greedy)
         losses += 0.5 * (numpy_joint(cfg, "central", params["critic"], w, w.action)[0] - returns) ** 2
     if mixer == "qtran":
         losses += oracles.qtran_constraints(*parts).reshape(losses.shape)
@@ -132,7 +132,7 @@ def mean_loss(learner, params, target, window, hyper, *weight):
     return loss / summed.slots, summed
 
 
-@pytest.mark.parametrize("mixer", list(MIXERS))
+@pytest.mark.parametrize("mixer", mixer_names())
 @pytest.mark.parametrize("double_q", [True, False])
 def test_loss_matches_numpy(rng, key, mixer, double_q):
     cfg = config(**{"algo.mixer": mixer, "algo.double_q": double_q, "algo.reward_scale": 2.0, "algo.td_lambda": 0.7})
@@ -181,7 +181,7 @@ def test_any_of_equally_good_actions_is_greedy():
     np.testing.assert_array_equal(was_greedy(q, avail, jnp.arange(3)), [False, True, True])
 
 
-@pytest.mark.parametrize("mixer", list(MIXERS))
+@pytest.mark.parametrize("mixer", mixer_names())
 def test_every_parameter_learns_and_the_target_does_not(rng, key, mixer):
     cfg = config(**{"algo.mixer": mixer})
     learner, state, w = make(cfg, rng, key)
@@ -210,7 +210,7 @@ def test_the_critic_learns_from_its_own_error_alone(rng, key, mixer):
         return jnp.sum(jnp.where(window.last, 0, 0.5 * (q_hat - returns) ** 2)) / jnp.sum(~window.last)
 
     def whole(params, alpha):
-        return mean_loss(learner, params, state.target, window, hyper._replace(wqmix_alpha=alpha))[0]
+        return mean_loss(learner, params, state.target, window, hyper | {"mixer.alpha": alpha})[0]
 
     expected = jax.grad(critic_loss)(state.params["critic"])
     some, none = (jax.grad(whole)(state.params, jnp.float32(alpha)) for alpha in (0.3, 0.0))
@@ -271,7 +271,7 @@ def one_update(cfg, rng, key):
     learner, state, w = make(cfg, rng, key)
     hyper = hyper_of(cfg)
     window = jax.tree.map(jnp.asarray, w)
-    after, stats, _ = learner.update(state, window, normalise.init(5), hyper, hyper.lr)
+    after, stats, _ = learner.update(state, window, normalise.init(5), hyper, hyper["optim.lr"])
     return state, after, stats
 
 
@@ -313,7 +313,7 @@ def test_the_mixer_reads_the_normalised_state(rng, key):
 def test_an_update_logs_and_clips_the_gradient_of_the_mean(rng, key, clip):
     """Not of the sum, which the loss is: Adam's first moment, a tenth of what it was given, says which it was."""
     learner, state, w = make(config(), rng, key)
-    window, hyper = jax.tree.map(jnp.asarray, w), hyper_of(config())._replace(grad_clip=jnp.float32(clip))
+    window, hyper = jax.tree.map(jnp.asarray, w), hyper_of(config()) | {"optim.grad_clip": jnp.float32(clip)}
     loss, grads = jax.value_and_grad(lambda p: mean_loss(learner, p, state.target, window, hyper)[0])(state.params)
     norm = np.sqrt(sum(float(jnp.sum(g**2)) for g in jax.tree.leaves(grads)))
     moments = normalise.init(window.state.shape[-1])

@@ -12,8 +12,8 @@ import pytest
 
 from jqmix.config import ConfigError, load_config
 from jqmix.envs.registry import make_env
-from jqmix.learning.learner import mixer_sizes
-from jqmix.networks.mixers import MIXERS, make_mixer
+from jqmix.networks.mixers import build_mixer, mixer_names
+from jqmix.networks.mixers.base import MixerSizes
 from jqmix.runs import host_memory, memory
 from jqmix.runs.bench import bench
 from jqmix.runs.memory import make_plan, tree_bytes
@@ -47,10 +47,8 @@ def test_the_estimate_is_near_what_the_compiler_reserves(overrides):
 def test_every_mixer_is_counted():
     """Beyond the agents', a wider mixer keeps more; one without parameters nothing to speak of."""
     spec = make_env("two_step_game", batch=1).spec
-    kept = {}
-    for name in MIXERS:
-        sizes = mixer_sizes(load_config(None, **{"env.name": "two_step_game", "algo.mixer": name}), spec)
-        kept[name] = memory.mixer_bytes(make_mixer(name, **sizes._asdict()), sizes)
+    sizes = MixerSizes(spec.n_agents, spec.state_size, spec.n_actions, spec.obs_size, hidden=64)
+    kept = {name: memory.mixer_bytes(build_mixer(name, sizes), sizes) for name in mixer_names()}
     assert kept["iql"] == kept["vdn"] == 0
     n, e, hh = 2, 32, 64
     hidden_layers = 2 * hh + e + e  # of W1 and W2, of V, and the mixed one: each ReLU or ELU keeps what it needs
@@ -139,9 +137,9 @@ def test_starts_of_many_members():
     cfgs = [load_config(None, **{"seed": s, "seeds": n, "optim.lr": lr}) for s, n, lr in MANY]
     starts = starts_of(*cfgs)
     assert time.process_time() - begin < 5
-    assert starts.seed.dtype == np.int32 and all(x.dtype == np.float32 for x in starts.hyper)
+    assert starts.seed.dtype == np.int32 and all(x.dtype == np.float32 for x in starts.hyper.values())
     np.testing.assert_array_equal(starts.seed, [*range(3), 2**31 - 3, 2**31 - 2, *range(7, 10_007)])
-    np.testing.assert_array_equal(starts.hyper.lr, np.float32([1e-3] * 3 + [0.1] * 2 + [3e-4] * 10_000))
+    np.testing.assert_array_equal(starts.hyper["optim.lr"], np.float32([1e-3] * 3 + [0.1] * 2 + [3e-4] * 10_000))
 
 
 MANY = [(0, 3, 1e-3), (2**31 - 3, 2, 0.1), (7, 10_000, 3e-4)]

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jqmix.config import AlgoConfig, fields_of
-from jqmix.networks.mixers import MIXERS, POSITIVITY, Joint, make_mixer
+from jqmix.config import known_fields
+from jqmix.networks.mixers import build_mixer, make_mixer, mixer_names
+from jqmix.networks.mixers.base import Joint, MixerSizes, zero_batch
+from jqmix.networks.mixers.qmix import POSITIVITY
 
 NUMPY_POSITIVITY = {
     "abs": np.abs,
@@ -23,7 +26,7 @@ NUMPY_POSITIVITY = {
 S, A, OBS, H = 9, 3, 4, 5  # state, actions, observation, hidden state
 SIZES = {"n_actions": A, "obs_size": OBS, "hidden": H, "embed": 5, "hypernet_hidden": 6, "critic_hidden": 7}
 # The control: weights that may be negative.
-VARIANTS = [(name, "abs") for name in MIXERS] + [("qmix", p) for p in POSITIVITY if p != "abs"]
+VARIANTS = [(name, "abs") for name in mixer_names()] + [("qmix", p) for p in POSITIVITY if p != "abs"]
 
 
 @functools.cache
@@ -65,7 +68,7 @@ def q_tot_by_oracle(name, params, q, state, joint, positivity="abs"):
 
 @settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 2**31 - 1), n=st.sampled_from([2, 4]))
-@pytest.mark.parametrize("name", list(MIXERS))
+@pytest.mark.parametrize("name", mixer_names())
 def test_every_mixer_matches_its_formula(name, seed, n):
     mixer = small(name, n)
     params = mixer.init(jax.random.key(seed))
@@ -201,15 +204,31 @@ def test_qplex_agents_learn_from_q_not_from_the_advantage(rng, key):
     assert not by_best.any()
 
 
-def test_qtran_constraints_match_numpy_and_leave_q_jt_alone(rng, key):
+def as_batch(q, state, joint):
+    """One window of so many slots, as an auxiliary loss takes it."""
+    q, state, joint = jax.tree.map(lambda x: x[:, None], (q, state, joint))
+    zero = zero_batch(MixerSizes(q.shape[-1], S, A, OBS, H), q.shape[0], 1)
+    return zero._replace(q=q, state=state, joint=joint)
+
+
+def test_qtran_losses_match_numpy_and_leave_q_jt_alone(rng, key):
     mixer = small("qtran")
     params = mixer.init(key)
     q, s, joint = batch(rng)
+
+    def loss(params, settings=mixer.settings):
+        return mixer.auxiliary({"agent": None, "mixer": params}, as_batch(q, s, joint), settings, key)
+
     expected = oracles.qtran_constraints(params, *jax.tree.map(np.asarray, (q, s, joint)), A)
-    np.testing.assert_allclose(mixer.constraint(params, q, s, joint), expected, rtol=1e-4, atol=1e-4)
-    grads = jax.grad(lambda p: jnp.sum(mixer.constraint(p, q, s, joint)))(params)
+    np.testing.assert_allclose(loss(params)[0][:, 0], expected, rtol=1e-4, atol=1e-4)
+    grads = jax.grad(lambda p: jnp.sum(loss(p)[0]))(params)
     moved = {name: any(np.abs(g).max() > 0 for g in jax.tree.leaves(tree)) for name, tree in grads.items()}
     assert moved == {"q": False, "encode": False, "v": True}
+    # Its weights are settings, and its metrics the two losses without them.
+    weighted, metrics = loss(params, replace(mixer.settings, opt=3.0, nopt=0.0))
+    np.testing.assert_allclose(weighted, 1.5 * metrics["qtran_opt"], rtol=1e-5)
+    parts = 0.5 * (metrics["qtran_opt"] + 0.1 * metrics["qtran_nopt"])
+    np.testing.assert_allclose(parts[:, 0], expected, rtol=1e-4, atol=1e-4)
 
 
 # Sizes and shapes
@@ -233,7 +252,7 @@ def test_parameter_count_of_weighted_qmix(key, name):
     assert sum(counts) == 247_491
 
 
-@pytest.mark.parametrize("name", list(MIXERS))
+@pytest.mark.parametrize("name", mixer_names())
 def test_leading_axes_are_free(rng, key, name):
     mixer = small(name)
     params = mixer.init(key)
@@ -244,7 +263,7 @@ def test_leading_axes_are_free(rng, key, name):
     assert mixer.per_agent == (flat.shape == (30, 4))
 
 
-@pytest.mark.parametrize("name", list(MIXERS))
+@pytest.mark.parametrize("name", mixer_names())
 def test_a_joint_is_optional(rng, key, name):
     """Without one: greedy actions (QPLEX), equal attention (Qatten), Σ Q_i + V (QTRAN); nothing else needs it."""
     q, s, joint = batch(rng)
@@ -262,11 +281,16 @@ def test_a_joint_is_optional(rng, key, name):
 
 
 def test_unknown_mixer():
-    with pytest.raises(ValueError, match="algo.mixer: 'nope' is not one of iql, vdn, qmix"):
+    with pytest.raises(ValueError, match="algo.mixer: 'nope' is not allowed; it takes one of iql, vdn, qmix"):
         make_mixer("nope", 2, 2)
+    with pytest.raises(ValueError, match="mixer.embd: no such field; did you mean mixer.embed"):
+        make_mixer("qmix", 2, 2, embd=3)
+    with pytest.raises(ValueError, match="mixer.embed: 0 is out of range"):
+        make_mixer("qmix", 2, 2, embed=0)
 
 
-def test_config_offers_what_the_tables_hold():
-    hints = {path: hint.__args__ for path, hint, _ in fields_of(AlgoConfig) if hasattr(hint, "__args__")}
-    assert hints["mixer"] == tuple(MIXERS)
-    assert hints["positivity"] == tuple(POSITIVITY)
+def test_settings_are_the_mixers_own():
+    assert make_mixer("qmix", 2, 2, embed=8, heads=2).settings.embed == 8  # heads are for others
+    assert build_mixer("cw_qmix", MixerSizes(2, 2)).settings.alpha == 0.5
+    positivity = known_fields()["mixer.positivity"][1]
+    assert positivity.__args__ == tuple(POSITIVITY)

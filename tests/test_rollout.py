@@ -1,5 +1,7 @@
 """The data rules: what a window holds, at every slot of every episode in it."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -281,7 +283,7 @@ def test_windows_that_go_on_are_one_long_rollout():
 
 def test_a_window_ends_with_the_slot_at_which_the_next_one_begins():
     _, _, found = windows_of(Counting(3, limit=5), E, 6, 4, goes_on=True)
-    for (window, _), (after, _) in zip(found, found[1:], strict=False):
+    for (window, _), (after, _) in itertools.pairwise(found):
         for name in ("obs", "state", "avail", "first"):
             np.testing.assert_array_equal(getattr(window, name)[-1], getattr(after, name)[0])
         assert bool(jnp.all(window.last[-1]))

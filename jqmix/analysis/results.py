@@ -331,10 +331,18 @@ def _essence(settings: dict[str, Any]) -> str:
 def _labels(settings: Sequence[dict[str, Any]]) -> list[str]:
     """For each, the fields in which they differ; the mixer's name where nothing does."""
     paths = dict.fromkeys(path for s in settings for path in s if path not in WHO | TASK)
-    differing = [path for path in paths if any(s.get(path) != settings[0].get(path) for s in settings)]
+    differing = [path for path in paths if _differ(path, settings)]
     if not differing:
         return [str(s["algo.mixer"]) for s in settings]
-    return [", ".join(f"{path}={_plain(s.get(path))}" for path in differing) for s in settings]
+    return [", ".join(f"{path}={_plain(s.get(path))}" for path in differing if path in s) for s in settings]
+
+
+def _differ(path: str, settings: Sequence[dict[str, Any]]) -> bool:
+    """Whether groups differ in a field. A mixer's or a core's setting counts among those that have it: that the others
+    have not, the mixer's own name says."""
+    depends = path.partition(".")[0] in ("mixer", "core")
+    values = [s.get(path) for s in settings if path in s or not depends]
+    return any(value != values[0] for value in values)
 
 
 def _plain(value: Any) -> str:

@@ -3,16 +3,17 @@
 A study's folder holds a run directory per configuration and ``study.json``, which says what to compare.
 """
 
+import contextlib
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from jqmix.analysis.published import read_published
-from jqmix.config import Config, ConfigError, build, coerce_text, flatten, to_dict
+from jqmix.config import CHOICES, Config, ConfigError, build, coerce_text, flatten, foreign_code, renamed, to_dict
 from jqmix.envs.registry import entries
 from jqmix.files import read_json, write_text
 from jqmix.inputs import quoted, shown
@@ -86,23 +87,29 @@ def _texts(named: Named) -> Named:
 def load_study(folder: Path, trust: bool = False) -> Study:
     """A study as it was begun. Raises ``ConfigError`` where that is not to be had, and, unless told to ``trust`` it,
     where it names code from outside to be executed."""
-    tricks = load_tricks(folder)
-    path = folder / STUDY
+    tricks, path = load_tricks(folder), folder / STUDY
     configs = read_json(path).get("configs")
     if not isinstance(configs, dict) or not all(isinstance(tree, dict) for tree in configs.values()) or not configs:
         raise ConfigError(f"{shown(path)}: holds no configurations to go on with")
+    with _naming(path):
+        values = {_folder_name(name): renamed(flatten(tree)) for name, tree in configs.items()}
+    named = {field: code for some in values.values() for field, code in foreign_code(some).items()}
+    for field, code in () if trust else named.items():
+        raise ConfigError(f"{field}: this study names code of its own ({shown(code)}); --trust runs it")
+    with _naming(path):
+        return Study({name: build(some) for name, some in values.items()}, tricks)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """What is wrong within is wrong with this file."""
     try:
-        study = Study({_checked_folder_name(name): build(flatten(tree)) for name, tree in configs.items()}, tricks)
+        yield
     except ConfigError as error:
         raise ConfigError(f"{shown(path)}: {error}") from None
-    for cfg in () if trust else study.configs.values():
-        if cfg.env.factory is not None:
-            factory = shown(cfg.env.factory)
-            raise ConfigError(f"env.factory: this study names code of its own ({factory}); --trust runs it")
-    return study
 
 
-def _checked_folder_name(name: str) -> str:
+def _folder_name(name: str) -> str:
     """A run directory's name in a study's folder, and no way out of it."""
     if Path(name).name != name or name in ("", ".", ".."):
         raise ConfigError(f"{quoted(name)} is not a folder's name")
@@ -112,27 +119,41 @@ def _checked_folder_name(name: str) -> str:
 # Grids
 
 
-def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
-    """``field=v1,v2`` for each field, as the field's type. Raises ``ConfigError``."""
-    grid: dict[str, list[Any]] = {}
+def parse_grid(texts: Sequence[str], cfg: Config | None = None) -> dict[str, list[Any]]:
+    """``field=v1,v2`` for each field, as the field's type; settings of a mixer or a core as those have them that the
+    grid or ``cfg`` (the defaults unless given) names. Raises ``ConfigError``."""
+    split: dict[str, list[str]] = {}
     for text in texts:
         path, equals, values = text.partition("=")
         path = path.replace("-", "_")
         if not equals or not values:
             raise ConfigError(f"grid: {quoted(text)} must look like algo.td_lambda=0,0.3,0.6")
-        if path in grid:
+        if values.count(",") >= MOST_RUNS:
+            raise ConfigError(f"grid: {shown(path)} has more than {MOST_RUNS} values")
+        pairs = [pair for value in values.split(",") for pair in renamed({path: value}).items()]
+        path = pairs[0][0]
+        if path in split:
             raise ConfigError(f"grid: {shown(path)} is given twice")
         if path in ("env.kwargs", "run_dir", "group"):
             raise ConfigError(f"grid: {path} is not varied in a study")
-        if values.count(",") >= MOST_RUNS:
-            raise ConfigError(f"grid: {shown(path)} has more than {MOST_RUNS} values")
-        grid[path] = list(dict.fromkeys(coerce_text(path, value) for value in values.split(",")))
-    return grid
+        split[path] = [value for _, value in pairs]
+    own = flatten(to_dict(cfg or Config()))
+    named = [[{r.field: name} for name in split.get(r.field, [own[r.field]])] for r in CHOICES.values()]
+    choices = [{k: v for some in each for k, v in some.items()} for each in itertools.product(*named)]
+    return {path: list(dict.fromkeys(coerce_text(path, v, *choices) for v in split[path])) for path in split}
 
 
-def vary(cfg: Config, changes: Mapping[str, Any]) -> Config:
-    """``cfg`` with these fields changed, validated. Where it lies and its group are its own business."""
-    varied = build({**flatten(to_dict(cfg)), "run_dir": None, "group": None, **changes})
+def vary(cfg: Config, changes: Mapping[str, Any], source: Mapping[str, Any] | None = None) -> Config:
+    """``cfg`` with these fields changed, validated. Where it lies and its group are its own business.
+
+    ``source``: what ``cfg`` was made of, which may hold settings of other mixers and cores.
+    """
+    own = {**(source or {}), **flatten(to_dict(cfg))}
+    for group, registry in CHOICES.items():
+        name = changes.get(registry.field, own[registry.field])
+        if name != own[registry.field] and registry.is_foreign(own[registry.field]):
+            own = {path: value for path, value in own.items() if not path.startswith(f"{group}.")}
+    varied = build({**own, "run_dir": None, "group": None, **changes})
     if varied.eval.every >= varied.total_steps:
         raise ConfigError(
             f"eval.every: {varied.eval.every} must be < total_steps {varied.total_steps}; a study's curves take two "
@@ -149,13 +170,21 @@ def run_name(changes: Mapping[str, Any]) -> str:
     return name
 
 
-def sweep(cfg: Config, grid: Mapping[str, Sequence[Any]]) -> Study:
-    """Every combination of the grid's values."""
+def sweep(cfg: Config, grid: Mapping[str, Sequence[Any]], source: Mapping[str, Any] | None = None) -> Study:
+    """Every combination of the grid's values. What one combination's mixer or core does not have is not varied in it.
+
+    ``source``: what ``cfg`` was made of (see :func:`vary`).
+    """
     count = math.prod(map(len, grid.values()))
     if count > MOST_RUNS:
         raise ConfigError(f"grid: {count} combinations; a study has at most {MOST_RUNS}")
-    combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    return Study({run_name(changes): vary(cfg, changes) for changes in combinations}, [])
+    configs = {}
+    for values in itertools.product(*grid.values()):
+        changes = dict(zip(grid, values, strict=True))
+        varied = vary(cfg, changes, source)
+        has = flatten(to_dict(varied))
+        configs[run_name({path: value for path, value in changes.items() if path in has})] = varied
+    return Study(configs, [])
 
 
 # The implementation tricks

@@ -16,7 +16,7 @@ from jqmix.envs.base import BatchedDecPOMDP
 from jqmix.types import Packed, Window
 
 # Which axis of a stored window counts the windows: steps lead with time, what a window starts from does not.
-BATCH_AXIS = Packed(seen=1, action=1, reward=1, discount=1, first=1, last=1, start=0)
+BATCH_AXIS: Any = Packed(**dict.fromkeys(Packed._fields, 1))._replace(start=0)
 
 
 def action_dtype(n_actions: int) -> jnp.dtype:
@@ -68,6 +68,5 @@ def take(ring: Packed, index: Int[Array, " B"]) -> Packed:
 def unpack(env: BatchedDecPOMDP, packed: Packed) -> Window:
     """The windows as they were collected, but for what their floats lost to a smaller ``dtype``."""
     seen = jax.tree.map(lambda x: x.astype(_float_dtype(x, "float32")), packed.seen)
-    fields = packed._asdict() | env.unpack(seen)._asdict()
-    del fields["seen"]
-    return Window(**fields | {"action": packed.action.astype(jnp.int32)})
+    steps = packed.reward, packed.discount, packed.first, packed.last
+    return Window(*env.unpack(seen), packed.action.astype(jnp.int32), *steps, start=packed.start)

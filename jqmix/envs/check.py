@@ -20,8 +20,9 @@ import numpy as np
 from jaxtyping import Array, Bool
 
 from jqmix.envs.base import Batched, TimeLimit
-from jqmix.envs.errors import EnvError, located, one_line, raised, where
+from jqmix.envs.errors import EnvError
 from jqmix.kernels.platform import platform
+from jqmix.plugins import first_line, located, raised, where
 from jqmix.types import EnvSpec, Seen, TimeStep
 
 STEPS = 256  # of random play
@@ -146,7 +147,7 @@ def _wrong_spec(env: Any, field: str, value: Any, allowed: str) -> EnvError:
 
 def _shown(value: Any) -> str:
     """A value with its type, as ``3`` may be an int or an array."""
-    return "None" if value is None else one_line(f"{value!r} ({type(value).__name__})")
+    return "None" if value is None else first_line(f"{value!r} ({type(value).__name__})")
 
 
 def _is_range(value: Any) -> bool:

@@ -1,15 +1,13 @@
 """Name → environment: the one place to add one. Imports neither JAX nor JaxMARL until an environment is built."""
 
 import difflib
-import importlib
 import inspect
-import keyword
-import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
-from jqmix.envs.errors import EnvError, located, one_line, raised, where
+from jqmix.envs.errors import EnvError
 from jqmix.inputs import quoted, shorten
+from jqmix.plugins import called, check_path, first_line, load, located, raised, where
 
 if TYPE_CHECKING:
     from jqmix.envs.base import BatchedDecPOMDP, DecPOMDP
@@ -66,27 +64,12 @@ def check_name(name: str) -> None:
 
 def check_factory(path: str) -> None:
     """Raises ``EnvError`` unless ``path`` is two dotted names with a colon between; imports nothing."""
-    module, _, attribute = path.partition(":")
-    if not all(part.isidentifier() and not keyword.iskeyword(part) for part in [*module.split("."), attribute]):
-        raise EnvError(f"env.factory: {quoted(path)} must look like package.module:function")
+    check_path(path, "env.factory", EnvError)
 
 
 def resolve_factory(path: str) -> Callable[..., Any]:
     """The function that ``package.module:function`` names; modules in the current directory are found, too."""
-    check_factory(path)
-    module, _, attribute = path.partition(":")
-    if "" not in sys.path:  # as for `python -m`; last, so that it hides nothing that is installed
-        sys.path.append("")
-    try:
-        loaded = importlib.import_module(module)
-    except (Exception, SystemExit) as error:
-        raise EnvError(f"env.factory: cannot load {quoted(path)}: {raised(error)}") from None
-    factory = getattr(loaded, attribute, None)
-    if not callable(factory):
-        given = "missing" if factory is None else f"a {type(factory).__name__}, which cannot be called"
-        place = getattr(loaded, "__file__", None) or "built in"
-        raise EnvError(f"env.factory: cannot load {quoted(path)}: {attribute} is {given} ({place})")
-    return factory
+    return load(path, "env.factory", EnvError)
 
 
 @overload
@@ -133,7 +116,7 @@ def _build(entry: Entry, kwargs: Mapping[str, Any], field: str) -> Any:
     try:
         inspect.signature(build).bind(**options)
     except TypeError as error:
-        raise EnvError(f"env.kwargs: {located(f'{_name(build)}: {error}', where(build))}") from None
+        raise EnvError(f"env.kwargs: {located(f'{called(build)}: {error}', where(build))}") from None
     except ValueError:  # it has no signature to show
         pass
     try:
@@ -141,19 +124,15 @@ def _build(entry: Entry, kwargs: Mapping[str, Any], field: str) -> Any:
         whole = hasattr(env, "spec")
     except (Exception, SystemExit) as error:
         if isinstance(error, ValueError) and str(error).startswith("env."):  # it names the field itself
-            raise EnvError(one_line(str(error))) from None
+            raise EnvError(first_line(str(error))) from None
         if entry.sizes is not None:  # ours: it is the arguments
-            what = one_line(str(error)) if isinstance(error, ValueError) else raised(error)
+            what = first_line(str(error)) if isinstance(error, ValueError) else raised(error)
             raise EnvError(f"env.kwargs: {what}") from None
-        raise EnvError(f"{field}: {_name(build)} raised {raised(error, where(build))}") from None
+        raise EnvError(f"{field}: {called(build)} raised {raised(error, where(build))}") from None
     if not whole:
-        given = located(f"{_name(build)} returns {type(env).__name__}", where(build))
+        given = located(f"{called(build)} returns {type(env).__name__}", where(build))
         raise EnvError(f"{field}: {given}, which has no spec; an environment has spec, reset and step")
     return env
-
-
-def _name(function: Any) -> str:
-    return getattr(function, "__name__", type(function).__name__)
 
 
 def _add(name: str, factory: str, sizes: tuple[int, int, int, int, int], **kwargs: Any) -> None:

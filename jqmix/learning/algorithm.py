@@ -33,7 +33,7 @@ class Learned(NamedTuple):
 class Algorithm(Protocol):
     """Pure functions for one member. ``counters`` are shared by all members, and so never batched.
 
-    Where there is a ``cfg``, it is the configuration with a member's own traced fields, schedules at their value of now.
+    Where there is a ``cfg``, it is the configuration with a member's own traced fields, and schedules as they are now.
     """
 
     @property

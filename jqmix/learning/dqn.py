@@ -66,7 +66,7 @@ class DQN(NamedTuple):
             return self._updates(member, stored, held, cfg, key)
 
         def waiting() -> tuple[tuple[DQNState, Any, Fault], Stats]:
-            nothing = empty_stats(self.learner, cfg, self.env.spec)
+            nothing = empty_stats(self.learner, cfg)
             return (member.learner, stored.priority, member.fault), nothing
 
         (learner, priority, fault), stats = jax.lax.cond(ready, learning, waiting)

@@ -1,10 +1,12 @@
 """Choosing actions: masked greedy, ε-greedy, and the schedule of ε in environment steps."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 
-def linear_schedule(step: Array, start: Array, end: Array, steps: Array) -> Array:
+def linear_schedule(step: Array, start: Any, end: Any, steps: Any) -> Array:
     """From ``start`` to ``end`` over ``steps`` environment steps, then constant."""
     progress = jnp.clip(step / steps, 0.0, 1.0)
     return start + (end - start) * progress

@@ -3,7 +3,7 @@
 A field of the configuration that is declared as traced is one; nothing else needs to know of it.
 """
 
-import dataclasses
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,5 +27,13 @@ def bind(cfg: Config, hyper: Mapping[str, Any]) -> Config:
     for path, value in hyper.items():
         group, _, name = path.partition(".")
         groups.setdefault(group, {})[name] = value
-    changed = {group: dataclasses.replace(getattr(cfg, group), **fields) for group, fields in groups.items()}
-    return dataclasses.replace(cfg, **changed)
+    return _replaced(cfg, {group: _replaced(getattr(cfg, group), fields) for group, fields in groups.items()})
+
+
+def _replaced(settings: Any, values: dict[str, Any]) -> Any:
+    """A copy with other values. Not ``dataclasses.replace``: an array is not of the declared type, which whoever
+    checks types at run time would not let pass."""
+    changed = copy.copy(settings)
+    for name, value in values.items():
+        object.__setattr__(changed, name, value)
+    return changed

@@ -20,9 +20,9 @@ from jqmix.learning.returns import TARGETS, Actions, Transitions
 from jqmix.learning.split import WHOLE, Split
 from jqmix.networks import normalise
 from jqmix.networks.agent import Agent, AgentStart
-from jqmix.networks.cores import core_settings
 from jqmix.networks.mixers import build_mixer
-from jqmix.networks.mixers.base import Joint, Mixer, MixerBatch, MixerSizes
+from jqmix.networks.mixers.base import Joint, Mixer, MixerBatch, MixerSizes, zero_batch
+from jqmix.networks.mixers.check import check_auxiliary
 from jqmix.types import EnvSpec, Window
 
 Params = dict[str, Any]  # {"agent": …, "mixer": …}, and where there is a critic its own two under "critic"
@@ -43,7 +43,7 @@ class Values(NamedTuple):
 
 
 class Aim(NamedTuple):
-    """What the values of the actions taken are to be: the ``returns``; and ``value``, V_t, which they bootstrap from."""
+    """What the values of the actions taken are to be: ``returns``; and ``value``, V_t, from which they bootstrap."""
 
     returns: Float[Array, "T1 B *agents"]
     value: Float[Array, "T1 B *agents"]
@@ -109,6 +109,7 @@ class Learner(NamedTuple):
 
     agent: Agent
     mixer: Mixer
+    sizes: MixerSizes
     optimizer: optax.GradientTransformation
     split: Split = WHOLE
 
@@ -153,7 +154,7 @@ class Learner(NamedTuple):
         state: Array,
         cfg: Config,
     ) -> Aim:
-        """λ-returns, or the like (``algo.target``), over a team's values at the actions that are greedy in ``chooser``."""
+        """λ-returns, or the like (``algo.target``), over a team's values at the greedy actions of ``chooser``."""
 
         def joint_value(action: Array) -> Array:
             each, joint = values.joint(action, window)
@@ -186,7 +187,7 @@ class Learner(NamedTuple):
         ``aim`` gives the targets G, whose gradient is stopped here. ``key`` is the auxiliary loss's.
         Where devices split the batch, the sum over this device's share: dividing comes when they have added theirs up.
         """
-        mixer = self.mixer
+        mixer, key = self.mixer, jax.random.key(0) if key is None else key
         values = self.values(params, window)
         q, joint = values.joint(window.action, window)
         q_tot = mixer.apply(params["mixer"], q, state, joint)
@@ -200,7 +201,7 @@ class Learner(NamedTuple):
         if mixer.auxiliary is not None:
             batch = MixerBatch(window, state, q, joint, q_tot, returns)
             more, metrics = mixer.auxiliary(params, batch, cfg.mixer, key)
-            losses += more
+            losses += more[..., None] if mixer.per_agent else more
 
         valid = ~window.last
         mask = jnp.broadcast_to(valid[..., None], q_tot.shape) if mixer.per_agent else valid
@@ -211,8 +212,9 @@ class Learner(NamedTuple):
         per_window = jnp.reshape(weight, (-1, *(1,) * (error.ndim - 2)))  # over the axes that follow B
         loss = total(per_window * losses)
         stats = {"loss": loss, "td_error_abs": total(jnp.abs(error)), "q_taken": total(q_tot), "target": total(returns)}
-        stats |= {name: total(x) for name, x in metrics.items()}
         slots = jnp.sum(mask, dtype=jnp.float32)  # of one type with what it is added up with
+        each = slots / jnp.sum(valid)  # the errors of a slot: one, or every agent's
+        stats |= {name: jnp.sum(jnp.where(valid, x, 0.0)) * each for name, x in metrics.items()}
         return loss, Summed(stats, slots, surprise(error, valid))
 
     def update(
@@ -246,39 +248,23 @@ class Learner(NamedTuple):
         return Updated(params, opt_state, stats, summed.surprise)
 
 
-def empty_stats(learner: Learner, cfg: Config, spec: EnvSpec) -> Stats:
+def empty_stats(learner: Learner, cfg: Config) -> Stats:
     """Zeros, by the names of all that an update tells."""
-    names = ["loss", "td_error_abs", "q_taken", "target", "grad_norm", *_auxiliary_names(learner, cfg, spec)]
+    names = ["loss", "td_error_abs", "q_taken", "target", "grad_norm", *_auxiliary_names(learner, cfg)]
     return {name: jnp.zeros(()) for name in names}
 
 
-def _auxiliary_names(learner: Learner, cfg: Config, spec: EnvSpec) -> list[str]:
+def _auxiliary_names(learner: Learner, cfg: Config) -> list[str]:
     """What the mixer's auxiliary loss tells: traced for one slot, not computed."""
     auxiliary = learner.mixer.auxiliary
     if auxiliary is None:
         return []
 
-    def metrics(key: Array, joint: Joint) -> Any:
-        slot, state = jnp.zeros((1, 1)), jnp.zeros((1, 1, spec.state_size))
-        batch = MixerBatch(empty_window(joint, state, spec), state, joint.best, joint, slot, slot)
+    def metrics(key: Array) -> Any:
+        batch = zero_batch(learner.sizes, 1, 1, learner.mixer.per_agent)
         return auxiliary(learner.init(key)[0], batch, cfg.mixer, key)[1]
 
-    return sorted(jax.eval_shape(metrics, jax.random.key(0), joint_shape(learner, spec, (1, 1))))
-
-
-def joint_shape(learner: Learner, spec: EnvSpec, batch: tuple[int, ...]) -> Joint:
-    """The shapes of what a mixer reads of a joint action."""
-    team = (*batch, spec.n_agents)
-    number, action = (jax.ShapeDtypeStruct(team, dtype) for dtype in (jnp.float32, jnp.int32))
-    rows = [jax.ShapeDtypeStruct((*team, n), jnp.float32) for n in (spec.obs_size, learner.agent.hidden)]
-    return Joint(action, action, number, *rows)  # type: ignore[arg-type]
-
-
-def empty_window(joint: Joint, state: Float[Array, "T1 B S"], spec: EnvSpec) -> Window:
-    """A window in which nothing happens but these joint actions: for shapes, and what an auxiliary loss keeps of it."""
-    slot = jnp.zeros(state.shape[:2])
-    avail = jnp.ones((*joint.action.shape, spec.n_actions), bool)
-    return Window(joint.obs, state, avail, joint.action, slot, slot, slot > 0, slot > 0)
+    return sorted(jax.eval_shape(metrics, jax.random.key(0)))
 
 
 def mixer_state(cfg: Config, moments: normalise.Moments, state: Float[Array, "*batch S"]) -> Float[Array, "*batch S"]:
@@ -307,7 +293,7 @@ def make_agent(cfg: Config, spec: EnvSpec) -> Agent:
         spec.obs_size,
         **options,
         core=cfg.agent.core,
-        core_settings=cfg.core if cfg.core is not None else core_settings(cfg.agent.core),
+        core_settings=cfg.core,
         obs_norm=cfg.agent.obs_norm == "running",
         orthogonal=cfg.algo.init == "orthogonal",
         head_gain=cfg.algo.init_gain,
@@ -316,5 +302,7 @@ def make_agent(cfg: Config, spec: EnvSpec) -> Agent:
 
 def make_learner(cfg: Config, spec: EnvSpec, split: Split = WHOLE) -> Learner:
     sizes = MixerSizes(spec.n_agents, spec.state_size, spec.n_actions, spec.obs_size, cfg.agent.hidden)
-    mixer = build_mixer(cfg.algo.mixer, sizes, cfg.mixer)
-    return Learner(make_agent(cfg, spec), mixer, make_optimizer(cfg.optim.name), split)
+    agent, mixer = make_agent(cfg, spec), build_mixer(cfg.algo.mixer, sizes, cfg.mixer)
+    team = jax.eval_shape(lambda key: {"agent": agent.init(key), "mixer": mixer.init(key)}, jax.random.key(0))
+    check_auxiliary(mixer, team, sizes, cfg.mixer)
+    return Learner(agent, mixer, sizes, make_optimizer(cfg.optim.name), split)

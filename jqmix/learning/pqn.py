@@ -66,9 +66,7 @@ class PQN(NamedTuple):
         def aim(params: Params, online: Values, window: Window, mixer_state: Array) -> Aim:
             return self.aim(params, online, window, mixer_state, cfg)
 
-        updated = self.learner.update(
-            state.params, state.opt_state, aim, window, moments, cfg, key=key, factor=FACTOR
-        )
+        updated = self.learner.update(state.params, state.opt_state, aim, window, moments, cfg, key=key, factor=FACTOR)
         return updated, PQNState(updated.params, updated.opt_state)
 
     def aim(self, params: Params, online: Values, window: Window, state: Array, cfg: Config) -> Aim:

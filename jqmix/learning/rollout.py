@@ -11,8 +11,8 @@ from jqmix.learning.exploration import epsilon_greedy
 from jqmix.networks.agent import Agent, AgentStart
 from jqmix.types import Packed
 
-# Starts of episodes are drawn for all rollouts at once: one for every so many slots before a window is collected, and as
-# many again whenever one of the rollouts has used up its own.
+# Starts of episodes are drawn for all rollouts at once: one for every so many slots before a window is collected, and
+# as many again whenever one of the rollouts has used up its own.
 SLOTS_PER_START = 16
 
 
@@ -62,7 +62,7 @@ class Ongoing(NamedTuple):
 
 
 class Starts(NamedTuple):
-    """Starts of episodes, [K, E], of which each rollout has used up its first ``used``; and the key of the next ones."""
+    """Starts of episodes, [K, E], of which each rollout has used up its first ``used``; the key of the next ones."""
 
     env_state: Any
     packed: Any
@@ -174,8 +174,8 @@ def collect(
     transitions: int,
     ongoing: Ongoing | None = None,
 ) -> tuple[Packed, Episodes, Ongoing | None]:
-    """A window of T = ``transitions`` from each of E rollouts, the episodes that ended in it, summed by rollout, and the
-    rollouts to go on with.
+    """A window of T = ``transitions`` from each of E rollouts, the episodes that ended in it, summed by rollout, and
+    the rollouts to go on with.
 
     Without ``ongoing`` a window begins at a reset, and episodes are counted that begin where it still holds a whole
     one, however long: of those that begin later only short ones would end in it. With it, rollouts go on from where
@@ -186,10 +186,10 @@ def collect(
     key_reset, key_act, key_env = jax.random.split(key, 3)
     starts = draw_starts(env, key_reset, starts_at_once(transitions))
     u = jax.random.uniform(key_act, (transitions, 2, e, n))
-    noise = jax.vmap(env.noise)(jax.random.split(key_env, transitions))  # at once: small draws cost more than large ones
+    noise = jax.vmap(env.noise)(jax.random.split(key_env, transitions))  # at once: small draws cost the most
     if ongoing is None:
-        first_start = jax.tree.map(lambda x: x[0], (starts.env_state, starts.packed))
-        actor, starts = begin(agent, *first_start, e), starts._replace(used=starts.used + 1)
+        env_state, packed = jax.tree.map(lambda x: x[0], (starts.env_state, starts.packed))
+        actor, starts = begin(agent, env_state, packed, e), starts._replace(used=starts.used + 1)
         latest = transitions - env.spec.episode_limit  # the last slot at which an episode that counts begins
         overlap = 0
     else:
@@ -214,7 +214,7 @@ def collect(
     episodes = jax.tree.map(lambda x: jnp.sum(x, axis=0), episodes)
     if ongoing is None:
         return window, episodes, None
-    return *_go_on(ongoing, window._replace(start=agent_start(actor)), episodes, after, kept),
+    return (*_go_on(ongoing, window._replace(start=agent_start(actor)), episodes, after, kept),)
 
 
 def agent_start(actor: Actor) -> AgentStart:

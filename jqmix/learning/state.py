@@ -58,7 +58,7 @@ class Shared(NamedTuple):
 
 
 class Rounds(NamedTuple):
-    """What a call of ``evaluate`` is to do. Its numbers are traced, so that one program does whatever is asked of it."""
+    """What a call of ``evaluate`` is to do. Its numbers are traced: one program does whatever is asked of it."""
 
     count: Int[Any, ""]
     first: Int[Any, ""]  # the first one's number in its evaluation, from 0 on

@@ -46,7 +46,7 @@ class Train(NamedTuple):
 
 
 def window_length(cfg: Config, spec: EnvSpec) -> int:
-    """T: the transitions of a window. Raises ``ConfigError`` if one that begins at a reset would not cover an episode."""
+    """T: transitions of a window. Raises ``ConfigError`` if one that begins at a reset is shorter than an episode."""
     check_window(cfg, spec.episode_limit)
     return cfg.window or spec.episode_limit
 
@@ -124,14 +124,12 @@ class Program(NamedTuple):
         none = jnp.zeros(())
         shown = jax.eval_shape(lambda key: self.env.reset(key)[1].info, jax.random.key(0))
         episodes = Episodes(none, none, none, none if "won" in shown else None)
-        stats = empty_stats(self.algorithm.learner, self.cfg, self.env.spec)
+        stats = empty_stats(self.algorithm.learner, self.cfg)
         return Tally(episodes, stats, none, none, none, episodes)
 
     # Collecting and learning
 
-    def train(
-        self, member: Member, shared: Shared, iterations: Int[Any, ""]
-    ) -> tuple[Member, Shared, dict[str, Any]]:
+    def train(self, member: Member, shared: Shared, iterations: Int[Any, ""]) -> tuple[Member, Shared, dict[str, Any]]:
         """So many iterations. Also how far the member is: ``env_steps`` and ``fault``."""
 
         def one_more(_: Array, carry: tuple[Member, Shared]) -> tuple[Member, Shared]:
@@ -258,8 +256,8 @@ class Program(NamedTuple):
         episodes = self.cfg.eval.episodes
         return Rounds(rounds_for(episodes, self.cfg), 0, episodes, True, False)
 
-    # Random numbers: initialisation has number 0, iterations count up from 1, rounds of evaluations down from -1, and are
-    # told from those of other evaluations by the iteration.
+    # Random numbers: initialisation has number 0, iterations count up from 1, rounds of evaluations down from -1, and
+    # are told from those of other evaluations by the iteration.
 
     def _training_key(self, member: Member, shared: Shared) -> Array:
         key = jax.random.fold_in(jax.random.key(member.seed), shared.iteration.low + 1)
@@ -330,8 +328,8 @@ def make_program(cfg: Config, split: Split = WHOLE) -> Program:
 def make_train(cfg: Config) -> Train:
     """``init(seed, hyper=None)`` and ``chunk(member, shared, iterations=None) -> (member, shared, metrics)``.
 
-    Both are pure and for one member: jit, vmap and shard them as the module's text shows. A chunk is so many iterations,
-    which unless told make about ``eval.every`` environment steps, and an evaluation.
+    Both are pure and for one member: jit, vmap and shard them as the module's text shows. A chunk is so many
+    iterations, which unless told make about ``eval.every`` environment steps, and an evaluation.
     """
     program = make_program(cfg)
     return Train(program.init, program.chunk)

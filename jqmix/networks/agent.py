@@ -102,8 +102,9 @@ class Agent(NamedTuple):
     ``layers``: dense layers before the core. ``core`` names it and ``core_settings`` are its settings (its defaults if
     None). ``share_parameters`` false gives every agent a network of its own, all parameters leading with N; none of
     them reads an id. ``obs_norm``: observations are standardised by running statistics, the parameters ``obs_norm``,
-    which no gradient changes but whoever trains. ``orthogonal`` initialises the dense layers as pymarl2 does: with gain 1, the Q head with
-    ``head_gain``, gated cores as ever. It brings QR factorisations: then ``init`` must not run under ``vmap``.
+    which no gradient changes but whoever trains. ``orthogonal`` initialises the dense layers as pymarl2 does: with gain
+    1, the Q head with ``head_gain``, gated cores as ever. It brings QR factorisations: then ``init`` must not run under
+    ``vmap``.
     """
 
     n_agents: int

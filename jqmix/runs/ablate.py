@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jqmix.analysis.results import group_by
 from jqmix.analysis.study import Study, load_study
+from jqmix.config import foreign_code
 from jqmix.interrupts import say as say_to_stderr
 from jqmix.interrupts import watched
 from jqmix.runs.experiment import Result, shape_of, train_together
@@ -40,7 +41,7 @@ def resume_study(path: Path, trust: bool = False, say: Callable[[str], None] = p
 
 
 def _train(study: Study, folder: Path, say: Callable[[str], None]) -> None:
-    trusted = any(cfg.env.factory is not None for cfg in study.configs.values())
+    trusted = any(map(foreign_code, study.configs.values()))
 
     def tell() -> None:
         say_to_stderr(f"go on with: jqmix resume {shlex.quote(str(folder))}{' --trust' if trusted else ''}")

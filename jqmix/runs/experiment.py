@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from jqmix.config import Config, ConfigError, flatten, to_dict, traced_paths
+from jqmix.config import Config, ConfigError, flatten, foreign_code, renamed, to_dict, traced_paths
 from jqmix.files import warn
 from jqmix.interrupts import Interrupted, Stop, watched
 from jqmix.learning.state import Member
@@ -220,10 +220,10 @@ class _Session:
         about: Manifest = found[1]
         if about.format != checkpoint.FORMAT:
             raise ConfigError(
-                f"run_dir: {run.path} was saved by an earlier version; it can be evaluated and reported, not gone on with"
+                f"run_dir: {run.path} is of an earlier version: it can be evaluated and reported, but not gone on with"
             )
         now = settings_of(run.cfg)
-        for path, value in about.settings.items():
+        for path, value in renamed(about.settings).items():
             if path in now and now[path] != value:
                 raise ConfigError(f"{path}: config.yaml says {now[path]!r}, but the run was begun with {value!r}")
         if run.cfg.total_steps < min(about.total_steps, *about.env_steps):
@@ -303,7 +303,7 @@ class _Session:
         """A study's runs go on together, which who runs it says."""
         if len(self.runs) > 1:
             return "what was saved is kept"
-        trust = " --trust" if self.cfg.env.factory is not None else ""
+        trust = " --trust" if foreign_code(self.cfg) else ""
         return f"go on with: jqmix resume {shlex.quote(str(self.runs[0].path))}{trust}"
 
     def _end(self, log: Log) -> list[Result]:

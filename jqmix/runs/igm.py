@@ -19,8 +19,8 @@ from jqmix.envs.games import MatrixGame, TwoStepGame
 from jqmix.envs.registry import resolve_factory
 from jqmix.files import warn
 from jqmix.inputs import shown
-from jqmix.networks import normalise
 from jqmix.learning.learner import Learner, make_learner, mixer_state
+from jqmix.networks import normalise
 from jqmix.runs import checkpoint
 from jqmix.runs.jax_settings import settled
 from jqmix.runs.policy import check_fits, load_run_config

@@ -1,6 +1,7 @@
 """The memory plan, made before anything is compiled: what one member takes, and how many are trained at once."""
 
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ from jaxtyping import Array
 from jqmix.config import Config, ConfigError, flatten, to_dict
 from jqmix.envs.base import BatchedDecPOMDP
 from jqmix.learning import split
-from jqmix.learning.learner import Learner, empty_window, joint_shape, make_learner
+from jqmix.learning.learner import Learner, make_learner
 from jqmix.learning.rollout import fresh, starts_at_once
 from jqmix.learning.state import Member
 from jqmix.learning.train import (
@@ -21,7 +22,7 @@ from jqmix.learning.train import (
     window_length,
     window_slots,
 )
-from jqmix.networks.mixers.base import Joint, Mixer, MixerBatch
+from jqmix.networks.mixers.base import Mixer, zero_batch
 from jqmix.runs import host_memory
 from jqmix.runs.devices import AXIS, make_mesh, members_take_turns, shares
 from jqmix.types import EnvSpec
@@ -73,29 +74,27 @@ def tree_bytes(tree: Any) -> int:
     return sum(int(x.size) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def mixer_bytes(learner: Learner, mixer: Mixer, cfg: Config, spec: EnvSpec) -> int:
+def mixer_bytes(learner: Learner, mixer: Mixer, settings: Any) -> int:
     """What a mixer keeps of one slot for its backward pass, whatever its layers are: traced, not computed."""
 
-    def kept(params: Any, joint: Joint, state: Array) -> Any:
+    def kept(params: Any, slots: int) -> Any:
+        batch = zero_batch(learner.sizes, slots, 1, mixer.per_agent)
+
         def run(params: Any, q: Array, best: Array, hidden: Array) -> Array:
-            told = joint._replace(best=best, hidden=hidden)
-            q_tot = mixer.apply(params["mixer"], q, state, told)
-            value = jnp.sum(q_tot)
+            joint = batch.joint._replace(best=best, hidden=hidden)
+            q_tot = mixer.apply(params["mixer"], q, batch.state, joint)
             if mixer.auxiliary is None:
-                return value
-            window = empty_window(told, state, spec)
-            batch = MixerBatch(window, state, q, told, q_tot, q_tot)
-            return value + jnp.sum(mixer.auxiliary(params, batch, cfg.mixer, jax.random.key(0))[0])
+                return jnp.sum(q_tot)
+            seen = batch._replace(q=q, joint=joint, q_tot=q_tot)
+            return jnp.sum(q_tot) + jnp.sum(mixer.auxiliary(params, seen, settings, jax.random.key(0))[0])
 
-        return jax.vjp(run, params, joint.best, joint.best, joint.hidden)[1]
+        return jax.vjp(run, params, batch.q, batch.joint.best, batch.joint.hidden)[1]
 
-    def bytes_for(slots: int) -> int:
-        joint = joint_shape(learner, spec, (slots, 1))
-        state = jax.ShapeDtypeStruct((slots, 1, spec.state_size), jnp.float32)
+    def count(slots: int) -> int:
         init = lambda key: {"agent": learner.agent.init(key), "mixer": mixer.init(key)}  # noqa: E731
-        return tree_bytes(jax.eval_shape(kept, jax.eval_shape(init, jax.random.key(0)), joint, state))
+        return tree_bytes(jax.eval_shape(partial(kept, slots=slots), jax.eval_shape(init, jax.random.key(0))))
 
-    return bytes_for(2) - bytes_for(1)  # the weights, which are also kept, cancel
+    return count(2) - count(1)  # the weights, which are also kept, cancel
 
 
 def learning_bytes(cfg: Config, spec: EnvSpec) -> int:
@@ -108,8 +107,8 @@ def learning_bytes(cfg: Config, spec: EnvSpec) -> int:
     critic = learner.mixer.critic
     seen = 3 * (n * (o + 2 * spec.n_actions) + s)
     layers = (14 if critic is None else 21) + 3 * (cfg.agent.layers - 1)
-    mixing = mixer_bytes(learner, learner.mixer, cfg, spec)
-    mixing += 0 if critic is None else mixer_bytes(learner, critic.mixer, cfg, spec)
+    mixing = mixer_bytes(learner, learner.mixer, cfg.mixer)
+    mixing += 0 if critic is None else mixer_bytes(learner, critic.mixer, cfg.mixer)
     per_slot = 4 * (seen + layers * n * cfg.agent.hidden) + 1.3 * mixing
     return int(window_slots(cfg, spec) * learning_batch(cfg) * per_slot)
 
@@ -167,7 +166,11 @@ def make_plan(cfg: Config, spec: EnvSpec, member: Member, checkpointing: bool = 
     """
     learner = member.learner
     available, devices = available_bytes()
-    learning, collecting, evaluating = learning_bytes(cfg, spec), collecting_bytes(cfg, spec), evaluating_bytes(cfg, spec)
+    learning, collecting, evaluating = (
+        learning_bytes(cfg, spec),
+        collecting_bytes(cfg, spec),
+        evaluating_bytes(cfg, spec),
+    )
     if cfg.algo.name == "pqn":  # what was collected is there while it is learned from
         learning += collecting
     drawing = 28 * updates_per_iteration(cfg)  # an update's key and what it tells, of each in an iteration

@@ -1,6 +1,7 @@
 """A trained policy, to run on its own: each agent acts on its own history."""
 
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jqmix.config import Config, ConfigError, load_config, read_fields
+from jqmix.config import Config, ConfigError, foreign_code, load_config, read_fields
 from jqmix.envs.base import BatchedDecPOMDP
 from jqmix.files import read_json, warn
 from jqmix.inputs import quoted, shown
+from jqmix.learning.evaluation import evaluate
 from jqmix.learning.exploration import greedy
 from jqmix.learning.learner import Learner, make_learner
-from jqmix.learning.evaluation import evaluate
 from jqmix.learning.rollout import Episodes
 from jqmix.learning.train import build_env
 from jqmix.networks.agent import Agent
@@ -60,14 +61,15 @@ class Policy(NamedTuple):
 
 
 @settled()
-def load_policy(run_dir: str | Path, member: int = 0, best: bool = False) -> Policy:
+def load_policy(run_dir: str | Path, member: int = 0, best: bool = False, trust: bool = False) -> Policy:
     """The policy of one member of a run, from its newest checkpoint: the last, or the one that played best in an
-    evaluation. Builds no environment.
+    evaluation. Builds no environment, and so executes no environment's code.
 
-    Raises ``ConfigError`` for anything that is damaged, and for a configuration that does not fit the weights.
+    Raises ``ConfigError`` for anything that is damaged, for a configuration that does not fit the weights, and, unless
+    told to ``trust`` it, for a run whose mixer or core is code of its own.
     """
     run_dir = Path(run_dir)
-    cfg = load_run_config(run_dir, trust=True)  # it executes nothing
+    cfg = load_run_config(run_dir, trust, harmless=("env.factory",))
     if not 0 <= member < cfg.seeds:
         raise ConfigError(f"member: {member} is not one of 0 … {cfg.seeds - 1}")
     learner = make_learner(cfg, read_spec(run_dir))
@@ -79,24 +81,24 @@ def load_policy(run_dir: str | Path, member: int = 0, best: bool = False) -> Pol
     return Policy(learner.agent, jax.tree.map(lambda x: jnp.asarray(x[row]), learned.agents(best)))
 
 
-def load_run_config(run_dir: Path, trust: bool = False) -> Config:
+def load_run_config(run_dir: Path, trust: bool = False, harmless: Sequence[str] = ()) -> Config:
     """The configuration that a run was made with.
 
     Raises ``ConfigError`` if this is no run directory or its configuration is damaged, and, unless told to ``trust``
-    it, where it names code from outside to be executed. Whoever builds a run's environment asks here, and does not say
-    so on the user's behalf.
+    it, where it names code from outside to be executed, but for ``harmless`` fields, whose code the caller does not
+    execute. Whoever builds a run's environment asks here, and does not say so on the user's behalf.
     """
     path = run_dir / "config.yaml"
     if not os.path.isfile(path):  # false for a name that is none, too
         raise ConfigError(f"run_dir: {shown(run_dir)} is not a run directory (no config.yaml)")
-    read_fields(path)  # whole, every field of its type
+    values = read_fields(path)  # whole, every field of its type
+    for field, code in () if trust else foreign_code(values).items():
+        if field not in harmless:
+            raise ConfigError(f"{field}: this run names code of its own ({shown(code)}); --trust runs it")
     try:
-        cfg = load_config(path)
+        return load_config(path)
     except ConfigError as error:
         raise ConfigError(f"{shown(path)}: {error}") from None
-    if cfg.env.factory is not None and not trust:
-        raise ConfigError(f"env.factory: this run names code of its own ({shown(cfg.env.factory)}); --trust runs it")
-    return cfg
 
 
 def read_spec(run_dir: Path) -> EnvSpec:

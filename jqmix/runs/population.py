@@ -128,7 +128,9 @@ def compile_population(cfg: Config, group: int | None = None, starts: Starts | N
         return members, jax.tree.map(lambda x: x[0], shared)
 
     def lowered(call: Call, *arguments: Any) -> Any:
-        shared_out = over_devices(_for_all(call, size // mesh.shape[AXIS]), mesh, (EACH, SAME, SAME), (EACH, SAME, EACH))
+        shared_out = over_devices(
+            _for_all(call, size // mesh.shape[AXIS]), mesh, (EACH, SAME, SAME), (EACH, SAME, EACH)
+        )
         return jax.jit(shared_out, donate_argnums=0).lower(*arguments)
 
     init = jax.jit(over_devices(init_all, mesh, (EACH,), (EACH, SAME)))

@@ -1,35 +1,46 @@
-"""Cores by name. Imports no JAX until one is built."""
+"""Cores: what an agent remembers. Each has a file of its own; this one knows them by name. Imports no JAX.
 
-import importlib
-from collections.abc import Callable
-from typing import Any
+One from outside is ``factory(sizes)`` or ``factory(sizes, settings)``; the annotation of ``settings`` is its class of
+settings.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from jqmix.networks.cores.settings import GRUSettings
+from jqmix.plugins import Entry, Factory, Registry
+from jqmix.settings import NoSettings
+
+if TYPE_CHECKING:
+    from jqmix.networks.cores.base import Core, CoreSizes
 
 _HERE = "jqmix.networks.cores"
-_FACTORIES: dict[str, str | Callable[..., Any]] = {
-    "gru": f"{_HERE}.gru:gru_core",
-    "lstm": f"{_HERE}.lstm:lstm_core",
-    "none": f"{_HERE}.feedforward:feedforward_core",
-}
-_SETTINGS: dict[str, type] = {"gru": GRUSettings}
+
+CORES = Registry(
+    "agent.core",
+    "core",
+    {
+        "gru": Entry(f"{_HERE}.gru:gru_core", GRUSettings),
+        "lstm": Entry(f"{_HERE}.lstm:lstm_core", NoSettings),
+        "none": Entry(f"{_HERE}.feedforward:feedforward_core", NoSettings),
+    },
+)
 
 
-def core_names() -> tuple[str, ...]:
-    return tuple(_FACTORIES)
+def core_names() -> list[str]:
+    return CORES.names()
 
 
-def register_core(name: str, factory: str | Callable[..., Any]) -> None:
-    """Names a ``factory(sizes)`` or ``factory(sizes, settings)``, or what is one at ``package.module:function``."""
-    _FACTORIES[name] = factory
+def register_core(name: str, factory: Factory) -> None:
+    """Adds a core under ``name``: a factory, or ``"package.module:function"``.
+
+    Raises ``ConfigError`` for a name that is taken.
+    """
+    CORES.register(name, factory)
 
 
-def build_core(name: str, sizes: Any, settings: Any = None) -> Any:
-    """The core ``name``. Its settings are the defaults unless given."""
-    factory = _FACTORIES.get(name, name)
-    if isinstance(factory, str):
-        module, _, function = factory.partition(":")
-        factory = getattr(importlib.import_module(module), function)
-    if name in _SETTINGS:
-        settings = _SETTINGS[name]() if settings is None else settings
-    return factory(sizes) if settings is None else factory(sizes, settings)
+def build_core(name: str, sizes: "CoreSizes", settings: Any = None) -> "Core":
+    """The core called ``name`` (or at ``package.module:function``), with its defaults unless settings are given.
+
+    Raises ``ConfigError``, one line, for whatever is wrong with one from outside.
+    """
+    return CORES.build(name, sizes, settings)
