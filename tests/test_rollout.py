@@ -93,8 +93,8 @@ def test_random_actions_are_available_ones():
 def test_episode_statistics_count_whole_episodes_only():
     _, _, w, episodes = gather(Counting(3), 5, "bootstrap", slots=17)
     means = {k: float(v) for k, v in episodes.means().items()}
-    assert means == {"return_mean": 3.0, "length_mean": 3.0, "episodes": 2.0 * E, "win_rate": 1.0}
-    np.testing.assert_array_equal(episodes.length, np.full(E, 6.0))
+    assert means == {"return_mean": 3.0, "length_mean": 3.0, "episodes": 3.0 * E, "win_rate": 1.0}
+    np.testing.assert_array_equal(episodes.length, np.full(E, 9.0))
     assert int(jnp.sum(~w.last)) == 12 * E
 
 
@@ -259,7 +259,7 @@ def test_random_play_on_switch_riddle_repeats_no_start():
 
 
 def test_windows_that_go_on_are_one_long_rollout():
-    """Cut anywhere, episodes run on: observations, first slots, memory, last actions and sums are those of one window."""
+    """Cut anywhere, episodes run on: observations, first slots, memory and sums are those of one window."""
     transitions, count = 5, 6
     agent, params, found = windows_of(Counting(7, limit=9), E, transitions, count, goes_on=True)
     slots = [jax.tree.map(lambda x: np.asarray(x)[:-1], w._replace(start=None)) for w, _ in found]

@@ -16,7 +16,7 @@ from jqmix.envs.base import BatchedDecPOMDP
 from jqmix.types import Packed, Window
 
 # Which axis of a stored window counts the windows: steps lead with time, what a window starts from does not.
-BATCH_AXIS: Any = Packed(**dict.fromkeys(Packed._fields, 1))._replace(start=0)
+BATCH_AXIS: Any = Packed(1, 1, 1, 1, 1, 1, start=0)  # type: ignore[arg-type]
 
 
 def action_dtype(n_actions: int) -> jnp.dtype:
