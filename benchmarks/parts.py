@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 from jax.profiler import ProfileData
 from jaxmarl_work import qmix_work, sized_case
-from measure import (  # fmt: skip
+from measure import (
     GRU,
     Training,
     compiler_options,
