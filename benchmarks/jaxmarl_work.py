@@ -194,4 +194,6 @@ def pqn_fields(case: dict[str, Any], total_steps: int) -> dict[str, Any]:
         "agent.layer_norm": True,
         "agent.obs_norm": "running",
         "agent.hidden": case["work"]["hidden"],
+        "agent.agent_id": True,
+        "agent.last_action": False,
     }

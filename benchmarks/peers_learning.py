@@ -136,7 +136,7 @@ def _jaxmarl(seed: int, limit: float) -> Trained:
     """A seed trained by JaxMARL."""
     command = [sys.executable, *sys.argv, "--serve", str(seed)]
     answers: list[dict[str, float]] = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, _killed_after(process, limit):
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, _Deadline(process, limit):
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith(ANSWER):
@@ -147,7 +147,7 @@ def _jaxmarl(seed: int, limit: float) -> Trained:
     return {"seed": seed, **costs, "curve": sorted(points, key=lambda point: point["env_steps"])}
 
 
-class _killed_after(threading.Timer):
+class _Deadline(threading.Timer):
     """A context that ends a process after so many seconds."""
 
     def __init__(self, process: subprocess.Popen[str], seconds: float):
@@ -186,7 +186,7 @@ def _jqmix(seed: int, flags: list[str], limit: float) -> Trained:
         with said.open("w") as file:
             environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
             process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, text=True, env=environment)
-            with _killed_after(process, limit):
+            with _Deadline(process, limit):
                 process.wait()
         text = said.read_text()
         took = re.search(r"traced\s+in\s+([\d.]+)\s+s,\s+compiled\s+in\s+([\d.]+)\s+s", text)
