@@ -236,6 +236,7 @@ class Part(NamedTuple):
     calls: int  # per iteration
     function: Callable[..., Any]
     args: tuple[Any, ...]
+    moved: Any = None  # arrays that must cross to memory or back, where that is less than all arguments and results
 
 
 def parts_of(cfg: Any) -> list[Part]:
@@ -264,6 +265,7 @@ def parts_of(cfg: Any) -> list[Part]:
         return replay.unpack(env, replay.sample(key, ring, full, cfg.replay.batch))
 
     batch = jax.jit(sample)(held)
+    drawn = jax.eval_shape(lambda ring: replay.sample(key, ring, full, cfg.replay.batch), held)
     state, q_taken = learner.mixer_state(member.moments, batch.state), jnp.ones(batch.action.shape)
 
     def unroll(p: Any, batch: Any) -> Any:
@@ -276,17 +278,18 @@ def parts_of(cfg: Any) -> list[Part]:
         return lambda *args: jnp.sum(jnp.square(f(*args)))
 
     update = partial(learner.update, lr=jnp.float32(1e-4))
+    whole = member._replace(replay=held), shared._replace(held=full)
     seen, mixed, u = (params["agent"], batch), (params["mixer"], q_taken, state), cfg.updates
     return [
         Part("environment", 1, partial(_play_env, env, program.slots), (key,)),
         Part("acting, environment included", 1, play, (params["agent"], key)),
-        Part("replay: sample and unpack", u, sample, (held,)),
+        Part("replay: sample and unpack", u, sample, (held,), (drawn, batch)),
         Part("agent: unroll forward", u, unroll, seen),
         Part("agent: unroll gradient", u, jax.grad(squared(unroll)), seen),
         Part("mixer: forward", u, mix, mixed),
         Part("mixer: gradient", u, jax.grad(squared(mix), (0, 1)), mixed),
         Part("update", u, update, (member.learner, batch, member.moments, member.hyper)),
-        Part("iteration", 1, program.iteration, (member._replace(replay=held), shared._replace(held=full))),
+        Part("iteration", 1, program.iteration, whole, (member.learner, member.learner)),
     ]
 
 

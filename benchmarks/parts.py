@@ -6,7 +6,8 @@ python benchmarks/parts.py profile [PRESET] [--set …]    # whole training, by 
 python benchmarks/parts.py gru [--rows 12 96] [--hidden 64 128]               # the GRU over a window, in all its forms
 
 ``time``: a floor is the larger of operations over the device's peak and bytes over its bandwidth, both measured in the
-same call. Operations are those of matrix products, bytes those of a part's arguments and results, each crossing once.
+same call. Operations are those of matrix products, bytes those of a part's arguments and results, each crossing once
+(of replay, only what is drawn; of an iteration, only the learner).
 A part alone reads and writes what would stay in registers in the whole, so parts do not add up; the whole iteration is
 the last line. The floor on an H200 takes NVIDIA's data sheet.
 
@@ -70,8 +71,11 @@ def time_parts(args: argparse.Namespace) -> None:
     cfg, peak, rows = config(args), measured_peak(), {}
     print(f"peak {peak['flops'] / 1e9:,.0f} GFLOP/s, {peak['bytes'] / 1e9:,.0f} GB/s")
     print("| part | calls | ms | GFLOP | MB | floor ms | × floor | H200 floor µs |\n|---|---|---|---|---|---|---|---|")
-    for name, calls, function, inputs in parts_of(cfg):
-        work = {"flops": flops(products_in(function, inputs)), "bytes": crossing(function, inputs)}
+    for name, calls, function, inputs, moved in parts_of(cfg):
+        work = {
+            "flops": flops(products_in(function, inputs)),
+            "bytes": crossing(function, inputs) if moved is None else size(moved),
+        }
         floor, h200 = (1e3 * max(work[what] / top[what] for what in work) for top in (peak, H200))
         ms = median_ms(function, *inputs, repeats=args.repeats)
         rows[name] = work | {"ms": ms, "calls_per_iteration": calls, "floor_ms": floor, "h200_floor_ms": h200}
@@ -82,10 +86,13 @@ def time_parts(args: argparse.Namespace) -> None:
 
 def crossing(function: Callable[..., Any], inputs: tuple[Any, ...]) -> float:
     """Bytes of a function's arguments and results."""
-    leaves = jax.tree.leaves((jax.eval_shape(lambda: inputs), jax.eval_shape(function, *inputs)))
-    return float(
-        sum(x.size * (8 if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x.dtype.itemsize) for x in leaves)
-    )
+    return size((inputs, jax.eval_shape(function, *inputs)))
+
+
+def size(arrays: Any) -> float:
+    """Bytes."""
+    itemsize = lambda dtype: 8 if jnp.issubdtype(dtype, jax.dtypes.prng_key) else dtype.itemsize  # noqa: E731
+    return float(sum(x.size * itemsize(x.dtype) for x in jax.tree.leaves(arrays)))
 
 
 # Products
