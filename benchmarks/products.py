@@ -1,33 +1,22 @@
-"""Every matrix product of an iteration, at its own shape: how often, how much work, and how fast this device does it.
+"""Matrix products of a program, read from its jaxpr: how often, how much work, how fast this device computes each.
 
-python benchmarks/products.py [PRESET] [--set field=value …] [--json OUT]
-
-The products are read from the program itself, as one of the devices that share a batch sees it, and timed alone, all
-devices at once, compiled as training is, as they are written and with their operands exchanged. The sum of the better
-times is how long the iteration would take if nothing but its products took time and each ran as fast as it does alone:
-a floor for float32 that the rate of a large product, which ``roofline.py`` takes, does not give. The order matters most
-to the gradients of weights (``jqmix/networks/linear.py`` chooses it).
+No script: ``parts.py`` and ``peers.py`` use it. The products are timed alone, on all devices at once, compiled as
+training is, as they are written and with their operands exchanged; the better time counts. The order matters most to
+the gradients of weights, for which the package chooses it.
 """
 
-import argparse
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.interpreters.partial_eval import dce_jaxpr
-from jax.sharding import Mesh, PartitionSpec
-from measure import median_ms, write
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from measure import median_ms
 
-from jqmix.config import Config, load_config
-from jqmix.learning.train import make_program
-from jqmix.runs.devices import make_mesh, use_cpu_cores
-
-# Of one timed call: so much work that what it takes to start one is lost in it, in no more passes than that.
+# The work of one timed call: enough that the time to start one is lost in it, in no more passes than that.
 CALL_FLOPS, CALL_FLOPS_ON_CPU = 1e11, 4e8
 MOST_PASSES = 2000
 
@@ -53,8 +42,8 @@ class Product(NamedTuple):
         return Product(self.b, self.a, (contracted[::-1], batch[::-1]))
 
     @property
-    def of_matrices(self) -> "Product":
-        """The same with all axes that are contracted as one, and those that are not as another, as compilers do it."""
+    def as_matrices(self) -> "Product":
+        """The same with all contracted axes as one and all others as another, as compilers compute it."""
         (contracted, batch), shapes, axes = self.dimensions, [], []
         if batch[0]:
             return self
@@ -66,11 +55,21 @@ class Product(NamedTuple):
             axes.append((0 if first else 1,))
         return Product(shapes[0], shapes[1], (tuple(axes), batch))
 
-    def of(self, a: jax.Array, b: jax.Array) -> jax.Array:
+    def compute(self, a: jax.Array, b: jax.Array) -> jax.Array:
         return jax.lax.dot_general(a, b, self.dimensions)
 
 
-def programs_within(eqn: Any) -> Iterator[Any]:
+def products_in(function: Callable[..., Any], args: tuple[Any, ...]) -> Counter[Product]:
+    """How often a function computes each product, without what its results do not depend on."""
+    jaxpr = jax.make_jaxpr(function)(*args).jaxpr
+    return _count(dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0])
+
+
+def flops(found: Counter[Product]) -> float:
+    return sum(product.flops * times for product, times in found.items())
+
+
+def _programs_within(eqn: Any) -> Iterator[Any]:
     """The programs that an equation runs: a loop's body, a condition's branches."""
     for value in eqn.params.values():
         for each in value if isinstance(value, (tuple, list)) else (value,):
@@ -79,70 +78,55 @@ def programs_within(eqn: Any) -> Iterator[Any]:
                 yield inner
 
 
-def products_in(jaxpr: Any, times: int = 1) -> Counter[Product]:
-    """How often each product is computed; of branches, the one with most work."""
+def _count(jaxpr: Any, times: int = 1) -> Counter[Product]:
+    """Of a condition's branches, the one with most work counts."""
     found: Counter[Product] = Counter()
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "dot_general":
             a, b = (v.aval.shape for v in eqn.invars)
             found[Product(a, b, eqn.params["dimension_numbers"])] += times
             continue
-        inner = [products_in(sub, times * eqn.params.get("length", 1)) for sub in programs_within(eqn)]
+        inner = [_count(program, times * eqn.params.get("length", 1)) for program in _programs_within(eqn)]
         if eqn.primitive.name == "cond":
-            inner = [max(inner, key=work)]
+            inner = [max(inner, key=flops)]
         for counted in inner:
             found.update(counted)
     return found
 
 
-def work(found: Counter[Product]) -> float:
-    return sum(product.flops * times for product, times in found.items())
-
-
-def of_an_iteration(cfg: Config) -> Counter[Product]:
-    """One member's, on one of the devices that share it."""
-    parts = make_mesh(cfg.seeds, cfg.replay.batch).shape["batch"]
-    program = make_program(replace(cfg, replay=replace(cfg.replay, batch=cfg.replay.batch // parts)))
-    member, shared = jax.eval_shape(program.init, jnp.int32(0))
-    jaxpr = jax.make_jaxpr(program.iteration)(member, shared).jaxpr
-    # Without what nothing depends on (gradients of inputs, say), as the compiler leaves it away, too.
-    return products_in(dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0])
-
-
-def first(x: jax.Array) -> jax.Array:
+def _first(x: jax.Array) -> jax.Array:
     """The first number, with as many axes."""
     return jax.lax.slice(x, (0,) * x.ndim, (1,) * x.ndim)
 
 
 def milliseconds(product: Product) -> float:
-    """Of one pass, while every device computes it."""
-    flops = CALL_FLOPS_ON_CPU if jax.default_backend() == "cpu" else CALL_FLOPS
-    passes = min(max(1, int(flops / product.flops)), MOST_PASSES)
+    """Of a pass, while every device computes it."""
+    call = CALL_FLOPS_ON_CPU if jax.default_backend() == "cpu" else CALL_FLOPS
+    passes = min(max(1, int(call / product.flops)), MOST_PASSES)
     mesh = Mesh(np.array(jax.local_devices()), ("all",))
 
     def repeated(a: jax.Array, b: jax.Array) -> jax.Array:
-        def one(_: Any, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        def again(_: Any, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             a, y = carry
-            changed = first(a) + 1e-9 * first(y).reshape((1,) * a.ndim)  # so that no pass is another one's
+            changed = _first(a) + 1e-9 * _first(y).reshape((1,) * a.ndim)  # so that every pass is a new product
             a = jax.lax.dynamic_update_slice(a, changed, (0,) * a.ndim)  # in place: ``at`` would copy it
-            return a, product.of(a, b)
+            return a, product.compute(a, b)
 
-        return jax.lax.fori_loop(0, passes, one, (a, product.of(a, b)))[1]
+        return jax.lax.fori_loop(0, passes, again, (a, product.compute(a, b)))[1]
 
     each, n = PartitionSpec("all"), mesh.size
     alone = lambda a, b: repeated(a[0], b[0])[None]  # noqa: E731
     everywhere = jax.shard_map(alone, mesh=mesh, in_specs=(each, each), out_specs=each, check_vma=False)
     operands = (0.1 * jax.random.normal(jax.random.key(0), (n, *shape)) for shape in (product.a, product.b))
-    placed = (jax.device_put(x, jax.sharding.NamedSharding(mesh, each)) for x in operands)
+    placed = (jax.device_put(x, NamedSharding(mesh, each)) for x in operands)
     return median_ms(everywhere, *placed, repeats=7) / (passes + 1)
 
 
-def floor(cfg: Config) -> dict[str, Any]:
-    """All products of an iteration with their times; ``total_ms`` is what they take together, ``as_written_ms`` in the
-    order in which the program has their operands."""
+def timed(found: Counter[Product]) -> dict[str, Any]:
+    """All products with their times; ``total_ms`` is what they take together in the better order of each."""
     rows = []
-    for product, times in of_an_iteration(cfg).items():
-        written, turned = (milliseconds(p) for p in (product.of_matrices, product.of_matrices.turned))
+    for product, times in found.items():
+        written, turned = (milliseconds(p) for p in (product.as_matrices, product.as_matrices.turned))
         each = min(written, turned)
         rows.append(
             {
@@ -162,26 +146,15 @@ def floor(cfg: Config) -> dict[str, Any]:
     return {"products": rows} | sums
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("preset", nargs="?", default="smax_2s3z")
-    parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="fields to change")
-    parser.add_argument("--json", type=Path, help="write the result here, too")
-    args = parser.parse_args()
-    use_cpu_cores()
-    changes = dict(text.split("=", 1) for text in args.set)
-    result = floor(load_config(args.preset, **changes))
-    print("| operands | times | GFLOP | as written, ms | turned, ms | GFLOP/s a device |\n|---|---|---|---|---|---|")
-    for row in result["products"]:
-        shapes = " · ".join("×".join(map(str, row[side])) for side in ("a", "b"))
-        both = f"{row['as_written_ms']:.3g} | {row['turned_ms']:.3g}"
-        print(f"| {shapes} | {row['times']} | {row['gflop']:.3g} | {both} | {row['gflops_per_device']:.0f} |")
-    print(
-        f"together {result['total_ms']:.1f} ms, as written {result['total_as_written_ms']:.1f} ms; "
-        f"{result['total_gflop']:.2f} GFLOP a device"
-    )
-    write(args.json, {"preset": args.preset, "changes": changes} | result)
+def measured_peak() -> dict[str, float]:
+    """What this device does in a product and a copy, large enough that nothing else limits them: flops, bytes/s."""
+    big = jnp.ones((2048, 2048))
+    stream, passes = jnp.ones((64 * 2**20,)), 10
 
+    def copy(x: jax.Array) -> jax.Array:
+        """Many passes in one call: a fresh result for every pass would cost page faults, not bandwidth."""
+        return jax.lax.fori_loop(0, passes, lambda _, x: x + 1.0, x)
 
-if __name__ == "__main__":
-    main()
+    rate = 2 * 2048**3 / (1e-3 * median_ms(lambda x: x @ x, big, repeats=7))
+    moved = passes * 2 * 4 * stream.size / (1e-3 * median_ms(copy, stream, repeats=5))
+    return {"flops": rate, "bytes": moved}

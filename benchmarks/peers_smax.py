@@ -1,7 +1,5 @@
 """SMAX alone under random play: our whole-array form against JaxMARL's, taking turns; the best batch of each counts.
 
-python benchmarks/smax_speed.py [--maps 3m 2s3z 5m_vs_6m 27m_vs_30m] [--batches 16 64 256] [--json OUT]
-
 Twice: with resets, JaxMARL through its own ``step`` (which resets by itself) and ours as a window is collected, with
 resets from a pool; and without resets, both through jqmix's contract, where the environment is the only difference.
 """
@@ -11,25 +9,20 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from measure import write
+from measure import compiler_options, pool_steps, random_available, random_play, write
 
 from jqmix.envs.registry import SMAX_MAPS, make_env
-from jqmix.learning.exploration import random_available
-from jqmix.learning.rollout import SLOTS_PER_RESET
-from jqmix.runs.bench import random_play
-from jqmix.runs.devices import compiler_options
 
 Play = Callable[[jax.Array], Any]
 
 
 def ours_with_resets(map_name: str, size: int, steps: int) -> Play:
     env = make_env(f"smax_{map_name}", batch=size)
-    pool_size = 1 + steps // SLOTS_PER_RESET
+    pool_size = 1 + steps // pool_steps()
 
     def play(seed: jax.Array) -> Any:
         key_reset, key_act, key_env = jax.random.split(jax.random.key(seed), 3)
@@ -121,14 +114,14 @@ def compare(how: str, map_name: str, batches: list[int], steps: int, repeats: in
     return result
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--maps", nargs="+", choices=list(SMAX_MAPS), default=["3m", "2s3z", "5m_vs_6m", "27m_vs_30m"])
     parser.add_argument("--batches", nargs="+", type=int, default=[16, 64, 256])
     parser.add_argument("--steps", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="write the results here, too")
-    args = parser.parse_args()
+
+
+def run(args: argparse.Namespace) -> None:
     rows = []
     for how, name in itertools.product(CONTENDERS, args.maps):
         row = compare(how, name, args.batches, args.steps, args.repeats)
@@ -137,7 +130,3 @@ def main() -> None:
         text = "   ".join(f"{who} {speed:>11,.0f} steps/s (batch {size})" for who, (size, speed) in best.items())
         print(f"{how:15} {name:12} {text}   ratio {row['ratio_of_best']:.1f}", flush=True)
     write(args.json, {"maps": rows})
-
-
-if __name__ == "__main__":
-    main()
