@@ -223,7 +223,7 @@ def test_no_start_of_an_iteration_comes_twice_and_all_are_as_frequent_as_indepen
         assert total == 12 * rollouts * transitions / 2 and starts == total
         return
     if goes_on:  # in the long run half of the episodes are short, and a slot of each leaves no transition
-        expected, per_window = 1 / 20, transitions / 12
+        expected, per_window = 1 / 20, transitions / 11
     else:
         in_short, per_window = independent(longest, transitions, 20_000)
         expected = in_short / 20_000 / (total / (12 * rollouts))
