@@ -2,7 +2,7 @@
 
 Gates as slices of one array; as separate arrays; and separate with the hand-written backward pass, which is jqmix's,
 in both of its forms: the weights' gradients summed within its scan, or as one product after it. On a GPU also with the
-recurrence as one kernel (``agent.one_kernel``), and how far its gradients are from those of the scan.
+recurrence as one kernel (``core.one_kernel``), and how far its gradients are from those of the scan.
 
 python benchmarks/gru.py [--rows 12 48 96] [--steps 102] [--hidden 64 128] [--json OUT]
 """
@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 from measure import write
 
-from jqmix.networks import gru
+from jqmix.kernels import gru
+from jqmix.networks.cores import gru as plain
 from jqmix.runs.devices import compiler_options
 
 
@@ -28,7 +29,7 @@ def sliced(params: gru.GRUParams, h: jax.Array, x: jax.Array, first: jax.Array) 
     gates = x @ jnp.concatenate(params.w_i, axis=-1)
 
     def step(h: jax.Array, inputs: Any) -> Any:
-        h = gru.cell(params, gru.reset_where(inputs[1], h), gru.Gates(*jnp.split(inputs[0], 3, axis=-1)))
+        h = plain.cell(params, gru.reset_where(inputs[1], h), gru.Gates(*jnp.split(inputs[0], 3, axis=-1)))
         return h, h
 
     return jax.lax.scan(step, h, (gates, first))[1]
@@ -36,12 +37,7 @@ def sliced(params: gru.GRUParams, h: jax.Array, x: jax.Array, first: jax.Array) 
 
 def apart(params: gru.GRUParams, h: jax.Array, x: jax.Array, first: jax.Array) -> jax.Array:
     """Three [T, M, H] arrays, gradients by automatic differentiation."""
-
-    def step(h: jax.Array, inputs: Any) -> Any:
-        h = gru.cell(params, gru.reset_where(inputs[1], h), inputs[0])
-        return h, h
-
-    return jax.lax.scan(step, h, (gru.project(params, x), first))[1]
+    return plain.unroll(params, h, x, first)
 
 
 def form(within: bool) -> Callable[..., jax.Array]:

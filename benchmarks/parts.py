@@ -59,7 +59,7 @@ def parts_of(cfg: Config) -> list[Part]:
         return jax.lax.scan(step, env.reset(key)[0], jax.random.split(key, program.slots))[1]
 
     def unroll(p: Any) -> jax.Array:
-        return agent.unroll(p, batch.obs, batch.action, batch.first)
+        return agent.unroll(p, batch.obs, batch.action, batch.first).q
 
     def mix(p: Any, q: jax.Array) -> jax.Array:
         return learner.mixer.apply(p, q, state)

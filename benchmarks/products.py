@@ -6,7 +6,7 @@ The products are read from the program itself, as one of the devices that share 
 devices at once, compiled as training is, as they are written and with their operands exchanged. The sum of the better
 times is how long the iteration would take if nothing but its products took time and each ran as fast as it does alone:
 a floor for float32 that the rate of a large product, which ``roofline.py`` takes, does not give. The order matters most
-to the gradients of weights (``jqmix/networks/linear.py`` chooses it).
+to the gradients of weights (``jqmix/kernels/products.py`` chooses it).
 """
 
 import argparse

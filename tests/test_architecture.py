@@ -13,7 +13,7 @@ MAY_IMPORT = {
     "config": {"inputs", "envs"},  # the registry's names, which need no JAX
     "kernels": {"kernels"},
     "envs": {"inputs", "types", "kernels", "envs"},
-    "networks": {"types", "kernels", "networks"},
+    "networks": {"inputs", "types", "kernels", "networks"},
     "learning": {"types", "config", "envs", "networks", "learning"},
     "runs": {"inputs", "interrupts", "types", "config", "kernels", "envs", "networks", "learning", "runs"},
     "cli": {"inputs", "interrupts", "config", "envs", "runs"},

@@ -8,9 +8,9 @@ from jqmix.networks.cores.settings import GRUSettings
 
 _HERE = "jqmix.networks.cores"
 _FACTORIES: dict[str, str | Callable[..., Any]] = {
-    "gru": f"{_HERE}.gru:gru_core",
-    "lstm": f"{_HERE}.lstm:lstm_core",
-    "none": f"{_HERE}.feedforward:feedforward_core",
+    "gru": f"{_HERE}.gru:make",
+    "lstm": f"{_HERE}.lstm:make",
+    "none": f"{_HERE}.feedforward:make",
 }
 _SETTINGS: dict[str, type] = {"gru": GRUSettings}
 
