@@ -175,7 +175,7 @@ def test_the_cores_that_there_are_keep_to_the_protocol(name):
     ("change", "message"),
     [
         (None, "agent.core: mine returned a NoneType; it must return a Core"),
-        ({"init": lambda: {}}, "agent.core: mine: init raised TypeError: "),
+        ({"init": lambda key, more: key}, "mine: init raised TypeError: "),
         (
             {"initial_state": lambda *batch: jnp.zeros((8, *batch))},
             "has a leaf of shape (8, 2, 3), which must begin so",
@@ -187,7 +187,7 @@ def test_the_cores_that_there_are_keep_to_the_protocol(name):
             "step gives the state (); it must be like float32[2, 3, 8]",
         ),
         ({"unroll": lambda params, state, x, first: (state, state)}, "unroll gives an output of shape"),
-        ({"unroll": lambda params, state, x, first: 1 / 0}, "mine: unroll raised ZeroDivisionError: division by zero"),
+        ({"unroll": lambda params, state, x, first: 1 / 0}, "unroll raised ZeroDivisionError: division by zero"),
     ],
 )
 def test_a_core_that_breaks_the_protocol_is_told_in_one_line(change, message):

@@ -1,5 +1,6 @@
 """What is asked of a core from outside, by tracing it once: nothing is compiled."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -24,7 +25,7 @@ def check_core(name: str, core: Any, sizes: CoreSizes) -> None:
     inputs = jax.ShapeDtypeStruct((*BATCH, sizes.n_in), jnp.float32), jax.ShapeDtypeStruct(BATCH, jnp.bool_)
     window = tuple(jax.ShapeDtypeStruct((STEPS, *x.shape), x.dtype) for x in inputs)
     outputs = {"step": (*BATCH, sizes.hidden), "unroll": (STEPS, *BATCH, sizes.hidden)}
-    forms = {"step": (core.step, inputs), "unroll": (lambda *args: unroll(core, *args), window)}
+    forms = {"step": (core.step, inputs), "unroll": (core.unroll or partial(unroll, core), window)}
     for form, (f, given) in forms.items():
         result = _trace(f"{whose}: {form}", f, params, state, *given)
         if not isinstance(result, tuple) or len(result) != 2:
