@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jqmix.inputs import ConfigError
 from jqmix.networks.agent import Agent, AgentStart
 from jqmix.networks.cores import base, build_core
 from jqmix.networks.cores.base import CoreSizes
+from jqmix.networks.cores.check import check_core
 
 AGENT = Agent(n_agents=3, n_actions=5, obs_size=7, hidden=8)
 
@@ -160,6 +162,40 @@ def test_a_core_without_an_unroll_is_scanned(rng, name):
     x, first = jnp.asarray(rng.normal(size=(7, 6, 5)), jnp.float32), jnp.asarray(rng.random((7, 6)) < 0.3)
     scanned = base.unroll(core._replace(unroll=None), params, state, x, first)
     assert_same(base.unroll(core, params, state, x, first), scanned)
+
+
+@pytest.mark.parametrize("name", CORES)
+def test_the_cores_that_there_are_keep_to_the_protocol(name):
+    sizes = CoreSizes(5, 8)
+    check_core(name, build_core(name, sizes), sizes)
+    check_core(name, build_core(name, sizes)._replace(unroll=None), sizes)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (None, "agent.core: mine returned a NoneType; it must return a Core"),
+        ({"init": lambda key, more: key}, "mine: init raised TypeError: "),
+        (
+            {"initial_state": lambda *batch: jnp.zeros((8, *batch))},
+            "has a leaf of shape (8, 2, 3), which must begin so",
+        ),
+        ({"step": lambda params, state, x, first: x}, "mine: step must return (output, state)"),
+        ({"step": lambda params, state, x, first: (x, state)}, "shape float32[2, 3, 5]; it must be (2, 3, 8)"),
+        (
+            {"step": lambda params, state, x, first: (state, ())},
+            "step gives the state (); it must be like float32[2, 3, 8]",
+        ),
+        ({"unroll": lambda params, state, x, first: (state, state)}, "unroll gives an output of shape"),
+        ({"unroll": lambda params, state, x, first: 1 / 0}, "unroll raised ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_core_that_breaks_the_protocol_is_told_in_one_line(change, message):
+    sizes = CoreSizes(5, 8)
+    core = None if change is None else build_core("gru", sizes)._replace(**change)
+    with pytest.raises(ConfigError) as error:
+        check_core("mine", core, sizes)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_core_may_begin_with_something_else_than_zeros():

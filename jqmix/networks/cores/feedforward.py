@@ -8,7 +8,7 @@ from jqmix.networks.cores.base import Core, CoreSizes, Params, State
 from jqmix.networks.layers import dense_init, linear
 
 
-def feedforward_core(sizes: CoreSizes) -> Core:
+def make(sizes: CoreSizes) -> Core:
     layer = linear(sizes.n_in, sizes.hidden, init=dense_init(sizes.n_in, sizes.orthogonal))
 
     def step(params: Params, state: State, x: Array, first: Array) -> tuple[Array, State]:

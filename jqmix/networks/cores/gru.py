@@ -49,7 +49,7 @@ def gru_params(params: Params) -> GRUParams:
     return GRUParams(**{side: Gates(**gates) for side, gates in params.items()})
 
 
-def gru_core(sizes: CoreSizes, settings: GRUSettings) -> Core:
+def make(sizes: CoreSizes, settings: GRUSettings) -> Core:
     """One GRU layer. ``settings.one_kernel``: on a GPU the recurrence over a window is one kernel, where it fits."""
 
     def step(params: Params, h: Array, x: Array, first: Array) -> tuple[Array, Array]:

@@ -40,7 +40,7 @@ def project(params: Params, x: Float[Array, "*batch I"]) -> Gates:
     return {k: product(x, w) for k, w in params["w_i"].items()}
 
 
-def lstm_core(sizes: CoreSizes) -> Core:
+def make(sizes: CoreSizes) -> Core:
     """One LSTM layer."""
 
     def advance(params: Params, state: LSTMState, x: Gates, first: Array) -> tuple[LSTMState, Array]:
