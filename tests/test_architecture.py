@@ -1,4 +1,4 @@
-"""Imports run one way: types, config → envs | networks | learning → runs → cli."""
+"""Imports run one way: types, settings → plugins → envs | networks → config → learning → runs → cli."""
 
 import ast
 from pathlib import Path
@@ -10,12 +10,14 @@ MAY_IMPORT = {
     "types": set(),
     "inputs": set(),
     "interrupts": set(),
-    "config": {"inputs", "envs"},  # the registry's names, which need no JAX
-    "envs": {"inputs", "types", "envs"},
-    "networks": {"types", "networks"},
+    "settings": {"inputs"},
+    "plugins": {"inputs", "settings"},
+    "config": {"inputs", "settings", "plugins", "envs", "networks"},  # the registries' names, which need no JAX
+    "envs": {"inputs", "plugins", "types", "envs"},
+    "networks": {"inputs", "settings", "plugins", "types", "networks"},
     "learning": {"types", "config", "envs", "networks", "learning"},
     "runs": {"inputs", "interrupts", "types", "config", "envs", "networks", "learning", "runs"},
-    "cli": {"inputs", "interrupts", "config", "envs", "runs"},
+    "cli": {"inputs", "interrupts", "settings", "plugins", "config", "envs", "runs"},
 }
 
 
@@ -38,4 +40,4 @@ def test_imports_run_one_way():
 
 
 def test_one_environment_never_reaches_into_learning():
-    assert imports(ROOT / "envs" / "registry.py") <= {"inputs", "envs", "types"}
+    assert imports(ROOT / "envs" / "registry.py") <= {"inputs", "plugins", "envs", "types"}

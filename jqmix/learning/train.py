@@ -25,7 +25,7 @@ from jqmix.envs.registry import entries, make_env
 from jqmix.learning import count, health, normalise, priorities, replay
 from jqmix.learning.exploration import linear_schedule
 from jqmix.learning.health import Fault
-from jqmix.learning.hyper import Hyper, bind, hyper_of
+from jqmix.learning.hyper import Hyper, hyper_of
 from jqmix.learning.learner import Learner, LearnerState, UpdateStats, make_learner
 from jqmix.learning.rollout import Episodes, collect
 from jqmix.learning.split import WHOLE, Split
@@ -227,8 +227,8 @@ class _Program(NamedTuple):
         return turns_of(self.cfg.eval.episodes, self.cfg)
 
     def epsilon(self, member: Member) -> Float[Array, ""]:
-        explore = bind(self.cfg, member.hyper).explore
-        return linear_schedule(count.as_float(member.env_steps), explore.eps_start, explore.eps_end, explore.eps_steps)
+        start, end, steps = (member.hyper[f"explore.eps_{name}"] for name in ("start", "end", "steps"))
+        return linear_schedule(count.as_float(member.env_steps), start, end, steps)
 
     def learning_rate(self, member: Member, hyper: Hyper) -> Float[Array, ""]:
         return self._over_all_steps(member, hyper["optim.lr"], hyper["optim.lr"] * hyper["optim.lr_end"])
