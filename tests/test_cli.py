@@ -143,6 +143,13 @@ def test_bench(capsys):
         (["train", "--env.name", "smax_2s3"], "env.name: no environment 'smax_2s3'; did you mean smax_2s3z"),
         (["train", "--algo.mixer", "x"], "algo.mixer: 'x' is not allowed; it takes one of iql, vdn, qmix"),
         (["train", "--algo.mixr", "x"], "--algo.mixr: no such argument; did you mean --algo.mixer"),
+        (["train", "--mixer.embd", "8"], "mixer.embd: no such field; did you mean mixer.embed"),
+        (["train", "--mixer.embed", "0"], "mixer.embed: 0 is out of range; it must be ≥ 1 and ≤ 16384"),
+        (["train", "--algo.embed", "0"], "mixer.embed: 0 is out of range; it must be ≥ 1 and ≤ 16384"),
+        (["train", "--algo.embed", "8", "--mixer.embed", "8"], "mixer.embed: given twice"),
+        (["train", "--agent.core", "gruu"], "agent.core: 'gruu' is not allowed; it takes one of gru, lstm, none, or"),
+        (["train", "--agent.recurrent", "no"], "agent.recurrent: 'no' is not allowed; it takes true or false"),
+        (["train", "--algo.mixer", "no.module:f"], "algo.mixer: cannot load 'no.module:f': ModuleNotFoundError"),
         (["train", "nope"], "config: no file or preset 'nope'"),
         (["train", "--replay.batch", "99999"], "replay.batch: 99999 windows do not fit"),
         (["train", "--env.name", "matrix_game", "--env.kwargs", "{payoff: q}"], "env.kwargs.payoff: 'q' is not one of"),
@@ -205,6 +212,8 @@ def test_help_names_every_field(capsys):
     out = capsys.readouterr().out
     for flag in ("--algo.td-lambda", "--env.name", "--total-steps", "--seeds", "--run-dir", "--explore.eps-steps"):
         assert flag in out
+    assert "--mixer.alpha" in out and "cw_qmix, ow_qmix: weight α" in " ".join(out.split())
+    assert "--algo.embed" not in out  # an earlier version's: taken, and not shown
 
 
 def test_public_api(tmp_path):

@@ -272,9 +272,9 @@ def test_fields_that_are_missing_or_of_another_version(tmp_path, undrawn, capsys
     """Those of an earlier or a later version do not keep a report from being made; a file that was cut does."""
     run = write_run(tmp_path / "run", [0.5, 0.6])
     text = (run / "config.yaml").read_text()
-    (run / "config.yaml").write_text(text.replace("  one_kernel: false\n", "  two_kernels: [1]\n"))
+    (run / "config.yaml").write_text(text.replace("  last_action: true\n", "  last_actions: [1]\n"))
     assert main(["report", str(run)]) == 0
-    with pytest.raises(ConfigError, match=r"config\.yaml: agent\.two_kernels: no such field"):
+    with pytest.raises(ConfigError, match=r"config\.yaml: agent\.last_actions: no such field"):
         load_run_config(run)
     lines = text.splitlines(keepends=True)
     for kept in range(1, len(lines)):

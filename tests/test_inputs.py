@@ -125,7 +125,8 @@ def test_text_that_looks_like_numbers_stays_text(tmp_path):
         ({"run_dir": "a\nb"}, r"run_dir: 'a\nb' is not allowed; it takes a path, without control characters"),
         ({"run_dir": ""}, "run_dir: '' is not allowed"),
         ({"run_dir": "~/runs/x"}, "run_dir: '~/runs/x' is not allowed; ~ is not replaced here"),
-        ({"algo": 3}, "algo: no field but a group of fields, such as algo.mixer"),
+        ({"algo": 3}, "algo: no field but a group of fields, such as algo.name"),
+        ({"mixer": 3}, "mixer: no field but a group of fields, such as mixer.embed"),
         ({"algo.mixer": "x" * 99_999}, "algo.mixer: 'xxx"),
     ],
 )
@@ -235,9 +236,24 @@ def test_a_flag_that_has_an_effect_somewhere_in_a_study_is_not(monkeypatch):
             main(["sweep", "two_step_game", *flags, "--grid", *grid])
 
 
+def test_a_setting_of_another_mixer_is_answered(capsys):
+    for flag in ("--mixer.embed", "--algo.embed"):
+        assert main(["train", "smax_2s3z_vdn", flag, "8"]) == 2
+        assert capsys.readouterr().err == (
+            "jqmix: mixer.embed: has no effect with algo.mixer vdn; it needs algo.mixer qmix or qatten or cw_qmix or "
+            "ow_qmix\n"
+        )
+
+
 def test_a_file_may_hold_what_another_mixer_needs(tmp_path):
-    assert load_config("matrix_game_a").algo.wqmix_alpha == 0.1
-    assert load_config("smax_2s3z_vdn", **{"algo.embed": 8}).algo.embed == 8
+    """It is read where that mixer is chosen, and left out elsewhere."""
+    assert load_config("matrix_game_a").mixer.embed == 8
+    assert load_config("matrix_game_a", **{"algo.mixer": "cw_qmix"}).mixer.alpha == 0.1
+    assert "mixer: {}" in dump(load_config("matrix_game_a", **{"algo.mixer": "vdn"}))
+    assert load_config("smax_2s3z_vdn", **{"mixer.embed": 8, "algo.mixer": "qatten"}).mixer.embed == 8
+    (tmp_path / "c.yaml").write_text("algo: {mixer: vdn}\nmixer: {embd: 8}\n")
+    with pytest.raises(ConfigError, match="mixer.embd: no such field"):
+        load_config(tmp_path / "c.yaml")
 
 
 # Streams and what goes wrong

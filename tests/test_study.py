@@ -11,7 +11,7 @@ from jqmix.analysis.published import read_published
 from jqmix.analysis.report import report
 from jqmix.analysis.study import TRICKS, Study, Trick, Variant, ablation, load_tricks, parse_grid, sweep
 from jqmix.cli import main
-from jqmix.config import ConfigError, load_config, preset_names
+from jqmix.config import ConfigError, load_config, preset_names, read_values
 from jqmix.runs.experiment import shape_of, train, train_together
 
 FLAGS = [text for path, value in SMALL.items() for text in (f"--{path}", str(value))]
@@ -52,9 +52,30 @@ def test_sweep_takes_every_combination():
     assert len({shape_of(cfg) for cfg in study.configs.values()}) == 2
 
 
+def test_settings_of_mixers_are_varied_where_they_are():
+    """A preset's α is used where a grid comes to the mixer that has it; what a mixer lacks is not varied with it."""
+    texts = ["algo.mixer=vdn,qmix,cw_qmix", "mixer.embed=4,8"]
+    values = read_values("matrix_game_a", **{"eval.every": 1000})
+    study = sweep(load_config("matrix_game_a"), parse_grid(texts), values)
+    assert list(study.configs) == [
+        "algo.mixer=vdn",
+        *(f"algo.mixer={name},mixer.embed={embed}" for name in ("qmix", "cw_qmix") for embed in (4, 8)),
+    ]
+    assert study.configs["algo.mixer=cw_qmix,mixer.embed=4"].mixer.alpha == 0.1
+    traced = parse_grid(["mixer.alpha=0.1,0.2"], config(**{"algo.mixer": "ow_qmix"}))
+    assert traced == {"mixer.alpha": [0.1, 0.2]}
+    study = sweep(config(**{"algo.mixer": "ow_qmix"}), traced)
+    assert len({shape_of(cfg) for cfg in study.configs.values()}) == 1
+    assert parse_grid(["algo.embed=4,8"]) == {"mixer.embed": [4, 8]}
+    assert parse_grid(["agent.recurrent=true,false"]) == {"agent.core": ["gru", "none"]}
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
+        ("mixer.embd=1", "did you mean mixer.embed"),
+        ("mixer.embed=x", "mixer.embed: 'x' is not allowed; it takes a whole number"),
+        ("algo.mixer=no.such:mixer", "algo.mixer: cannot load 'no.such:mixer'"),
         ("algo.td_lambda", "must look like"),
         ("algo.td_lamda=1", "did you mean algo.td_lambda"),
         ("algo.td_lambda=x", "it takes a number"),

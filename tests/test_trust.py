@@ -54,7 +54,7 @@ def replace(path, old, new):
     ("old", "new", "says"),
     [
         ("hidden: 16", "hidden: 32", "agent.encoder.bias is 16 in the checkpoint, 32 by the configuration"),
-        ("recurrent: true", "recurrent: false", "agent.core.bias is absent in the checkpoint, 16 by"),
+        ("core: gru", "core: none", "agent.core.bias is absent in the checkpoint, 16 by"),
         ("layer_norm: false", "layer_norm: true", "agent.encoder.norm.bias is absent in the checkpoint"),
         ("share_parameters: true", "share_parameters: false", "agent.encoder.bias is 16 in the checkpoint, 2 × 16"),
         ("last_action: true", "last_action: false", "agent.encoder.kernel is 8 × 16 in the checkpoint, 6 × 16"),
@@ -114,6 +114,50 @@ def test_metadata_without_an_environment(run_dir):
 
 
 # Code that a run names
+
+# A mixer as a user writes it; loading it leaves a trace.
+MIXER = """
+import pathlib
+import jax.numpy as jnp
+from jqmix.networks.mixers import Mixer
+
+pathlib.Path(__file__).with_name("executed").touch()
+
+def make(sizes):
+    return Mixer(lambda key: {}, lambda params, q, state, joint=None: jnp.sum(q, axis=-1))
+"""
+
+
+def test_a_mixer_from_outside_is_not_even_loaded_unless_trusted(run_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "untrusted_mixer.py").write_text(MIXER)
+    replace(run_dir / "config.yaml", "mixer: qmix", "mixer: untrusted_mixer:make")
+    replace(run_dir / "config.yaml", "  positivity: abs", "  sharpness: 3")  # which nobody knows without loading it
+    says = "algo.mixer: this run names code of its own (untrusted_mixer:make); --trust runs it"
+    for command in (["evaluate"], ["igm"], ["resume"]):
+        assert main([*command, str(run_dir)]) == 2
+        assert said(capsys) == [f"jqmix: {says}"]
+    with pytest.raises(ConfigError, match="--trust runs it"):
+        jqmix.load_policy(run_dir)
+    (row,), _ = report([run_dir])
+    assert row["group"] == "two_step_game, untrusted_mixer:make"
+    study = {"tricks": [], "configs": {"a": {"algo": {"mixer": "untrusted_mixer:make"}}}}
+    (tmp_path / "study.json").write_text(json.dumps(study))
+    assert main(["resume", str(tmp_path)]) == 2
+    assert said(capsys) == [f"jqmix: {says.replace('this run', 'this study')}"]
+    assert not (tmp_path / "executed").exists()
+    with pytest.raises(ConfigError, match=r"mixer\.sharpness: no such field"):
+        jqmix.load_policy(run_dir, trust=True)
+    assert (tmp_path / "executed").exists()
+
+
+def test_a_core_from_outside_is_not_even_loaded_unless_trusted(run_dir, capsys):
+    replace(run_dir / "config.yaml", "core: gru", "core: os:system")
+    for read in readers(run_dir):
+        with pytest.raises(ConfigError, match=r"agent\.core: this run names code of its own \(os:system\)"):
+            read()
+    report([run_dir])
+
 
 TOUCHED = []
 

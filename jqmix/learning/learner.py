@@ -20,6 +20,8 @@ from jqmix.learning.returns import TARGETS, Actions, Transitions
 from jqmix.learning.split import WHOLE, Split
 from jqmix.networks import normalise
 from jqmix.networks.agent import Agent, AgentStart
+from jqmix.networks.cores import CORES
+from jqmix.networks.cores.check import check_core
 from jqmix.networks.mixers import build_mixer
 from jqmix.networks.mixers.base import Joint, Mixer, MixerBatch, MixerSizes, zero_batch
 from jqmix.networks.mixers.check import check_auxiliary
@@ -285,9 +287,10 @@ def make_optimizer(name: str) -> optax.GradientTransformation:
 
 
 def make_agent(cfg: Config, spec: EnvSpec) -> Agent:
+    """Raises ``ConfigError``, one line, for a core from outside that is none."""
     own = {"share_parameters", "agent_id", "last_action", "layer_norm", "layers", "hidden"}
     options = {name: getattr(cfg.agent, name) for name in sorted(own)}
-    return Agent(
+    agent = Agent(
         spec.n_agents,
         spec.n_actions,
         spec.obs_size,
@@ -298,6 +301,9 @@ def make_agent(cfg: Config, spec: EnvSpec) -> Agent:
         orthogonal=cfg.algo.init == "orthogonal",
         head_gain=cfg.algo.init_gain,
     )
+    if cfg.agent.core not in CORES.builtin:
+        check_core(cfg.agent.core, agent.core_functions, agent.core_sizes)
+    return agent
 
 
 def make_learner(cfg: Config, spec: EnvSpec, split: Split = WHOLE) -> Learner:

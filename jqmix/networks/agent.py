@@ -132,11 +132,11 @@ class Agent(NamedTuple):
         n = self.n_agents
         obs, action = jnp.zeros((n, self.obs_size)), jnp.zeros((n,), jnp.int32)
         params = _Layers(self).init(key, obs, action, jnp.bool_(True))["params"]
-        return {**params, "core": self._core.init(jax.random.fold_in(key, 1))}
+        return {**params, "core": self.core_functions.init(jax.random.fold_in(key, 1))}
 
     def initial_state(self, *batch: int) -> State:
         """What the agents remember at an episode's start; leaves [*batch, N, …]."""
-        return self._core.initial_state(*batch, self.n_agents)
+        return self.core_functions.initial_state(*batch, self.n_agents)
 
     def step(
         self,
@@ -165,8 +165,12 @@ class Agent(NamedTuple):
         return Unrolled(*self._apply(base.unroll, params, start.state, obs, last_action, first))
 
     @property
-    def _core(self) -> base.Core:
-        return build_core(self.core, base.CoreSizes(self.hidden, self.hidden, self.orthogonal), self.core_settings)
+    def core_sizes(self) -> base.CoreSizes:
+        return base.CoreSizes(self.hidden, self.hidden, self.orthogonal)
+
+    @property
+    def core_functions(self) -> base.Core:
+        return build_core(self.core, self.core_sizes, self.core_settings)
 
     @property
     def _alone(self) -> "Agent":
@@ -192,7 +196,7 @@ class Agent(NamedTuple):
         layers, weights = _Layers(self), {"params": params}
         x: Any = layers.apply(weights, obs, last_action, first, method="encode")
         starts = jnp.broadcast_to(first[..., None], x.shape[:-1])
-        hidden, state = form(self._core, params["core"], state, x, starts)
+        hidden, state = form(self.core_functions, params["core"], state, x, starts)
         q: Any = layers.apply(weights, hidden, method="values")
         return q, hidden, state
 

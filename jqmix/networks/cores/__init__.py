@@ -19,9 +19,9 @@ CORES = Registry(
     "agent.core",
     "core",
     {
-        "gru": Entry(f"{_HERE}.gru:gru_core", GRUSettings),
-        "lstm": Entry(f"{_HERE}.lstm:lstm_core", NoSettings),
-        "none": Entry(f"{_HERE}.feedforward:feedforward_core", NoSettings),
+        "gru": Entry(f"{_HERE}.gru:make", GRUSettings),
+        "lstm": Entry(f"{_HERE}.lstm:make", NoSettings),
+        "none": Entry(f"{_HERE}.feedforward:make", NoSettings),
     },
 )
 

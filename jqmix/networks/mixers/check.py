@@ -43,13 +43,17 @@ def _check_apply(mixer: Mixer, sizes: MixerSizes, with_joint: bool, whose: str, 
         except Exception as error:
             raise ConfigError(f"{whose}init or apply raised {raised(error, place)}") from None
         wanted = (*batch, sizes.n_agents) if mixer.per_agent else batch
-        shape, dtype = getattr(found, "shape", None), getattr(found, "dtype", None)
-        if shape != wanted or not jnp.issubdtype(dtype or bool, jnp.floating):
-            given = f"{dtype} {list(shape)}" if shape is not None else type(found).__name__
-            text = (
-                f"{whose}apply gives {given} for values {[*batch, sizes.n_agents]}; it must give floats {list(wanted)}"
-            )
-            raise ConfigError(located(text, place))
+        if not _is_floats(found, wanted):
+            text = f"{whose}apply gives {_spelled(found)} for values {[*batch, sizes.n_agents]}"
+            raise ConfigError(located(f"{text}; it must give floats {list(wanted)}", place))
+
+
+def _is_floats(x: Any, shape: tuple[int, ...]) -> bool:
+    return getattr(x, "shape", None) == shape and jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def _spelled(x: Any) -> str:
+    return f"{x.dtype} {list(x.shape)}" if hasattr(x, "shape") else type(x).__name__
 
 
 def check_auxiliary(mixer: Mixer, params: Any, sizes: MixerSizes, settings: Any) -> None:
@@ -71,6 +75,6 @@ def check_auxiliary(mixer: Mixer, params: Any, sizes: MixerSizes, settings: Any)
     if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[1], dict):
         raise ConfigError(located(f"{whose} must give (loss per slot, {{name: metric per slot}})", place))
     for name, x in {"its loss": found[0], **{f"its metric {k!r}": v for k, v in found[1].items()}}.items():
-        if getattr(x, "shape", None) != BATCH or not jnp.issubdtype(x.dtype, jnp.floating):
-            given = f"{x.dtype} {list(x.shape)}" if hasattr(x, "shape") else type(x).__name__
-            raise ConfigError(located(f"{whose}: {name} is {given}; it must be floats {list(BATCH)}, [T1, B]", place))
+        if not _is_floats(x, BATCH):
+            text = f"{whose}: {name} is {_spelled(x)}; it must be floats {list(BATCH)}, [T1, B]"
+            raise ConfigError(located(text, place))
