@@ -18,7 +18,7 @@ from jqmix.networks import normalise
 from jqmix.types import Packed, Window
 
 
-class Learned(NamedTuple):
+class LearningResult(NamedTuple):
     """What an iteration's learning makes: what it changes of a member, the shared counters, and what it tells."""
 
     learner: Any
@@ -49,7 +49,7 @@ class Algorithm(Protocol):
 
     def init_counters(self) -> Any: ...
 
-    def learn(self, member: Member, counters: Any, windows: Packed, cfg: Config, key: Array) -> Learned:
+    def learn(self, member: Member, counters: Any, windows: Packed, cfg: Config, key: Array) -> LearningResult:
         """Learns from what was collected: E windows, which are in no buffer yet."""
         ...
 
@@ -79,13 +79,13 @@ def updates(step: Callable[[Any, Any, Any], tuple[Updated, Any, Any]], begin: St
         fault = health.found(fault, health.in_update(updated.params, updated.stats), member.env_steps)
         sound = fault.code == 0
         stats = jax.tree.map(lambda x: jnp.where(sound, x, 0.0), updated.stats)
-        return (*choose(sound, tuple(new), (learner, priority)), fault), stats
+        return (*select(sound, tuple(new), (learner, priority)), fault), stats
 
     with jax.named_scope("learning"):  # for profiles
         end, stats = jax.lax.scan(guarded, begin, xs)
     return end, jax.tree.map(jnp.mean, stats)
 
 
-def choose(condition: Bool[Array, ""] | Float[Array, ""], a: Any, b: Any) -> Any:
+def select(condition: Bool[Array, ""] | Float[Array, ""], a: Any, b: Any) -> Any:
     """Leaf by leaf, ``a`` where the condition holds, else ``b``."""
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)

@@ -10,7 +10,7 @@ from jqmix.buffers import Buffer, make_buffer, windows
 from jqmix.buffers.base import Stored
 from jqmix.config import Config
 from jqmix.envs.base import BatchedDecPOMDP
-from jqmix.learning.algorithm import Learned, choose, updates, window_to_learn_from
+from jqmix.learning.algorithm import LearningResult, select, updates, window_to_learn_from
 from jqmix.learning.health import Fault
 from jqmix.learning.learner import Aim, Learner, Params, Stats, Updated, Values, empty_stats, make_learner
 from jqmix.learning.split import Split
@@ -53,7 +53,7 @@ class DQN(NamedTuple):
         none = jnp.int32(0)
         return Counters(none, none, none)
 
-    def learn(self, member: Member, counters: Counters, windows: Packed, cfg: Config, key: Array) -> Learned:
+    def learn(self, member: Member, counters: Counters, windows: Packed, cfg: Config, key: Array) -> LearningResult:
         """Adds the windows, makes U updates as soon as the buffer holds a batch, and copies the target when it is due.
 
         The buffer itself stays outside the condition, which would copy it.
@@ -80,7 +80,7 @@ class DQN(NamedTuple):
             since_copy=collected % cfg.algo.target_period,
         )
         made = jnp.where(ready, cfg.updates, 0)
-        return Learned(learner, stored._replace(priority=priority), fault, counters, stats, made)
+        return LearningResult(learner, stored._replace(priority=priority), fault, counters, stats, made)
 
     def _updates(
         self, member: Member, stored: Stored, held: Array, cfg: Config, key: Array
@@ -125,7 +125,7 @@ class DQN(NamedTuple):
 
 def _with_target(learner: DQNState, fault: Fault) -> DQNState:
     """The target network as a copy of the one that learns, unless that is frozen."""
-    return learner._replace(target=choose(fault.code == 0, learner.params, learner.target))
+    return learner._replace(target=select(fault.code == 0, learner.params, learner.target))
 
 
 def make_dqn(cfg: Config, env: BatchedDecPOMDP, slots: int, split: Split) -> DQN:

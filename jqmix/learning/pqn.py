@@ -14,7 +14,7 @@ from jaxtyping import Array, Int
 from jqmix.buffers.windows import take
 from jqmix.config import Config
 from jqmix.envs.base import BatchedDecPOMDP
-from jqmix.learning.algorithm import Learned, updates, window_to_learn_from
+from jqmix.learning.algorithm import LearningResult, updates, window_to_learn_from
 from jqmix.learning.learner import Aim, Learner, Params, Updated, Values, make_learner
 from jqmix.learning.split import Split
 from jqmix.learning.state import Member
@@ -43,7 +43,7 @@ class PQN(NamedTuple):
     def init_counters(self) -> tuple[()]:
         return ()
 
-    def learn(self, member: Member, counters: tuple[()], windows: Packed, cfg: Config, key: Array) -> Learned:
+    def learn(self, member: Member, counters: tuple[()], windows: Packed, cfg: Config, key: Array) -> LearningResult:
         """Epochs × minibatches updates from E windows."""
         split = self.learner.split
 
@@ -56,7 +56,7 @@ class PQN(NamedTuple):
         index = minibatches(key, cfg.rollouts, cfg.algo.epochs, cfg.algo.minibatches)
         xs = index, jax.random.split(jax.random.fold_in(key, cfg.algo.epochs), len(index))
         (learner, _, fault), stats = updates(step, (member.learner, (), member.fault), xs, member)
-        return Learned(learner, None, fault, counters, stats, jnp.int32(len(index)))
+        return LearningResult(learner, None, fault, counters, stats, jnp.int32(len(index)))
 
     def update(
         self, state: PQNState, window: Window, moments: Any, cfg: Config, key: Array | None = None

@@ -22,7 +22,7 @@ from jqmix.envs.base import BatchedDecPOMDP
 from jqmix.envs.check import check_env
 from jqmix.envs.registry import entries, make_env
 from jqmix.learning import count, health
-from jqmix.learning.algorithm import Algorithm, Learned, choose
+from jqmix.learning.algorithm import Algorithm, LearningResult, select
 from jqmix.learning.dqn import make_dqn
 from jqmix.learning.evaluation import evaluate
 from jqmix.learning.exploration import linear_schedule
@@ -191,7 +191,7 @@ class Program(NamedTuple):
             changes["learner"] = member.learner._replace(params=params | {"agent": agent})
         kept = {name: getattr(member, name) for name in changes}
         strange = jnp.sum(health.outside(new.reward, bounds) & ~new.last, dtype=jnp.float32)
-        return member._replace(**choose(member.fault.code == 0, changes, kept)), strange
+        return member._replace(**select(member.fault.code == 0, changes, kept)), strange
 
     # Evaluation
 
@@ -217,7 +217,7 @@ class Program(NamedTuple):
         metrics = self._metrics(member)
         done = rounds.complete & ~rounds.absolute
         tally = self._empty_tally()._replace(greedy=greedy)
-        member = member._replace(best=self._best(member, done), tally=choose(done, tally, member.tally))
+        member = member._replace(best=self._best(member, done), tally=select(done, tally, member.tally))
         shared = shared._replace(since_evaluation=jnp.where(done, 0, shared.since_evaluation))
         return member, shared, metrics
 
@@ -226,7 +226,7 @@ class Program(NamedTuple):
         win_rate, return_mean = means.get("win_rate", jnp.zeros(())), means["return_mean"]
         better = (win_rate > best.win_rate) | ((win_rate == best.win_rate) & (return_mean > best.return_mean))
         new = Best(member.learner.params["agent"], win_rate, return_mean, member.env_steps)
-        return choose(better & done & (member.fault.code == 0), new, best)
+        return select(better & done & (member.fault.code == 0), new, best)
 
     def _metrics(self, member: Member) -> dict[str, Any]:
         """What the log is made of. Means over nothing are 0, as ``…/episodes`` and ``train/updates`` then are."""
@@ -285,7 +285,7 @@ class Program(NamedTuple):
         return linear_schedule(count.as_float(member.env_steps), start, end, jnp.float32(self.cfg.total_steps))
 
 
-def _with_iteration(tally: Tally, episodes: Episodes, learned: Learned, strange: Array) -> Tally:
+def _with_iteration(tally: Tally, episodes: Episodes, learned: LearningResult, strange: Array) -> Tally:
     return tally._replace(
         trained=jax.tree.map(lambda total, x: total + jnp.sum(x), tally.trained, episodes),
         learning=jax.tree.map(jnp.add, tally.learning, learned.stats),

@@ -275,7 +275,7 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 19
 
 
-def check(path: Path, parts: Sequence[str] = ("learned", "replay")) -> Manifest:
+def check_files(path: Path, parts: Sequence[str] = ("learned", "replay")) -> Manifest:
     """What a checkpoint says of itself, after its manifest and the files of these parts were found to be what was
     saved. Raises ``DamagedError``."""
     about = _read_manifest(path)
@@ -331,7 +331,7 @@ def _open_regular(path: Path) -> Iterator[io.BufferedReader]:
         yield file
 
 
-def load(path: Path, with_replay: bool) -> dict[str, Any]:
+def load_state(path: Path, with_replay: bool) -> dict[str, Any]:
     """``{"member": …, "shared": …}``: fields as dictionaries of NumPy arrays, read wherever they were saved."""
     about = _read_manifest(path)
     data, at, tree = _read_tree(path / "learned")["array"], 0, {}
@@ -438,7 +438,7 @@ def newest(
     found = [s for s in found if not (to_resume and s.final) and at in (None, s.iteration)]
     for saved in found:
         try:
-            return saved, check(saved.path, ("learned", "replay") if to_resume else ("learned",))
+            return saved, check_files(saved.path, ("learned", "replay") if to_resume else ("learned",))
         except DamagedError as error:
             say(str(error))
     if found:
@@ -480,7 +480,7 @@ def load_learned(run_dir: Path, cfg: Config, say: Callable[[str], None]) -> Lear
             tree, first, last = _core_apart(_gates_apart(_read_tree(chosen)["member"])), 0, cfg.seeds
         else:
             saved, about = chosen
-            tree, first, last = load(saved.path, with_replay=False)["member"], saved.first, saved.last
+            tree, first, last = load_state(saved.path, with_replay=False)["member"], saved.first, saved.last
             tree = tree if about.format == FORMAT else _core_apart(tree)
         _check_count(tree, last - first, cfg)
         pieces.append((list(range(member, last)), jax.tree.map(lambda x, i=member - first: x[i:], tree)))
