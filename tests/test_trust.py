@@ -53,10 +53,10 @@ def replace(path, old, new):
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("hidden: 16", "hidden: 32", "agent.encoder.bias is 16 in the checkpoint, 32 by the configuration"),
-        ("recurrent: true", "recurrent: false", "agent.core.bias is absent in the checkpoint, 16 by"),
+        ("hidden: 16", "hidden: 32", "agent.core.b_h.n is 16 in the checkpoint, 32 by the configuration"),
+        ("recurrent: true", "recurrent: false", "agent.core.b_h.n is 16 in the checkpoint, absent by"),
         ("layer_norm: false", "layer_norm: true", "agent.encoder.norm.bias is absent in the checkpoint"),
-        ("share_parameters: true", "share_parameters: false", "agent.encoder.bias is 16 in the checkpoint, 2 × 16"),
+        ("share_parameters: true", "share_parameters: false", "agent.core.b_h.n is 16 in the checkpoint, 2 × 16"),
         ("last_action: true", "last_action: false", "agent.encoder.kernel is 8 × 16 in the checkpoint, 6 × 16"),
         ("mixer: qmix", "mixer: vdn", "in the checkpoint, absent by the configuration"),
         ("mixer: qmix", "mixer: qplex", "does not fit its weights: mixer."),
