@@ -39,6 +39,10 @@ class Algorithm(Protocol):
     @property
     def learner(self) -> Learner: ...
 
+    def bound(self, cfg: Config) -> "Algorithm":
+        """With a learner that is bound to ``cfg`` (:meth:`Learner.bound`)."""
+        ...
+
     def init(self, key: Array) -> Any:
         """What it learns, with the parameters as ``params`` ({"agent": …, …})."""
         ...

@@ -41,6 +41,9 @@ class DQN(NamedTuple):
     buffer: Buffer
     slots: int  # of a stored window
 
+    def bound(self, cfg: Config) -> "DQN":
+        return self._replace(learner=self.learner.bound(cfg))
+
     def init(self, key: Array) -> DQNState:
         params, opt_state = self.learner.init(key)
         return DQNState(params, jax.tree.map(jnp.copy, params), opt_state)

@@ -34,6 +34,9 @@ class PQN(NamedTuple):
     env: BatchedDecPOMDP
     learner: Learner
 
+    def bound(self, cfg: Config) -> "PQN":
+        return self._replace(learner=self.learner.bound(cfg))
+
     def init(self, key: Array) -> PQNState:
         return PQNState(*self.learner.init(key))
 

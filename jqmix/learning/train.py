@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jqmix.config import Config, check_window, window_start
+from jqmix.config import CHOICES, Config, check_window, window_start
 from jqmix.envs.base import BatchedDecPOMDP
 from jqmix.envs.check import check_env
 from jqmix.envs.registry import entries, make_env
@@ -143,7 +143,7 @@ class Program(NamedTuple):
 
         Where something is not finite, what the member learned stays from then on as it was before.
         """
-        agent = self.algorithm.learner.agent
+        agent = self._algorithm(member).learner.agent
         key_collect, key_learn = jax.random.split(self._training_key(member, shared))
         with jax.named_scope("collecting"):  # for profiles
             windows, episodes, ongoing = collect(
@@ -156,7 +156,7 @@ class Program(NamedTuple):
                 member.ongoing,
             )
         member, strange = self._remember(member._replace(ongoing=ongoing), windows)
-        learned = self.algorithm.learn(member, shared.counters, windows, self.now(member), key_learn)
+        learned = self._algorithm(member).learn(member, shared.counters, windows, self.now(member), key_learn)
         member = member._replace(
             learner=learned.learner,
             buffer=learned.buffer,
@@ -207,7 +207,7 @@ class Program(NamedTuple):
         def one_more(i: Array, greedy: Episodes) -> Episodes:
             number = rounds.first + i
             key = self._evaluation_key(member, shared, number, rounds.absolute)
-            agent, params = self.algorithm.learner.agent, member.learner.params["agent"]
+            agent, params = self._algorithm(member).learner.agent, member.learner.params["agent"]
             episodes = evaluate(agent, params, self.eval_env, key)
             counted = number * self.eval_env.size + jnp.arange(self.eval_env.size) < rounds.episodes
             return jax.tree.map(lambda total, x: total + jnp.sum(x * counted), greedy, episodes)
@@ -242,6 +242,11 @@ class Program(NamedTuple):
         }
 
     # Both
+
+    def _algorithm(self, member: Member) -> Algorithm:
+        """With the member's own settings of mixer and core, where some of them are traced."""
+        traced = any(path.partition(".")[0] in CHOICES for path in member.hyper)
+        return self.algorithm.bound(bind(self.cfg, member.hyper)) if traced else self.algorithm
 
     def chunk(
         self, member: Member, shared: Shared, iterations: int | None = None
