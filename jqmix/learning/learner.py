@@ -116,7 +116,7 @@ class Learner(NamedTuple):
     split: Split = WHOLE
 
     def bound(self, cfg: Config) -> "Learner":
-        """With the settings of mixer and core as ``cfg`` has them: inside the program, those that are traced are arrays,
+        """With the settings of mixer and core as ``cfg`` has them. Inside the program those that are traced are arrays,
         wherever a factory uses them."""
         mixer = MIXERS.build(cfg.algo.mixer, self.sizes, cfg.mixer)
         return self._replace(mixer=mixer, agent=self.agent._replace(core_settings=cfg.core))
