@@ -13,9 +13,19 @@ from jqmix.envs.base import BatchedDecPOMDP
 from jqmix.learning import health
 from jqmix.learning.health import Fault
 from jqmix.learning.learner import Learner, Stats, Updated
+from jqmix.learning.split import Split
 from jqmix.learning.state import Member
 from jqmix.networks import normalise
 from jqmix.types import Packed, Window
+
+
+class Room(NamedTuple):
+    """An algorithm by name: how it is made, and what follows from its configuration alone."""
+
+    # of (cfg, environments, slots of a stored window, how batches are divided among devices)
+    make: "Callable[[Config, BatchedDecPOMDP, int, Split], Algorithm]"
+    batch: Callable[[Config], int]  # windows per update
+    updates: Callable[[Config], int]  # per iteration
 
 
 class LearningResult(NamedTuple):

@@ -10,7 +10,7 @@ from jqmix.buffers import Buffer, make_buffer, windows
 from jqmix.buffers.base import Stored
 from jqmix.config import Config
 from jqmix.envs.base import BatchedDecPOMDP
-from jqmix.learning.algorithm import LearningResult, select, updates, window_to_learn_from
+from jqmix.learning.algorithm import LearningResult, Room, select, updates, window_to_learn_from
 from jqmix.learning.health import Fault
 from jqmix.learning.learner import Aim, Learner, Params, Stats, Updated, Values, empty_stats, make_learner
 from jqmix.learning.split import Split
@@ -131,5 +131,8 @@ def _with_target(learner: DQNState, fault: Fault) -> DQNState:
     return learner._replace(target=select(fault.code == 0, learner.params, learner.target))
 
 
-def make_dqn(cfg: Config, env: BatchedDecPOMDP, slots: int, split: Split) -> DQN:
+def _make(cfg: Config, env: BatchedDecPOMDP, slots: int, split: Split) -> DQN:
     return DQN(cfg, env, make_learner(cfg, env.spec, split), make_buffer(cfg.replay), slots)
+
+
+ROOM = Room(_make, batch=lambda cfg: cfg.replay.batch, updates=lambda cfg: cfg.updates)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Int
 from jqmix.buffers.windows import take
 from jqmix.config import Config
 from jqmix.envs.base import BatchedDecPOMDP
-from jqmix.learning.algorithm import LearningResult, updates, window_to_learn_from
+from jqmix.learning.algorithm import LearningResult, Room, updates, window_to_learn_from
 from jqmix.learning.learner import Aim, Learner, Params, Updated, Values, make_learner
 from jqmix.learning.split import Split
 from jqmix.learning.state import Member
@@ -85,5 +85,12 @@ def minibatches(key: Array, rollouts: int, epochs: int, count: int) -> Int[Array
     return orders.reshape(epochs * count, rollouts // count)
 
 
-def make_pqn(cfg: Config, env: BatchedDecPOMDP, slots: int, split: Split) -> PQN:
+def _make(cfg: Config, env: BatchedDecPOMDP, slots: int, split: Split) -> PQN:
     return PQN(env, make_learner(cfg, env.spec, split))
+
+
+ROOM = Room(
+    _make,
+    batch=lambda cfg: cfg.rollouts // cfg.algo.minibatches,
+    updates=lambda cfg: cfg.algo.epochs * cfg.algo.minibatches,
+)

@@ -21,23 +21,20 @@ from jqmix.config import CHOICES, Config, check_window, window_start
 from jqmix.envs.base import BatchedDecPOMDP
 from jqmix.envs.check import check_env
 from jqmix.envs.registry import entries, make_env
-from jqmix.learning import count, health
-from jqmix.learning.algorithm import Algorithm, LearningResult, select
-from jqmix.learning.dqn import make_dqn
+from jqmix.learning import count, dqn, health, pqn
+from jqmix.learning.algorithm import Algorithm, LearningResult, Room, select
 from jqmix.learning.evaluation import evaluate
 from jqmix.learning.exploration import linear_schedule
 from jqmix.learning.health import Fault
 from jqmix.learning.hyper import Hyper, bind, hyper_of
 from jqmix.learning.learner import empty_stats
-from jqmix.learning.pqn import make_pqn
 from jqmix.learning.rollout import Episodes, Ongoing, agent_start, begin_ongoing, collect
 from jqmix.learning.split import WHOLE, Split
 from jqmix.learning.state import Best, Member, Rounds, Shared, Tally
 from jqmix.networks import normalise
 from jqmix.types import EnvSpec, Packed
 
-# An algorithm is made of (cfg, environments, slots of a window, how batches are divided among devices).
-ALGORITHMS: dict[str, Callable[[Config, BatchedDecPOMDP, int, Split], Algorithm]] = {"dqn": make_dqn, "pqn": make_pqn}
+ALGORITHMS: dict[str, Room] = {"dqn": dqn.ROOM, "pqn": pqn.ROOM}
 
 
 class Train(NamedTuple):
@@ -63,11 +60,11 @@ def iterations_per_chunk(cfg: Config, spec: EnvSpec) -> int:
 
 def learning_batch(cfg: Config) -> int:
     """Windows per update."""
-    return cfg.rollouts // cfg.algo.minibatches if cfg.algo.name == "pqn" else cfg.replay.batch
+    return ALGORITHMS[cfg.algo.name].batch(cfg)
 
 
 def updates_per_iteration(cfg: Config) -> int:
-    return cfg.algo.epochs * cfg.algo.minibatches if cfg.algo.name == "pqn" else cfg.updates
+    return ALGORITHMS[cfg.algo.name].updates(cfg)
 
 
 def episodes_at_once(cfg: Config) -> int:
@@ -326,7 +323,7 @@ def _options(cfg: Config) -> dict[str, Any]:
 def make_program(cfg: Config, split: Split = WHOLE) -> Program:
     env = build_env(cfg, cfg.rollouts)
     slots = window_slots(cfg, env.spec)
-    algorithm = ALGORITHMS[cfg.algo.name](cfg, env, slots, split)
+    algorithm = ALGORITHMS[cfg.algo.name].make(cfg, env, slots, split)
     return Program(cfg, env, build_env(cfg, episodes_at_once(cfg)), algorithm)
 
 
