@@ -339,41 +339,10 @@ def load_state(path: Path, with_replay: bool) -> dict[str, Any]:
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         _put(tree, name, data[at : at + size].view(dtype).reshape(shape))
         at += size
-    _rename_hyper(tree.get("member", {}))
     arrays = {name.split("/")[1] for name in about.files if name.startswith("replay/")} if with_replay else set()
     for name in sorted(arrays):
         _put(tree["member"], name, _read_tree(path / "replay" / name)["array"])
     return tree
-
-
-# The traced hyperparameters by the names that earlier checkpoints have.
-OLD_HYPER = {
-    "lr": "optim.lr",
-    "lr_end": "optim.lr_end",
-    "grad_clip": "optim.grad_clip",
-    "gamma": "algo.gamma",
-    "td_lambda": "algo.td_lambda",
-    "n_step": "algo.n_step",
-    "target_tau": "algo.target_tau",
-    "reward_scale": "algo.reward_scale",
-    "priority_alpha": "replay.priority_alpha",
-    "priority_beta": "replay.priority_beta",
-    "eps_start": "explore.eps_start",
-    "eps_end": "explore.eps_end",
-    "eps_steps": "explore.eps_steps",
-    "wqmix_alpha": "mixer.alpha",
-}
-
-
-def _rename_hyper(member: dict[str, Any]) -> None:
-    """Hyperparameters of an earlier checkpoint by today's paths, with the weights of QTRAN's losses as they were."""
-    old = member.get("hyper", {})
-    if "lr" not in old:
-        return
-    new = {"mixer.opt": np.full_like(old["lr"], 1.0), "mixer.nopt": np.full_like(old["lr"], 0.1)}
-    member["hyper"] = {}
-    for path, x in {**{OLD_HYPER[name]: x for name, x in old.items() if name in OLD_HYPER}, **new}.items():
-        _put(member["hyper"], path, x)
 
 
 def _put(tree: dict[str, Any], name: str, array: np.ndarray) -> None:
