@@ -30,7 +30,7 @@ step() { # NAME SCRIPT ARGUMENTS…
 
 step sizes_seeds turns.py . --preset $preset --set "${setting[@]}" --grid seeds=$seeds --repeats 3
 step sizes_rollouts turns.py . --preset $preset --set "${setting[@]}" --grid rollouts=$rollouts --repeats 3
-step one_kernel turns.py . .,agent.one_kernel=true --preset $preset --set "${setting[@]}" --repeats 3
+step one_kernel turns.py . .,core.one_kernel=true --preset $preset --set "${setting[@]}" --repeats 3
 step smax peers.py smax --maps "${maps[@]}" --batches "${batches[@]}"
 step parts_2s3z parts.py time $preset --set "${setting[@]}"
 step products_2s3z parts.py products $preset --set "${setting[@]}"

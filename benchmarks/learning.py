@@ -66,7 +66,7 @@ def runs(args: argparse.Namespace) -> None:
 
 GAMES = {"matrix_game_a": 8, "matrix_game_b": 12, "matrix_game_c": 10.4, "matrix_game_d": 8, "two_step_game": 8}
 # From large steps on, QMIX's error on payoff A has a second minimum, in which some seeds end: see its preset.
-OVERRIDES = {("matrix_game_a", "qmix"): {"optim.lr": 2e-4, "algo.embed": 32}}
+OVERRIDES = {("matrix_game_a", "qmix"): {"optim.lr": 2e-4, "mixer.embed": 32}}
 MIXERS = ("vdn", "qmix", "qatten", "qplex", "qtran", "cw_qmix", "ow_qmix")
 
 

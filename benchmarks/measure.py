@@ -166,12 +166,15 @@ class Training:
     """Whole training, compiled: call by call, each of some iterations and an evaluation."""
 
     def __init__(self, cfg: Any):
-        from jqmix.learning.train import iterations_per_chunk
+        from jqmix.learning.state import Rounds
+        from jqmix.learning.train import iterations_per_chunk, rounds_for
         from jqmix.runs.population import compile_population
 
         self.population = compile_population(cfg)
-        self.state = [self.population.members, self.population.shared]
+        self.state: list[Any] = [self.population.members, self.population.shared]
         self.iterations = iterations_per_chunk(cfg, self.population.spec)  # of a call
+        episodes = cfg.eval.episodes
+        self.rounds = Rounds(rounds_for(episodes, cfg), 0, episodes, True, False)
         self.costs = {"trace_s": self.population.trace_s, "compile_s": self.population.compile_s}
 
     def call(self) -> float:
@@ -179,7 +182,9 @@ class Training:
         import jax
 
         begin = time.perf_counter()
-        self.state[:] = jax.block_until_ready(self.population.step(*self.state))[:2]
+        members, shared = self.state
+        members, shared, _ = self.population.train(members, shared, self.iterations)
+        self.state[:] = jax.block_until_ready(self.population.evaluate(members, shared, self.rounds))[:2]
         return time.perf_counter() - begin
 
     def until_learning(self) -> None:
@@ -200,11 +205,11 @@ class Training:
         """Of all members together."""
         from jqmix.runs.memory import tree_bytes
 
-        return tree_bytes(self.state[0].replay)
+        return tree_bytes(self.state[0].buffer)
 
     def text(self) -> str:
         """The compiled program."""
-        return self.population.compiled.as_text()
+        return self.population.training.as_text()
 
 
 def peak_bytes() -> int:
@@ -246,30 +251,34 @@ def parts_of(cfg: Any) -> list[Part]:
     import jax
     import jax.numpy as jnp
 
-    from jqmix.learning import replay
+    from jqmix.buffers import windows
+    from jqmix.learning.learner import mixer_state
     from jqmix.learning.rollout import collect
-    from jqmix.learning.train import make_program
+    from jqmix.learning.train import make_program, window_length
 
     program = make_program(cfg)
-    env, learner, agent = program.env, program.learner, program.learner.agent
+    dqn: Any = program.algorithm
+    env, learner, agent, steps = program.env, dqn.learner, dqn.learner.agent, window_length(cfg, program.env.spec)
     member, shared = jax.jit(program.init)(jnp.int32(cfg.seed))
     params, key, full = member.learner.params, jax.random.key(0), jnp.int32(cfg.replay.capacity)
 
     @jax.jit
     def play(params: Any, key: Any) -> Any:
-        return collect(agent, params, env, key, jnp.float32(0.1), program.slots)[0]
+        return collect(agent, params, env, key, jnp.float32(0.1), steps)[0]
 
-    held = jax.jit(replay.add)(member.replay, play(params["agent"], key), jnp.int32(0))
+    held = jax.jit(dqn.buffer.add)(member.buffer, play(params["agent"], key), jnp.int32(0))
 
-    def sample(ring: Any) -> Any:
-        return replay.unpack(env, replay.sample(key, ring, full, cfg.replay.batch))
+    def take(stored: Any) -> Any:
+        return windows.take(stored.windows, dqn.buffer.sample(key, stored, full, cfg.replay)[0])
 
-    batch = jax.jit(sample)(held)
-    drawn = jax.eval_shape(lambda ring: replay.sample(key, ring, full, cfg.replay.batch), held)
-    state, q_taken = learner.mixer_state(member.moments, batch.state), jnp.ones(batch.action.shape)
+    def sample(stored: Any) -> Any:
+        return windows.unpack(env, take(stored))
+
+    batch, drawn = jax.jit(sample)(held), jax.eval_shape(take, held)
+    state, q_taken = mixer_state(cfg, member.moments, batch.state), jnp.ones(batch.action.shape)
 
     def unroll(p: Any, batch: Any) -> Any:
-        return agent.unroll(p, batch.obs, batch.action, batch.first)
+        return agent.unroll(p, batch.obs, batch.action, batch.first).q
 
     def mix(p: Any, q: Any, state: Any) -> Any:
         return learner.mixer.apply(p, q, state)
@@ -277,18 +286,18 @@ def parts_of(cfg: Any) -> list[Part]:
     def squared(f: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *args: jnp.sum(jnp.square(f(*args)))
 
-    update = partial(learner.update, lr=jnp.float32(1e-4))
-    whole = member._replace(replay=held), shared._replace(held=full)
+    update = partial(dqn.update, cfg=program.now(member))
+    whole = member._replace(buffer=held), shared._replace(counters=shared.counters._replace(held=full))
     seen, mixed, u = (params["agent"], batch), (params["mixer"], q_taken, state), cfg.updates
     return [
-        Part("environment", 1, partial(_play_env, env, program.slots), (key,)),
+        Part("environment", 1, partial(_play_env, env, steps + 1), (key,)),
         Part("acting, environment included", 1, play, (params["agent"], key)),
         Part("replay: sample and unpack", u, sample, (held,), (drawn, batch)),
         Part("agent: unroll forward", u, unroll, seen),
         Part("agent: unroll gradient", u, jax.grad(squared(unroll)), seen),
         Part("mixer: forward", u, mix, mixed),
         Part("mixer: gradient", u, jax.grad(squared(mix), (0, 1)), mixed),
-        Part("update", u, update, (member.learner, batch, member.moments, member.hyper)),
+        Part("update", u, update, (member.learner, batch, member.moments)),
         Part("iteration", 1, program.iteration, whole, (member.learner, member.learner)),
     ]
 
@@ -319,14 +328,9 @@ def gru_forms(hidden: int) -> GRU:
     pass written by hand, and on a GPU the recurrence as one kernel."""
     import jax
 
-    from jqmix.networks import gru
-
-    def plain(params: Any, h: Any, x: Any, first: Any) -> Any:
-        def step(h: Any, inputs: Any) -> Any:
-            h = gru.cell(params, gru.reset_where(inputs[1], h), inputs[0])
-            return h, h
-
-        return jax.lax.scan(step, h, (gru.project(params, x), first))[1]
+    from jqmix.kernels import gru
+    from jqmix.kernels.gru_step import Gates, GRUParams
+    from jqmix.networks.cores.gru import unroll as plain
 
     forms: dict[str, Callable[..., Any]] = {"plain": plain, "fast": gru.unroll}
     if gru.fits_one_kernel(hidden):
@@ -334,14 +338,14 @@ def gru_forms(hidden: int) -> GRU:
     keys = jax.random.split(jax.random.key(0), 4)
     shapes = (hidden, hidden), (hidden,), (hidden, hidden), (hidden,)
     draws = (0.1 * jax.random.normal(k, (3, *shape)) for k, shape in zip(keys, shapes, strict=True))
-    return GRU(forms, gru.GRUParams(*(gru.Gates(*draw) for draw in draws)))
+    return GRU(forms, GRUParams(*(Gates(*draw) for draw in draws)))
 
 
 def pool_steps() -> int:
     """Slots of a window for each start that is drawn in advance."""
-    from jqmix.learning.rollout import SLOTS_PER_RESET
+    from jqmix.learning.rollout import SLOTS_PER_START
 
-    return SLOTS_PER_RESET
+    return SLOTS_PER_START
 
 
 def random_available(u: Any, avail: Any) -> Any:

@@ -33,8 +33,8 @@ SMALL = {
     "env.name": "two_step_game",
     "seeds": 2,
     "agent.hidden": 16,
-    "algo.embed": 8,
-    "algo.hypernet_hidden": 16,
+    "mixer.embed": 8,
+    "mixer.hypernet_hidden": 16,
     "replay.capacity": 64,
     "replay.batch": 16,
     "eval.every": 64,
@@ -112,8 +112,8 @@ def state_of(run_dir: Path) -> Any:
     from jqmix.runs import checkpoint
 
     saved = next(s for s in checkpoint.find(run_dir, load_config(run_dir).seeds) if not s.final)
-    checkpoint.check(saved.path)
-    return jax.tree.map(lambda x: x, checkpoint.load(saved.path, with_replay=True))
+    checkpoint.check_files(saved.path)
+    return jax.tree.map(lambda x: x, checkpoint.load_state(saved.path, with_replay=True))
 
 
 def same(a: Path, b: Path) -> bool:

@@ -504,6 +504,13 @@ NEEDS: list[tuple[str, str, tuple[Any, ...]]] = [
 ]
 
 
+def has_effect(path: str, cfg: Config) -> bool:
+    """Whether a field does anything in this configuration, by what is known of it."""
+    flat = flatten(to_dict(cfg))
+    gates = [(gate, values) for field, gate, values in NEEDS if field == path]
+    return path in flat and all(flat[gate] in values or _is_unknown_choice(gate, flat[gate]) for gate, values in gates)
+
+
 def check_effects(cfgs: Sequence[Config], given: Iterable[str]) -> None:
     """Fields that were asked for must do something in one of these configurations, or be as they always are.
 

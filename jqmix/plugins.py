@@ -39,7 +39,7 @@ def check_path(path: str, field: str, error: type[ValueError] = ConfigError) -> 
         raise error(f"{field}: {quoted(path)} must look like package.module:function")
 
 
-def load(path: str, field: str, error: type[ValueError] = ConfigError) -> Callable[..., Any]:
+def load_function(path: str, field: str, error: type[ValueError] = ConfigError) -> Callable[..., Any]:
     """The function that ``package.module:function`` names; modules in the current folder are found, too."""
     check_path(path, field, error)
     module, _, attribute = path.partition(":")
@@ -111,7 +111,7 @@ class Registry:
     def factory(self, name: str) -> Callable[..., Any]:
         """What builds it. Loads code from outside if ``name`` says so."""
         entry = self._entries.get(self.check(name), Entry(name))
-        return load(entry.factory, self.field) if isinstance(entry.factory, str) else entry.factory
+        return load_function(entry.factory, self.field) if isinstance(entry.factory, str) else entry.factory
 
     def settings(self, name: str) -> type:
         """The class of its settings. Loads code from outside if ``name`` says so."""

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "kernels": {"types", "kernels"},
     "settings": {"inputs"},
     "plugins": {"inputs", "settings", "envs"},  # of envs the errors alone
-    "envs": {"types", "inputs", "plugins", "envs"},
+    "envs": {"types", "inputs", "plugins", "kernels", "envs"},
     "files": {"inputs"},
     "networks": {"types", "inputs", "settings", "plugins", "kernels", "networks"},
     "config": {"inputs", "settings", "plugins", "envs", "networks"},  # registries' names and settings, without JAX
@@ -40,11 +40,7 @@ WITHOUT_JAX = ("inputs", "interrupts", "settings", "plugins", "config", "files",
 LONGEST = 60  # lines of a function
 
 # What modules of a kind all have: the functions by which they are used, and what an environment draws for a step.
-PROTOCOLS = {"init", "make", "apply", "step", "add", "sample", "update", "main", "Noise"}
-
-# Still to go; a test fails where one of them is gone and stands here.
-NAMED_TWICE: set[str] = {"Saved", "check", "draw", "one_line"}
-CIRCLES: set[tuple[str, str]] = {("jqmix.networks.gru_kernel", "jqmix.networks.gru")}
+PROTOCOLS = {"init", "make", "apply", "step", "unroll", "add", "sample", "update", "main", "Noise"}
 
 
 def parse(path: Path) -> ast.Module:
@@ -106,8 +102,6 @@ def test_one_environment_never_reaches_into_learning():
 
 def test_no_files_import_each_other_in_a_circle():
     graph = {name: imported_modules(path) - {name} for name, path in MODULES.items()}
-    for importer, imported in CIRCLES:
-        graph[importer].remove(imported)
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -156,4 +150,4 @@ def test_no_public_name_is_defined_twice():
             if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
                 homes[node.name].add(module_name(path))
     twice = {name: found for name, found in homes.items() if len(found) > 1 and name not in PROTOCOLS}
-    assert twice.keys() == NAMED_TWICE, twice
+    assert not twice, twice

@@ -57,7 +57,7 @@ def states_of(run_dir):
     newest = {}
     for saved in reversed([s for s in checkpoint.find(Path(run_dir), seeds) if not s.final]):
         newest[saved.first] = saved
-    return [checkpoint.load(newest[first].path, with_replay=True) for first in sorted(newest)]
+    return [checkpoint.load_state(newest[first].path, with_replay=True) for first in sorted(newest)]
 
 
 def assert_same(a, b):
@@ -486,4 +486,4 @@ def test_a_hostile_manifest_is_damaged(tmp_path, whole, change):
     text = json.dumps(tree | change)
     (saved.path / "manifest.json").write_text(hashlib.sha256(text.encode()).hexdigest() + "\n" + text)
     with pytest.raises(checkpoint.DamagedError):
-        checkpoint.check(saved.path)
+        checkpoint.check_files(saved.path)

@@ -27,6 +27,7 @@ from jqmix.config import (
 from jqmix.learning.hyper import bind, hyper_of
 from jqmix.learning.train import make_program
 from jqmix.networks.mixers import MIXERS, Mixer, MixerSizes, build_mixer, mixer_names, register_mixer
+from jqmix.runs import checkpoint
 from jqmix.settings import NoSettings, make_settings, settings_in
 
 SMALL = {
@@ -95,6 +96,22 @@ def test_a_run_directory_of_an_earlier_version_is_read(tmp_path):
         assert read.get("mixer.embed", 16) == 16 and read["agent.core"] == "gru"
         cfg = load_config(tmp_path)
         assert build(read) == cfg
+
+
+def test_hyperparameters_of_an_earlier_checkpoint_have_todays_paths():
+    old = {name: np.full(2, i, np.float32) for i, name in enumerate(checkpoint.OLD_HYPER)}
+    member = {"hyper": dict(old)}
+    checkpoint._rename_hyper(member)
+    for mixer in mixer_names():
+        like = hyper_of(load_config(None, **{"algo.mixer": mixer}))
+        like = {path: np.stack([x, x]) for path, x in like.items()}
+        filled = checkpoint.fill(like, member["hyper"])
+        assert filled.keys() == like.keys()
+        for name, path in checkpoint.OLD_HYPER.items():
+            np.testing.assert_array_equal(filled.get(path, old[name]), old[name])
+    again = {"hyper": dict(member["hyper"])}
+    checkpoint._rename_hyper(again)  # of today's nothing changes
+    assert again == member
 
 
 # New fields

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jqmix.runs.report import report
 from test_damage import WRONG, said
 
 import jqmix
-from jqmix.analysis.report import report
 from jqmix.cli import main
 from jqmix.config import ConfigError, load_config
 from jqmix.runs.experiment import train
@@ -53,10 +53,10 @@ def replace(path, old, new):
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("hidden: 16", "hidden: 32", "agent.encoder.bias is 16 in the checkpoint, 32 by the configuration"),
-        ("core: gru", "core: none", "agent.core.bias is absent in the checkpoint, 16 by"),
+        ("hidden: 16", "hidden: 32", "agent.core.b_h.n is 16 in the checkpoint, 32 by the configuration"),
+        ("core: gru", "core: none", "agent.core.b_h.n is 16 in the checkpoint, absent by"),
         ("layer_norm: false", "layer_norm: true", "agent.encoder.norm.bias is absent in the checkpoint"),
-        ("share_parameters: true", "share_parameters: false", "agent.encoder.bias is 16 in the checkpoint, 2 × 16"),
+        ("share_parameters: true", "share_parameters: false", "agent.core.b_h.n is 16 in the checkpoint, 2 × 16"),
         ("last_action: true", "last_action: false", "agent.encoder.kernel is 8 × 16 in the checkpoint, 6 × 16"),
         ("mixer: qmix", "mixer: vdn", "in the checkpoint, absent by the configuration"),
         ("mixer: qmix", "mixer: qplex", "does not fit its weights: mixer."),
@@ -173,7 +173,7 @@ def test_nothing_that_a_run_names_is_executed_unless_trusted(run_dir, capsys):
     TOUCHED.clear()
     report([run_dir])
     policy = jqmix.load_policy(run_dir)
-    assert policy.initial_state(1).state.shape == (1, 2, 16)
+    assert policy.initial_state(1).h.shape == (1, 2, 16)
     for command in ("evaluate", "igm"):
         assert main([command, str(run_dir)]) == 2
         assert said(capsys) == ["jqmix: env.factory: this run names code of its own (test_trust:spy); --trust runs it"]

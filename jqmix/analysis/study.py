@@ -13,7 +13,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from jqmix.analysis.published import read_published
-from jqmix.config import CHOICES, Config, ConfigError, build, coerce_text, flatten, foreign_code, renamed, to_dict
+from jqmix.config import (
+    CHOICES,
+    Config,
+    ConfigError,
+    build,
+    coerce_text,
+    flatten,
+    foreign_code,
+    has_effect,
+    renamed,
+    to_dict,
+)
 from jqmix.envs.registry import entries
 from jqmix.files import read_json, write_text
 from jqmix.inputs import quoted, shown
@@ -212,7 +223,10 @@ def ablation(cfg: Config, grid: Mapping[str, Sequence[Any]] | None = None, only:
     unknown = [name for name in only if name not in TRICKS]
     if unknown:
         raise ConfigError(f"only: {quoted(unknown[0])} is not one of {', '.join(TRICKS)}")
-    grid, fields = grid or {}, {name: _field(name, cfg) for name in only or TRICKS}
+    without = [name for name in only if not _applies(name, cfg)]
+    if without:
+        raise ConfigError(f"only: {without[0]} has no effect with algo.name {cfg.algo.name}")
+    grid, fields = grid or {}, {name: _field(name, cfg) for name in only or TRICKS if _applies(name, cfg)}
     foreign = [path for path in grid if path not in fields.values()]
     if foreign:
         raise ConfigError(
@@ -242,6 +256,12 @@ def _make_trick(name: str, variants: Sequence[Variant]) -> Trick:
     """A trick with these variants, and what was published of it."""
     finding = read_published().findings[name]
     return Trick(name, TRICKS[name], finding.direction, finding.results, tuple(variants))
+
+
+def _applies(name: str, cfg: Config) -> bool:
+    """Whether what a trick varies does anything in this configuration."""
+    varied = [_field(name, cfg)] + ["updates"] * (name == "rollouts_same_ratio")
+    return all(has_effect(path, cfg) for path in varied)
 
 
 def _field(name: str, cfg: Config) -> str:

@@ -31,7 +31,7 @@ class Prioritised:
         self, key: Array, stored: Stored, held: Int[Array, ""], replay: ReplayConfig
     ) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
         alpha, beta = jnp.asarray(replay.priority_alpha), jnp.asarray(replay.priority_beta)
-        index = draw(key, stored.priority, alpha, replay.batch)
+        index = draw_by_priority(key, stored.priority, alpha, replay.batch)
         return index, weights(stored.priority, index, alpha, beta)
 
     def update(
@@ -48,7 +48,9 @@ def add(priority: Float[Array, " capacity"], position: Int[Array, ""], windows: 
     return jax.lax.dynamic_update_slice_in_dim(priority, new, position, axis=0)
 
 
-def draw(key: Array, priority: Float[Array, " capacity"], alpha: Float[Array, ""], batch: int) -> Int[Array, " B"]:
+def draw_by_priority(
+    key: Array, priority: Float[Array, " capacity"], alpha: Float[Array, ""], batch: int
+) -> Int[Array, " B"]:
     """``batch`` windows: one from each of as many equal parts of the total of pᵅ (Schaul et al., appendix B.2.1).
 
     With replacement: window i comes B·P_i times in expectation, which the weights rely on. Dividing the total makes

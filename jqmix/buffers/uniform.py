@@ -26,13 +26,13 @@ class Uniform:
     ) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
         """Raises nothing where fewer than a batch are held: the caller waits until there are enough."""
         capacity = stored.windows.reward.shape[1]
-        return draw(key, capacity, held, replay.batch), jnp.ones((replay.batch,))
+        return draw_uniformly(key, capacity, held, replay.batch), jnp.ones((replay.batch,))
 
     def update(self, priority: Any, index: Int[Array, " B"], surprise: Float[Array, " B"]) -> Any:
         return priority
 
 
-def draw(key: Array, capacity: int, held: Int[Array, ""], batch: int) -> Int[Array, " B"]:
+def draw_uniformly(key: Array, capacity: int, held: Int[Array, ""], batch: int) -> Int[Array, " B"]:
     """``batch`` different numbers, uniformly drawn from the first ``held`` (≥ ``batch``) of ``capacity``."""
     score = jnp.where(jnp.arange(capacity) < held, jax.random.uniform(key, (capacity,)), -1.0)
     return jax.lax.top_k(score, batch)[1]

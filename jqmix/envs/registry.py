@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 from jqmix.envs.errors import EnvError
 from jqmix.inputs import quoted, shorten
-from jqmix.plugins import called, check_path, first_line, load, located, raised, where
+from jqmix.plugins import called, check_path, first_line, load_function, located, raised, where
 
 if TYPE_CHECKING:
     from jqmix.envs.base import BatchedDecPOMDP, DecPOMDP
@@ -24,13 +24,13 @@ class Sizes(NamedTuple):
     episode_limit: int
 
 
-class Entry(NamedTuple):
+class EnvEntry(NamedTuple):
     factory: str | Callable[..., Any]
     kwargs: Mapping[str, Any]
     sizes: Sizes | None
 
 
-_ENTRIES: dict[str, Entry] = {}
+_ENTRIES: dict[str, EnvEntry] = {}
 
 
 def register(name: str, factory: str | Callable[..., Any], **kwargs: Any) -> None:
@@ -42,14 +42,14 @@ def register(name: str, factory: str | Callable[..., Any], **kwargs: Any) -> Non
     """
     if name in _ENTRIES:
         raise EnvError(f"env.name: {name!r} is already registered")
-    _ENTRIES[name] = Entry(factory, kwargs, None)
+    _ENTRIES[name] = EnvEntry(factory, kwargs, None)
 
 
 def names() -> list[str]:
     return list(_ENTRIES)
 
 
-def entries() -> dict[str, Entry]:
+def entries() -> dict[str, EnvEntry]:
     return dict(_ENTRIES)
 
 
@@ -69,7 +69,7 @@ def check_factory(path: str) -> None:
 
 def resolve_factory(path: str) -> Callable[..., Any]:
     """The function that ``package.module:function`` names; modules in the current directory are found, too."""
-    return load(path, "env.factory", EnvError)
+    return load_function(path, "env.factory", EnvError)
 
 
 @overload
@@ -94,7 +94,7 @@ def make_env(
     from jqmix.envs.check import check_interface
 
     if factory is not None:
-        field, entry = "env.factory", Entry(resolve_factory(factory), {}, None)
+        field, entry = "env.factory", EnvEntry(resolve_factory(factory), {}, None)
     else:
         check_name(name or "")
         field, entry = f"env.name: {name}", _ENTRIES[name or ""]
@@ -109,7 +109,7 @@ def make_env(
     return limited if batch is None else limited.batched(batch)
 
 
-def _build(entry: Entry, kwargs: Mapping[str, Any], field: str) -> Any:
+def _build(entry: EnvEntry, kwargs: Mapping[str, Any], field: str) -> Any:
     """Calls the factory. Whatever it raises becomes an ``EnvError`` of one line."""
     build = resolve_factory(entry.factory) if isinstance(entry.factory, str) else entry.factory
     options = {**entry.kwargs, **kwargs}
@@ -136,7 +136,7 @@ def _build(entry: Entry, kwargs: Mapping[str, Any], field: str) -> Any:
 
 
 def _add(name: str, factory: str, sizes: tuple[int, int, int, int, int], **kwargs: Any) -> None:
-    _ENTRIES[name] = Entry(f"jqmix.envs.{factory}", kwargs, Sizes(*sizes))
+    _ENTRIES[name] = EnvEntry(f"jqmix.envs.{factory}", kwargs, Sizes(*sizes))
 
 
 def _smax_sizes(allies: int, enemies: int) -> tuple[int, int, int, int, int]:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jqmix.kernels.gru_step import Gates, GRUParams, Residuals, gate_gradients, project, reset_where, step
+from jqmix.kernels.gru_step import Gates, GRUParams, Residuals, gate_gradients, project, reset_hidden, step
 from jqmix.kernels.platform import platform
 
 
@@ -56,7 +56,7 @@ def _unroll(
 
     def advance(carry: tuple[Array, Gates], at: tuple[Array, Array]) -> tuple[tuple[Array, Gates], None]:
         (h, gates), (t, first) = carry, at
-        h, _ = step(params, reset_where(first, h), _at(gates, t))
+        h, _ = step(params, reset_hidden(first, h), _at(gates, t))
         return (h, gates._replace(r=_put(gates.r, t, h))), None
 
     return jax.lax.scan(advance, (h, gates), (jnp.arange(len(x)), first))[0][1].r
@@ -71,7 +71,7 @@ def fits_one_kernel(hidden: int) -> bool:
     return platform() == "gpu" and hidden in (16, 32, 64, 128)
 
 
-class Saved(NamedTuple):
+class ForBackward(NamedTuple):
     """What a window leaves for the backward pass: what went in, and what came of it."""
 
     params: GRUParams
@@ -82,18 +82,18 @@ class Saved(NamedTuple):
     residuals: Residuals  # of T steps
 
 
-def _unroll_fwd(params: GRUParams, h: Array, x: Array, first: Array, one_kernel: bool) -> tuple[Array, Saved]:
+def _unroll_fwd(params: GRUParams, h: Array, x: Array, first: Array, one_kernel: bool) -> tuple[Array, ForBackward]:
     rows = x.reshape(-1, x.shape[-1])  # kept and multiplied in one form, or what makes x is computed for each
     gates = Gates(*(v.reshape(*x.shape[:-1], v.shape[-1]) for v in project(params, rows)))
     hs, residuals = (_forward_by_kernel if one_kernel else _forward_by_scan)(params, h, gates, first)
     assert residuals is not None
-    return hs, Saved(params, h, rows, first, hs, residuals)
+    return hs, ForBackward(params, h, rows, first, hs, residuals)
 
 
 def _forward_by_scan(params: GRUParams, h: Array, gates: Gates, first: Array) -> tuple[Array, Residuals]:
     def advance(carry: tuple[Array, Residuals, Array], at: tuple[Array, Array]) -> tuple[Any, None]:
         (h, residuals, hs), (t, first) = carry, at
-        h, new = step(params, reset_where(first, h), Gates(*_at(residuals[:3], t)))
+        h, new = step(params, reset_hidden(first, h), Gates(*_at(residuals[:3], t)))
         return (h, _put(residuals, t, new), _put(hs, t, h)), None
 
     empty = jnp.zeros_like(gates.n)
@@ -134,7 +134,7 @@ def sums_within(rows: int, inputs: int, hidden: int) -> bool:
     return platform() == "cpu" and inputs == hidden and rows >= 32 and hidden <= 256
 
 
-def _unroll_bwd(one_kernel: bool, saved: Saved, d_hs: Array) -> tuple[GRUParams, Array, Array, None]:
+def _unroll_bwd(one_kernel: bool, saved: ForBackward, d_hs: Array) -> tuple[GRUParams, Array, Array, None]:
     if one_kernel:
         sums, d_h, d_x = _backward_after(saved, d_hs, _backward_by_kernel)
     elif sums_within(saved.first[0].size, saved.x.shape[-1], saved.start.shape[-1]):
@@ -155,7 +155,7 @@ def _step_backward(w_h: Array, d: Array, h: Array, residuals: Residuals) -> tupl
     return d * residuals.z + _beside(into._replace(n=d_h_n)) @ w_h, into, d_h_n
 
 
-def _backward_within(saved: Saved, d_hs: Array) -> tuple[GateMatrices, Array, Array]:
+def _backward_within(saved: ForBackward, d_hs: Array) -> tuple[GateMatrices, Array, Array]:
     """∂ of the parameters, of the first hidden state and of the inputs."""
     params, start, x, first, hs, residuals = saved
     w_h, w_i = (_beside(w).T for w in (params.w_h, params.w_i))
@@ -163,13 +163,13 @@ def _backward_within(saved: Saved, d_hs: Array) -> tuple[GateMatrices, Array, Ar
     def go_back(carry: tuple[Array, GateMatrices, Array], at: tuple[Array, Array]) -> tuple[Any, None]:
         (d_h, sums, d_x), (t, first) = carry, at  # what comes before t in d_x is still d_hs
         before = jnp.maximum(t - 1, 0)
-        h = reset_where(first, jnp.where(t == 0, start, _at(hs, before)))
+        h = reset_hidden(first, jnp.where(t == 0, start, _at(hs, before)))
         d_h, d, d_h_n = _step_backward(w_h, d_h, h, _at(residuals, t))
         rows = jax.lax.dynamic_slice_in_dim(x, t * first.size, first.size)
         sums = jax.tree.map(jnp.add, sums, _weight_gradients(rows, h, d, d_h_n))
         d_x = _put(d_x, t, _beside(d) @ w_i)
         # Read after the writing, and for the next step, or all of it would be copied.
-        return (reset_where(first, d_h) + jnp.where(t == 0, 0.0, _at(d_x, before)), sums, d_x), None
+        return (reset_hidden(first, d_h) + jnp.where(t == 0, 0.0, _at(d_x, before)), sums, d_x), None
 
     none = GateMatrices(*(jnp.zeros_like(_beside(gates)) for gates in params))
     times = jnp.arange(len(hs)), first
@@ -177,10 +177,12 @@ def _backward_within(saved: Saved, d_hs: Array) -> tuple[GateMatrices, Array, Ar
     return sums, d_h, d_x
 
 
-def _backward_after(saved: Saved, d_hs: Array, recurrence: Callable[..., Any]) -> tuple[GateMatrices, Array, Array]:
+def _backward_after(
+    saved: ForBackward, d_hs: Array, recurrence: Callable[..., Any]
+) -> tuple[GateMatrices, Array, Array]:
     """The same."""
     params, start, x, first, hs, residuals = saved
-    before = reset_where(first, jnp.concatenate([start[None], hs[:-1]]))
+    before = reset_hidden(first, jnp.concatenate([start[None], hs[:-1]]))
     d_h, d = recurrence(params, d_hs, before, residuals, first)
     return _weight_gradients(x, before, d, d.n * residuals.r), d_h, _beside(d) @ _beside(params.w_i).T
 
@@ -194,7 +196,7 @@ def _backward_by_scan(
     def go_back(d_h: Array, at: tuple[Array, Array, Residuals, Array]) -> tuple[Array, Gates]:
         d_out, h, residuals, first = at
         d_h, d, _ = _step_backward(w_h, d_h + d_out, h, residuals)
-        return reset_where(first, d_h), d
+        return reset_hidden(first, d_h), d
 
     return jax.lax.scan(go_back, jnp.zeros_like(d_hs[0]), (d_hs, before, residuals, first), reverse=True)
 

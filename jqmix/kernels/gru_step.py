@@ -66,6 +66,6 @@ def gate_gradients(d: Array, h: Array, residuals: Residuals) -> tuple[Gates, Arr
     return Gates(d_r, d_z, d_n), d_n * r
 
 
-def reset_where(first: Bool[Array, "*batch"], h: Float[Array, "*batch H"]) -> Float[Array, "*batch H"]:
+def reset_hidden(first: Bool[Array, "*batch"], h: Float[Array, "*batch H"]) -> Float[Array, "*batch H"]:
     """Zeroes the hidden state where an episode starts."""
     return jnp.where(first[..., None], 0.0, h)

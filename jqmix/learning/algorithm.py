@@ -13,12 +13,22 @@ from jqmix.envs.base import BatchedDecPOMDP
 from jqmix.learning import health
 from jqmix.learning.health import Fault
 from jqmix.learning.learner import Learner, Stats, Updated
+from jqmix.learning.split import Split
 from jqmix.learning.state import Member
 from jqmix.networks import normalise
 from jqmix.types import Packed, Window
 
 
-class Learned(NamedTuple):
+class Room(NamedTuple):
+    """An algorithm by name: how it is made, and what follows from its configuration alone."""
+
+    # of (cfg, environments, slots of a stored window, how batches are divided among devices)
+    make: "Callable[[Config, BatchedDecPOMDP, int, Split], Algorithm]"
+    batch: Callable[[Config], int]  # windows per update
+    updates: Callable[[Config], int]  # per iteration
+
+
+class LearningResult(NamedTuple):
     """What an iteration's learning makes: what it changes of a member, the shared counters, and what it tells."""
 
     learner: Any
@@ -39,6 +49,10 @@ class Algorithm(Protocol):
     @property
     def learner(self) -> Learner: ...
 
+    def bound(self, cfg: Config) -> "Algorithm":
+        """With a learner that is bound to ``cfg`` (:meth:`Learner.bound`)."""
+        ...
+
     def init(self, key: Array) -> Any:
         """What it learns, with the parameters as ``params`` ({"agent": …, …})."""
         ...
@@ -49,7 +63,7 @@ class Algorithm(Protocol):
 
     def init_counters(self) -> Any: ...
 
-    def learn(self, member: Member, counters: Any, windows: Packed, cfg: Config, key: Array) -> Learned:
+    def learn(self, member: Member, counters: Any, windows: Packed, cfg: Config, key: Array) -> LearningResult:
         """Learns from what was collected: E windows, which are in no buffer yet."""
         ...
 
@@ -79,13 +93,13 @@ def updates(step: Callable[[Any, Any, Any], tuple[Updated, Any, Any]], begin: St
         fault = health.found(fault, health.in_update(updated.params, updated.stats), member.env_steps)
         sound = fault.code == 0
         stats = jax.tree.map(lambda x: jnp.where(sound, x, 0.0), updated.stats)
-        return (*choose(sound, tuple(new), (learner, priority)), fault), stats
+        return (*select(sound, tuple(new), (learner, priority)), fault), stats
 
     with jax.named_scope("learning"):  # for profiles
         end, stats = jax.lax.scan(guarded, begin, xs)
     return end, jax.tree.map(jnp.mean, stats)
 
 
-def choose(condition: Bool[Array, ""] | Float[Array, ""], a: Any, b: Any) -> Any:
+def select(condition: Bool[Array, ""] | Float[Array, ""], a: Any, b: Any) -> Any:
     """Leaf by leaf, ``a`` where the condition holds, else ``b``."""
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)

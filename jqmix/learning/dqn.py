@@ -10,7 +10,7 @@ from jqmix.buffers import Buffer, make_buffer, windows
 from jqmix.buffers.base import Stored
 from jqmix.config import Config
 from jqmix.envs.base import BatchedDecPOMDP
-from jqmix.learning.algorithm import Learned, choose, updates, window_to_learn_from
+from jqmix.learning.algorithm import LearningResult, Room, select, updates, window_to_learn_from
 from jqmix.learning.health import Fault
 from jqmix.learning.learner import Aim, Learner, Params, Stats, Updated, Values, empty_stats, make_learner
 from jqmix.learning.split import Split
@@ -41,6 +41,9 @@ class DQN(NamedTuple):
     buffer: Buffer
     slots: int  # of a stored window
 
+    def bound(self, cfg: Config) -> "DQN":
+        return self._replace(learner=self.learner.bound(cfg))
+
     def init(self, key: Array) -> DQNState:
         params, opt_state = self.learner.init(key)
         return DQNState(params, jax.tree.map(jnp.copy, params), opt_state)
@@ -53,7 +56,7 @@ class DQN(NamedTuple):
         none = jnp.int32(0)
         return Counters(none, none, none)
 
-    def learn(self, member: Member, counters: Counters, windows: Packed, cfg: Config, key: Array) -> Learned:
+    def learn(self, member: Member, counters: Counters, windows: Packed, cfg: Config, key: Array) -> LearningResult:
         """Adds the windows, makes U updates as soon as the buffer holds a batch, and copies the target when it is due.
 
         The buffer itself stays outside the condition, which would copy it.
@@ -80,7 +83,7 @@ class DQN(NamedTuple):
             since_copy=collected % cfg.algo.target_period,
         )
         made = jnp.where(ready, cfg.updates, 0)
-        return Learned(learner, stored._replace(priority=priority), fault, counters, stats, made)
+        return LearningResult(learner, stored._replace(priority=priority), fault, counters, stats, made)
 
     def _updates(
         self, member: Member, stored: Stored, held: Array, cfg: Config, key: Array
@@ -125,8 +128,11 @@ class DQN(NamedTuple):
 
 def _with_target(learner: DQNState, fault: Fault) -> DQNState:
     """The target network as a copy of the one that learns, unless that is frozen."""
-    return learner._replace(target=choose(fault.code == 0, learner.params, learner.target))
+    return learner._replace(target=select(fault.code == 0, learner.params, learner.target))
 
 
-def make_dqn(cfg: Config, env: BatchedDecPOMDP, slots: int, split: Split) -> DQN:
+def _make(cfg: Config, env: BatchedDecPOMDP, slots: int, split: Split) -> DQN:
     return DQN(cfg, env, make_learner(cfg, env.spec, split), make_buffer(cfg.replay), slots)
+
+
+ROOM = Room(_make, batch=lambda cfg: cfg.replay.batch, updates=lambda cfg: cfg.updates)

@@ -22,7 +22,7 @@ from jqmix.networks import normalise
 from jqmix.networks.agent import Agent, AgentStart
 from jqmix.networks.cores import CORES
 from jqmix.networks.cores.check import check_core
-from jqmix.networks.mixers import build_mixer
+from jqmix.networks.mixers import MIXERS, build_mixer
 from jqmix.networks.mixers.base import Joint, Mixer, MixerBatch, MixerSizes, zero_batch
 from jqmix.networks.mixers.check import check_auxiliary
 from jqmix.types import EnvSpec, Window
@@ -114,6 +114,12 @@ class Learner(NamedTuple):
     sizes: MixerSizes
     optimizer: optax.GradientTransformation
     split: Split = WHOLE
+
+    def bound(self, cfg: Config) -> "Learner":
+        """With the settings of mixer and core as ``cfg`` has them. Inside the program those that are traced are arrays,
+        wherever a factory uses them."""
+        mixer = MIXERS.build(cfg.algo.mixer, self.sizes, cfg.mixer)
+        return self._replace(mixer=mixer, agent=self.agent._replace(core_settings=cfg.core))
 
     def init(self, key: Array) -> tuple[Params, Any]:
         """Parameters, and the optimiser's state: of all of them as one vector."""

@@ -14,7 +14,7 @@ from jaxtyping import Array, Int
 from jqmix.buffers.windows import take
 from jqmix.config import Config
 from jqmix.envs.base import BatchedDecPOMDP
-from jqmix.learning.algorithm import Learned, updates, window_to_learn_from
+from jqmix.learning.algorithm import LearningResult, Room, updates, window_to_learn_from
 from jqmix.learning.learner import Aim, Learner, Params, Updated, Values, make_learner
 from jqmix.learning.split import Split
 from jqmix.learning.state import Member
@@ -34,6 +34,9 @@ class PQN(NamedTuple):
     env: BatchedDecPOMDP
     learner: Learner
 
+    def bound(self, cfg: Config) -> "PQN":
+        return self._replace(learner=self.learner.bound(cfg))
+
     def init(self, key: Array) -> PQNState:
         return PQNState(*self.learner.init(key))
 
@@ -43,7 +46,7 @@ class PQN(NamedTuple):
     def init_counters(self) -> tuple[()]:
         return ()
 
-    def learn(self, member: Member, counters: tuple[()], windows: Packed, cfg: Config, key: Array) -> Learned:
+    def learn(self, member: Member, counters: tuple[()], windows: Packed, cfg: Config, key: Array) -> LearningResult:
         """Epochs × minibatches updates from E windows."""
         split = self.learner.split
 
@@ -56,7 +59,7 @@ class PQN(NamedTuple):
         index = minibatches(key, cfg.rollouts, cfg.algo.epochs, cfg.algo.minibatches)
         xs = index, jax.random.split(jax.random.fold_in(key, cfg.algo.epochs), len(index))
         (learner, _, fault), stats = updates(step, (member.learner, (), member.fault), xs, member)
-        return Learned(learner, None, fault, counters, stats, jnp.int32(len(index)))
+        return LearningResult(learner, None, fault, counters, stats, jnp.int32(len(index)))
 
     def update(
         self, state: PQNState, window: Window, moments: Any, cfg: Config, key: Array | None = None
@@ -82,5 +85,12 @@ def minibatches(key: Array, rollouts: int, epochs: int, count: int) -> Int[Array
     return orders.reshape(epochs * count, rollouts // count)
 
 
-def make_pqn(cfg: Config, env: BatchedDecPOMDP, slots: int, split: Split) -> PQN:
+def _make(cfg: Config, env: BatchedDecPOMDP, slots: int, split: Split) -> PQN:
     return PQN(env, make_learner(cfg, env.spec, split))
+
+
+ROOM = Room(
+    _make,
+    batch=lambda cfg: cfg.rollouts // cfg.algo.minibatches,
+    updates=lambda cfg: cfg.algo.epochs * cfg.algo.minibatches,
+)

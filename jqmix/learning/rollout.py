@@ -61,7 +61,7 @@ class Ongoing(NamedTuple):
     tail: Packed | None
 
 
-class Starts(NamedTuple):
+class EpisodeStarts(NamedTuple):
     """Starts of episodes, [K, E], of which each rollout has used up its first ``used``; the key of the next ones."""
 
     env_state: Any
@@ -89,13 +89,13 @@ def starts_at_once(transitions: int) -> int:
     return 1 + (transitions + 1) // SLOTS_PER_START
 
 
-def draw_starts(env: BatchedDecPOMDP, key: Array, count: int) -> Starts:
+def draw_starts(env: BatchedDecPOMDP, key: Array, count: int) -> EpisodeStarts:
     """``count`` independent starts for every rollout, none of them used."""
     env_state, packed = jax.vmap(lambda key: fresh(env, key))(jax.random.split(key, count))
-    return Starts(env_state, packed, jnp.zeros((env.size,), jnp.int32), jax.random.fold_in(key, count))
+    return EpisodeStarts(env_state, packed, jnp.zeros((env.size,), jnp.int32), jax.random.fold_in(key, count))
 
 
-def with_a_start(env: BatchedDecPOMDP, starts: Starts, needed: Bool[Array, " E"]) -> Starts:
+def with_a_start(env: BatchedDecPOMDP, starts: EpisodeStarts, needed: Bool[Array, " E"]) -> EpisodeStarts:
     """``starts`` with one left for every rollout that needs one: new ones for all where some rollout has none.
 
     A loop of no turn or one, and no condition, as a condition under ``vmap`` would draw new starts at every slot.
@@ -160,7 +160,7 @@ def only(mask: Bool[Array, " E"], episodes: Episodes) -> Episodes:
     return jax.tree.map(lambda x: jnp.where(mask, x, 0.0), episodes)
 
 
-def choose(mask: Bool[Array, " E"], a: Any, b: Any) -> Any:
+def choose_rollouts(mask: Bool[Array, " E"], a: Any, b: Any) -> Any:
     """Leaf by leaf, the rollouts of ``a`` where ``mask``, else those of ``b``."""
     return jax.tree.map(lambda x, y: jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 1)), x, y), a, b)
 
@@ -197,7 +197,7 @@ def collect(
         overlap = 0 if ongoing.tail is None else ongoing.tail.reward.shape[0]
     kept = agent_start(actor)
 
-    def slot(carry: tuple[Actor, Starts, AgentStart], xs: Any) -> tuple[Any, tuple[Packed, Episodes]]:
+    def slot(carry: tuple[Actor, EpisodeStarts, AgentStart], xs: Any) -> tuple[Any, tuple[Packed, Episodes]]:
         actor, starts, kept = carry
         t, chance, drawn = xs
         if overlap:
@@ -222,14 +222,16 @@ def agent_start(actor: Actor) -> AgentStart:
     return AgentStart(actor.memory, actor.action)
 
 
-def _reset_where(over: Bool[Array, " E"], env: BatchedDecPOMDP, actor: Actor, starts: Starts) -> tuple[Actor, Starts]:
+def _reset_where(
+    over: Bool[Array, " E"], env: BatchedDecPOMDP, actor: Actor, starts: EpisodeStarts
+) -> tuple[Actor, EpisodeStarts]:
     """The actor at a new start where the slot before it was its episode's last one."""
     starts = with_a_start(env, starts, over)
     rollout = jnp.arange(env.size)
     count = jax.tree.leaves(starts.packed)[0].shape[0]
     index = jnp.minimum(starts.used, count - 1)
     new = jax.tree.map(lambda x: x[index, rollout], (starts.env_state, starts.packed))
-    env_state, packed = choose(over, new, (actor.env_state, actor.packed))
+    env_state, packed = choose_rollouts(over, new, (actor.env_state, actor.packed))
     return actor._replace(env_state=env_state, packed=packed), starts._replace(used=starts.used + over)
 
 

@@ -17,27 +17,24 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jqmix.config import Config, check_window, window_start
+from jqmix.config import CHOICES, Config, check_window, window_start
 from jqmix.envs.base import BatchedDecPOMDP
 from jqmix.envs.check import check_env
 from jqmix.envs.registry import entries, make_env
-from jqmix.learning import count, health
-from jqmix.learning.algorithm import Algorithm, Learned, choose
-from jqmix.learning.dqn import make_dqn
+from jqmix.learning import count, dqn, health, pqn
+from jqmix.learning.algorithm import Algorithm, LearningResult, Room, select
 from jqmix.learning.evaluation import evaluate
 from jqmix.learning.exploration import linear_schedule
 from jqmix.learning.health import Fault
 from jqmix.learning.hyper import Hyper, bind, hyper_of
 from jqmix.learning.learner import empty_stats
-from jqmix.learning.pqn import make_pqn
 from jqmix.learning.rollout import Episodes, Ongoing, agent_start, begin_ongoing, collect
 from jqmix.learning.split import WHOLE, Split
 from jqmix.learning.state import Best, Member, Rounds, Shared, Tally
 from jqmix.networks import normalise
 from jqmix.types import EnvSpec, Packed
 
-# An algorithm is made of (cfg, environments, slots of a window, how batches are divided among devices).
-ALGORITHMS: dict[str, Callable[[Config, BatchedDecPOMDP, int, Split], Algorithm]] = {"dqn": make_dqn, "pqn": make_pqn}
+ALGORITHMS: dict[str, Room] = {"dqn": dqn.ROOM, "pqn": pqn.ROOM}
 
 
 class Train(NamedTuple):
@@ -63,11 +60,11 @@ def iterations_per_chunk(cfg: Config, spec: EnvSpec) -> int:
 
 def learning_batch(cfg: Config) -> int:
     """Windows per update."""
-    return cfg.rollouts // cfg.algo.minibatches if cfg.algo.name == "pqn" else cfg.replay.batch
+    return ALGORITHMS[cfg.algo.name].batch(cfg)
 
 
 def updates_per_iteration(cfg: Config) -> int:
-    return cfg.algo.epochs * cfg.algo.minibatches if cfg.algo.name == "pqn" else cfg.updates
+    return ALGORITHMS[cfg.algo.name].updates(cfg)
 
 
 def episodes_at_once(cfg: Config) -> int:
@@ -145,7 +142,7 @@ class Program(NamedTuple):
 
         Where something is not finite, what the member learned stays from then on as it was before.
         """
-        agent = self.algorithm.learner.agent
+        agent = self._algorithm(member).learner.agent
         key_collect, key_learn = jax.random.split(self._training_key(member, shared))
         with jax.named_scope("collecting"):  # for profiles
             windows, episodes, ongoing = collect(
@@ -158,7 +155,7 @@ class Program(NamedTuple):
                 member.ongoing,
             )
         member, strange = self._remember(member._replace(ongoing=ongoing), windows)
-        learned = self.algorithm.learn(member, shared.counters, windows, self.now(member), key_learn)
+        learned = self._algorithm(member).learn(member, shared.counters, windows, self.now(member), key_learn)
         member = member._replace(
             learner=learned.learner,
             buffer=learned.buffer,
@@ -193,7 +190,7 @@ class Program(NamedTuple):
             changes["learner"] = _with_obs_norm(member.learner, normalise.update(known, counted.obs))
         kept = {name: getattr(member, name) for name in changes}
         strange = jnp.sum(health.outside(new.reward, bounds) & ~new.last, dtype=jnp.float32)
-        return member._replace(**choose(member.fault.code == 0, changes, kept)), strange
+        return member._replace(**select(member.fault.code == 0, changes, kept)), strange
 
     # Evaluation
 
@@ -209,7 +206,7 @@ class Program(NamedTuple):
         def one_more(i: Array, greedy: Episodes) -> Episodes:
             number = rounds.first + i
             key = self._evaluation_key(member, shared, number, rounds.absolute)
-            agent, params = self.algorithm.learner.agent, member.learner.params["agent"]
+            agent, params = self._algorithm(member).learner.agent, member.learner.params["agent"]
             episodes = evaluate(agent, params, self.eval_env, key)
             counted = number * self.eval_env.size + jnp.arange(self.eval_env.size) < rounds.episodes
             return jax.tree.map(lambda total, x: total + jnp.sum(x * counted), greedy, episodes)
@@ -219,7 +216,7 @@ class Program(NamedTuple):
         metrics = self._metrics(member)
         done = rounds.complete & ~rounds.absolute
         tally = self._empty_tally()._replace(greedy=greedy)
-        member = member._replace(best=self._best(member, done), tally=choose(done, tally, member.tally))
+        member = member._replace(best=self._best(member, done), tally=select(done, tally, member.tally))
         shared = shared._replace(since_evaluation=jnp.where(done, 0, shared.since_evaluation))
         return member, shared, metrics
 
@@ -228,7 +225,7 @@ class Program(NamedTuple):
         win_rate, return_mean = means.get("win_rate", jnp.zeros(())), means["return_mean"]
         better = (win_rate > best.win_rate) | ((win_rate == best.win_rate) & (return_mean > best.return_mean))
         new = Best(member.learner.params["agent"], win_rate, return_mean, member.env_steps)
-        return choose(better & done & (member.fault.code == 0), new, best)
+        return select(better & done & (member.fault.code == 0), new, best)
 
     def _metrics(self, member: Member) -> dict[str, Any]:
         """What the log is made of. Means over nothing are 0, as ``…/episodes`` and ``train/updates`` then are."""
@@ -244,6 +241,11 @@ class Program(NamedTuple):
         }
 
     # Both
+
+    def _algorithm(self, member: Member) -> Algorithm:
+        """With the member's own settings of mixer and core, where some of them are traced."""
+        traced = any(path.partition(".")[0] in CHOICES for path in member.hyper)
+        return self.algorithm.bound(bind(self.cfg, member.hyper)) if traced else self.algorithm
 
     def chunk(
         self, member: Member, shared: Shared, iterations: int | None = None
@@ -287,7 +289,7 @@ class Program(NamedTuple):
         return linear_schedule(count.as_float(member.env_steps), start, end, jnp.float32(self.cfg.total_steps))
 
 
-def _with_iteration(tally: Tally, episodes: Episodes, learned: Learned, strange: Array) -> Tally:
+def _with_iteration(tally: Tally, episodes: Episodes, learned: LearningResult, strange: Array) -> Tally:
     return tally._replace(
         trained=jax.tree.map(lambda total, x: total + jnp.sum(x), tally.trained, episodes),
         learning=jax.tree.map(jnp.add, tally.learning, learned.stats),
@@ -333,7 +335,7 @@ def _options(cfg: Config) -> dict[str, Any]:
 def make_program(cfg: Config, split: Split = WHOLE) -> Program:
     env = build_env(cfg, cfg.rollouts)
     slots = window_slots(cfg, env.spec)
-    algorithm = ALGORITHMS[cfg.algo.name](cfg, env, slots, split)
+    algorithm = ALGORITHMS[cfg.algo.name].make(cfg, env, slots, split)
     return Program(cfg, env, build_env(cfg, episodes_at_once(cfg)), algorithm)
 
 

@@ -162,7 +162,7 @@ class Agent(NamedTuple):
         if start is None:
             start = AgentStart(self.initial_state(obs.shape[1]), jnp.zeros_like(action[0]))
         last_action = jnp.concatenate([start.last_action[None], action[:-1]])
-        return Unrolled(*self._apply(base.unroll, params, start.state, obs, last_action, first))
+        return Unrolled(*self._apply(base.unroll_core, params, start.state, obs, last_action, first))
 
     @property
     def core_sizes(self) -> base.CoreSizes:
@@ -204,7 +204,7 @@ class Agent(NamedTuple):
         self, form: Any, params: Params, state: State, obs: Array, last_action: Array, first: Array
     ) -> tuple[Array, Array, State]:
         """The same where every agent has a network of its own."""
-        axis = first.ndim - (form is base.unroll)  # of the agents in a state
+        axis = first.ndim - (form is base.unroll_core)  # of the agents in a state
 
         def apply(params: Params, state: State, obs: Array, last_action: Array) -> Any:
             state = jax.tree.map(lambda x: jnp.expand_dims(x, axis), state)

@@ -275,7 +275,7 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 19
 
 
-def check(path: Path, parts: Sequence[str] = ("learned", "replay")) -> Manifest:
+def check_files(path: Path, parts: Sequence[str] = ("learned", "replay")) -> Manifest:
     """What a checkpoint says of itself, after its manifest and the files of these parts were found to be what was
     saved. Raises ``DamagedError``."""
     about = _read_manifest(path)
@@ -331,7 +331,7 @@ def _open_regular(path: Path) -> Iterator[io.BufferedReader]:
         yield file
 
 
-def load(path: Path, with_replay: bool) -> dict[str, Any]:
+def load_state(path: Path, with_replay: bool) -> dict[str, Any]:
     """``{"member": …, "shared": …}``: fields as dictionaries of NumPy arrays, read wherever they were saved."""
     about = _read_manifest(path)
     data, at, tree = _read_tree(path / "learned")["array"], 0, {}
@@ -339,41 +339,10 @@ def load(path: Path, with_replay: bool) -> dict[str, Any]:
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         _put(tree, name, data[at : at + size].view(dtype).reshape(shape))
         at += size
-    _rename_hyper(tree.get("member", {}))
     arrays = {name.split("/")[1] for name in about.files if name.startswith("replay/")} if with_replay else set()
     for name in sorted(arrays):
         _put(tree["member"], name, _read_tree(path / "replay" / name)["array"])
     return tree
-
-
-# The traced hyperparameters by the names that earlier checkpoints have.
-OLD_HYPER = {
-    "lr": "optim.lr",
-    "lr_end": "optim.lr_end",
-    "grad_clip": "optim.grad_clip",
-    "gamma": "algo.gamma",
-    "td_lambda": "algo.td_lambda",
-    "n_step": "algo.n_step",
-    "target_tau": "algo.target_tau",
-    "reward_scale": "algo.reward_scale",
-    "priority_alpha": "replay.priority_alpha",
-    "priority_beta": "replay.priority_beta",
-    "eps_start": "explore.eps_start",
-    "eps_end": "explore.eps_end",
-    "eps_steps": "explore.eps_steps",
-    "wqmix_alpha": "mixer.alpha",
-}
-
-
-def _rename_hyper(member: dict[str, Any]) -> None:
-    """Hyperparameters of an earlier checkpoint by today's paths, with the weights of QTRAN's losses as they were."""
-    old = member.get("hyper", {})
-    if "lr" not in old:
-        return
-    new = {"mixer.opt": np.full_like(old["lr"], 1.0), "mixer.nopt": np.full_like(old["lr"], 0.1)}
-    member["hyper"] = {}
-    for path, x in {**{OLD_HYPER[name]: x for name, x in old.items() if name in OLD_HYPER}, **new}.items():
-        _put(member["hyper"], path, x)
 
 
 def _put(tree: dict[str, Any], name: str, array: np.ndarray) -> None:
@@ -438,7 +407,7 @@ def newest(
     found = [s for s in found if not (to_resume and s.final) and at in (None, s.iteration)]
     for saved in found:
         try:
-            return saved, check(saved.path, ("learned", "replay") if to_resume else ("learned",))
+            return saved, check_files(saved.path, ("learned", "replay") if to_resume else ("learned",))
         except DamagedError as error:
             say(str(error))
     if found:
@@ -480,7 +449,7 @@ def load_learned(run_dir: Path, cfg: Config, say: Callable[[str], None]) -> Lear
             tree, first, last = _core_apart(_gates_apart(_read_tree(chosen)["member"])), 0, cfg.seeds
         else:
             saved, about = chosen
-            tree, first, last = load(saved.path, with_replay=False)["member"], saved.first, saved.last
+            tree, first, last = load_state(saved.path, with_replay=False)["member"], saved.first, saved.last
             tree = tree if about.format == FORMAT else _core_apart(tree)
         _check_count(tree, last - first, cfg)
         pieces.append((list(range(member, last)), jax.tree.map(lambda x, i=member - first: x[i:], tree)))

@@ -220,7 +220,8 @@ class _Session:
         about: Manifest = found[1]
         if about.format != checkpoint.FORMAT:
             raise ConfigError(
-                f"run_dir: {run.path} is of an earlier version: it can be evaluated and reported, but not gone on with"
+                f"run_dir: {run.path} is of an earlier version and can't be resumed; `jqmix train "
+                f"{run.path}/config.yaml --run-dir …` makes the run anew, evaluate and report read this one"
             )
         now = settings_of(run.cfg)
         for path, value in renamed(about.settings).items():

@@ -171,7 +171,7 @@ def make_plan(cfg: Config, spec: EnvSpec, member: Member, checkpointing: bool = 
         collecting_bytes(cfg, spec),
         evaluating_bytes(cfg, spec),
     )
-    if cfg.algo.name == "pqn":  # what was collected is there while it is learned from
+    if member.buffer is None:  # what was collected is there while it is learned from
         learning += collecting
     drawing = 28 * updates_per_iteration(cfg)  # an update's key and what it tells, of each in an iteration
     optimiser = tree_bytes(learner.opt_state)
@@ -206,7 +206,7 @@ def make_plan(cfg: Config, spec: EnvSpec, member: Member, checkpointing: bool = 
 
     fitting = [group for group in _divisors(cfg.seeds) if fits(group)]
     if not fitting:
-        batch = "rollouts" if cfg.algo.name == "pqn" else "replay.batch"
+        batch = "rollouts" if member.buffer is None else "replay.batch"
         parts = {"replay.capacity": alone.replay, batch: learning, "eval.parallel": evaluating}
         parts |= {"rollouts": max(collecting, parts.get("rollouts", 0)), "updates": drawing}
         parts |= {_widest(cfg): parameters + optimiser}

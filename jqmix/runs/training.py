@@ -53,7 +53,7 @@ class Training:
         trees = []
         for part, (saved, about) in zip(group.parts, group.sources, strict=True):
             self.terminal.say(f"going on from {saved.path}, {min(about.env_steps):,} steps")
-            tree = checkpoint.load(saved.path, about.with_replay)
+            tree = checkpoint.load_state(saved.path, about.with_replay)
             some = slice(part.members.start - saved.first, part.members.stop - saved.first)
             trees.append((jax.tree.map(lambda x, some=some: x[some], tree["member"]), tree["shared"]))
         members = _joined([tree for tree, _ in trees])

@@ -27,7 +27,7 @@ class Core(NamedTuple):
     ``step(params, state, x, first) -> (output [*batch, H], state)``. Where ``first`` is true an episode starts: there
     ``state`` is ignored, and the initial one takes its place (:func:`reset_where`).
     ``unroll(params, state, x [T, *batch, I], first [T, *batch]) -> (outputs [T, *batch, H], last state)``: what T
-    steps give. Left out, it is a scan over ``step`` (:func:`unroll`).
+    steps give. Left out, it is a scan over ``step`` (:func:`unroll_core`).
     """
 
     init: Callable[[Array], Params]
@@ -46,7 +46,7 @@ def reset_where(first: Bool[Array, "*batch"], state: State, initial: State = Non
     return jax.tree.map(choose, initial, state)
 
 
-def unroll(
+def unroll_core(
     core: Core, params: Params, state: State, x: Float[Array, "T *batch I"], first: Bool[Array, "T *batch"]
 ) -> tuple[Float[Array, "T *batch H"], State]:
     """The core's outputs over a window, and its last state."""

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jqmix.inputs import ConfigError
-from jqmix.networks.cores.base import Core, CoreSizes, unroll
+from jqmix.networks.cores.base import Core, CoreSizes, unroll_core
 
 BATCH, STEPS = (2, 3), 4
 
@@ -25,7 +25,7 @@ def check_core(name: str, core: Any, sizes: CoreSizes) -> None:
     inputs = jax.ShapeDtypeStruct((*BATCH, sizes.n_in), jnp.float32), jax.ShapeDtypeStruct(BATCH, jnp.bool_)
     window = tuple(jax.ShapeDtypeStruct((STEPS, *x.shape), x.dtype) for x in inputs)
     outputs = {"step": (*BATCH, sizes.hidden), "unroll": (STEPS, *BATCH, sizes.hidden)}
-    forms = {"step": (core.step, inputs), "unroll": (core.unroll or partial(unroll, core), window)}
+    forms = {"step": (core.step, inputs), "unroll": (core.unroll or partial(unroll_core, core), window)}
     for form, (f, given) in forms.items():
         result = _trace(f"{whose}: {form}", f, params, state, *given)
         if not isinstance(result, tuple) or len(result) != 2:

@@ -27,7 +27,7 @@ class LSTMState(NamedTuple):
     c: Float[Array, "*batch H"]
 
 
-def cell(params: Params, state: LSTMState, x: Gates) -> LSTMState:
+def _cell(params: Params, state: LSTMState, x: Gates) -> LSTMState:
     """The next state; ``x``: the products of the inputs, by :func:`project`."""
     gate = {k: x[k] + state.h @ params["w_h"][k] + (params["b_i"][k] + params["b_h"][k]) for k in GATES}
     i, f, o = (jax.nn.sigmoid(gate[k]) for k in "ifo")
@@ -35,7 +35,7 @@ def cell(params: Params, state: LSTMState, x: Gates) -> LSTMState:
     return LSTMState(o * jnp.tanh(c), c)
 
 
-def project(params: Params, x: Float[Array, "*batch I"]) -> Gates:
+def _project(params: Params, x: Float[Array, "*batch I"]) -> Gates:
     """The products of the inputs, which need no state."""
     return {k: product(x, w) for k, w in params["w_i"].items()}
 
@@ -44,15 +44,15 @@ def make(sizes: CoreSizes) -> Core:
     """One LSTM layer."""
 
     def advance(params: Params, state: LSTMState, x: Gates, first: Array) -> tuple[LSTMState, Array]:
-        state = cell(params, reset_where(first, state), x)
+        state = _cell(params, reset_where(first, state), x)
         return state, state.h
 
     def step(params: Params, state: LSTMState, x: Array, first: Array) -> tuple[Array, LSTMState]:
-        state, output = advance(params, state, project(params, x), first)
+        state, output = advance(params, state, _project(params, x), first)
         return output, state
 
     def unroll(params: Params, state: LSTMState, x: Array, first: Array) -> tuple[Array, LSTMState]:
-        window = project(params, x), first
+        window = _project(params, x), first
         state, outputs = jax.lax.scan(lambda state, slot: advance(params, state, *slot), state, window)
         return outputs, state
 
