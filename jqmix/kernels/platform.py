@@ -28,8 +28,8 @@ def compiling_for(name: str) -> Iterator[None]:
 
 
 def plain(path: str) -> bool:
-    """Whether the fast path of this name takes its plain form instead: for debugging, as the oracle, and to measure what
-    it is worth (``JQMIX_PLAIN=1``: all do; ``JQMIX_PLAIN=gru,product``: these)."""
+    """Whether the fast path of this name takes its plain form instead: for debugging, as the oracle, and to measure
+    what it is worth (``JQMIX_PLAIN=1``: all do; ``JQMIX_PLAIN=gru,product``: these)."""
     return "1" in _plain.value or path in _plain.value
 
 

@@ -57,7 +57,8 @@ def d_first(inputs: int, outputs: int) -> bool:
     """Whether (dᵀ x)ᵀ is faster than xᵀ d.
 
     On a CPU, a product of long columns is up to several times slower where the rows of its first operand are a multiple
-    of a few cache lines long (``benchmarks/parts.py products``). If both operands have such rows, the narrower goes first.
+    of a few cache lines long (``benchmarks/parts.py products``). If both operands have such rows, the narrower goes
+    first.
     """
     if platform() != "cpu":
         return False
