@@ -117,10 +117,13 @@ def layer_norm(params, x, eps=1e-6):
     return scaled * np.asarray(params["scale"]) + np.asarray(params["bias"])
 
 
-def agent_unroll(params, obs, action, first, *, shared=True, agent_id=True, last_action=True, with_hidden=False):
+def agent_unroll(
+    params, obs, action, first, *, shared=True, agent_id=True, last_action=True, with_hidden=False, start=None
+):
     """fc–ReLU–GRU–fc over the concatenated input, step by step: obs [T, B, N, O] → q [T, B, N, A] (and h).
 
-    ``shared`` false: agent i's parameters are the i-th of every leaf.
+    ``shared`` false: agent i's parameters are the i-th of every leaf. ``start``: (h [B, N, H], last action [B, N])
+    before the first slot; without it there is no action before, and h is zero.
     """
     T, B, N, _ = obs.shape
     A = np.asarray(params["head"]["bias"]).shape[-1]
@@ -132,13 +135,15 @@ def agent_unroll(params, obs, action, first, *, shared=True, agent_id=True, last
         w_ih, w_hh = (np.concatenate([own["core"][k][gate].T for gate in "rzn"]) for k in ("w_i", "w_h"))
         b_ih, b_hh = (np.concatenate([own["core"][k][gate] for gate in "rzn"]) for k in ("b_i", "b_h"))
         for b in range(B):
-            h = np.zeros(w_hh.shape[1])
+            h = np.zeros(H) if start is None else np.asarray(start[0][b, i], np.float64)
             for t in range(T):
                 previous = np.zeros(A)
                 if first[t, b]:
                     h = np.zeros_like(h)
                 elif t > 0:
                     previous[action[t - 1, b, i]] = 1
+                elif start is not None:
+                    previous[start[1][b, i]] = 1
                 x = np.concatenate(
                     [obs[t, b, i], previous[: A * last_action], np.eye(N)[i][: N * (agent_id and shared)]]
                 )
@@ -269,6 +274,21 @@ def adam(params, grads, lr, b1=0.9, b2=0.999, eps=1e-8):
     for t, g in enumerate(grads, 1):
         m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
         params = params - lr * (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + eps)
+    return params
+
+
+def radam(params, grads, lr, b1=0.9, b2=0.999, eps=1e-8):
+    """Liu et al. (2020), algorithm 2, as torch.optim.RAdam: no second moment until its variance is tractable."""
+    m, v = np.zeros_like(params), np.zeros_like(params)
+    longest = 2 / (1 - b2) - 1
+    for t, g in enumerate(grads, 1):
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+        step = m / (1 - b1**t)
+        length = longest - 2 * t * b2**t / (1 - b2**t)
+        if length > 5:
+            rectified = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+            step = np.sqrt(rectified) * step / (np.sqrt(v / (1 - b2**t)) + eps)
+        params = params - lr * step
     return params
 
 

@@ -126,7 +126,9 @@ class Program(NamedTuple):
 
     # Collecting and learning
 
-    def train(self, member: Member, shared: Shared, iterations: Int[Any, ""]) -> tuple[Member, Shared, dict[str, Any]]:
+    def train(
+        self, member: Member, shared: Shared, iterations: int | Int[Any, ""]
+    ) -> tuple[Member, Shared, dict[str, Any]]:
         """So many iterations. Also how far the member is: ``env_steps`` and ``fault``."""
 
         def one_more(_: Array, carry: tuple[Member, Shared]) -> tuple[Member, Shared]:
@@ -174,18 +176,18 @@ class Program(NamedTuple):
         cfg, bounds = self.cfg, self.env.spec.reward_range
         new = jax.tree.map(lambda x: x[cfg.replay.burn_in :], windows._replace(start=None))
         seen = self.env.unpack(new.seen)
+        # Where rollouts go on, the next window begins with this one's last slot: what that shows is counted there.
+        counted = seen if member.ongoing is None else jax.tree.map(lambda x: x[:-1], seen)
         member = member._replace(fault=health.found(member.fault, health.in_window(new, seen), member.env_steps))
         changes: dict[str, Any] = {
             "env_steps": count.add(member.env_steps, jnp.sum(~new.last)),
-            "moments": normalise.update(member.moments, seen.state),
+            "moments": normalise.update(member.moments, counted.state),
         }
         if member.reward_moments is not None:
             changes["reward_moments"] = normalise.update(member.reward_moments, new.reward[..., None], ~new.last)
         if cfg.agent.obs_norm == "running":
-            params = member.learner.params
-            moments = normalise.update(normalise.Moments(**params["agent"]["obs_norm"]), seen.obs)
-            agent = params["agent"] | {"obs_norm": moments._asdict()}
-            changes["learner"] = member.learner._replace(params=params | {"agent": agent})
+            known = normalise.Moments(**member.learner.params["agent"]["obs_norm"])
+            changes["learner"] = _with_obs_norm(member.learner, normalise.update(known, counted.obs))
         kept = {name: getattr(member, name) for name in changes}
         strange = jnp.sum(health.outside(new.reward, bounds) & ~new.last, dtype=jnp.float32)
         return member._replace(**select(member.fault.code == 0, changes, kept)), strange
@@ -295,6 +297,16 @@ def _with_iteration(tally: Tally, episodes: Episodes, learned: LearningResult, s
         updates=tally.updates + learned.updates,
         strange=tally.strange + strange,
     )
+
+
+def _with_obs_norm(learner: Any, moments: normalise.Moments) -> Any:
+    """What is learned, with these statistics of observations for every team in it: a critic's and a target's, too."""
+
+    def renewed(path: tuple[Any, ...], x: Array) -> Array:
+        names = [getattr(part, "key", None) for part in path]
+        return getattr(moments, str(names[-1])) if names[-3:-1] == ["agent", "obs_norm"] else x
+
+    return jax.tree_util.tree_map_with_path(renewed, learner)
 
 
 def _beyond_32_bits(key: Array, shared: Shared) -> Array:
