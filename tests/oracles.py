@@ -117,8 +117,12 @@ def layer_norm(params, x, eps=1e-6):
     return scaled * np.asarray(params["scale"]) + np.asarray(params["bias"])
 
 
-def agent_unroll(params, obs, action, first, *, shared=True, agent_id=True, last_action=True, with_hidden=False):
+def agent_unroll(
+    params, obs, action, first, *, shared=True, agent_id=True, last_action=True, with_hidden=False, start=None
+):
     """fc–ReLU–GRU–fc over the concatenated input, step by step: obs [T, B, N, O] → q [T, B, N, A] (and h).
+
+    ``start``: memory [B, N, H] and last action [B, N] at the beginning, which is an episode's unless they are given.
 
     ``shared`` false: agent i's parameters are the i-th of every leaf.
     """
@@ -132,11 +136,13 @@ def agent_unroll(params, obs, action, first, *, shared=True, agent_id=True, last
         w_ih, w_hh = (np.concatenate([own["core"][k][gate].T for gate in "rzn"]) for k in ("w_i", "w_h"))
         b_ih, b_hh = (np.concatenate([own["core"][k][gate] for gate in "rzn"]) for k in ("b_i", "b_h"))
         for b in range(B):
-            h = np.zeros(w_hh.shape[1])
+            h = np.zeros(w_hh.shape[1]) if start is None else start[0][b, i]
             for t in range(T):
                 previous = np.zeros(A)
                 if first[t, b]:
                     h = np.zeros_like(h)
+                elif t == 0 and start is not None:
+                    previous[start[1][b, i]] = 1
                 elif t > 0:
                     previous[action[t - 1, b, i]] = 1
                 x = np.concatenate(
@@ -234,11 +240,17 @@ def qtran(params, state, hidden, action, n_actions):
 
 def qtran_constraints(params, q, state, joint, n_actions):
     """½ (L_opt + 0.1 L_nopt) of every row."""
+    opt, nopt = qtran_errors(params, q, state, joint, n_actions)
+    return 0.5 * (opt + 0.1 * nopt)
+
+
+def qtran_errors(params, q, state, joint, n_actions):
+    """L_opt and L_nopt of every row."""
     taken, v = qtran(params, state, joint.hidden, joint.action, n_actions)
     at_best, _ = qtran(params, state, joint.hidden, joint.greedy, n_actions)
     opt = joint.best.sum(-1) - at_best + v
     nopt = np.minimum(q.sum(-1) - taken + v, 0)
-    return 0.5 * (opt**2 + 0.1 * nopt**2)
+    return opt**2, nopt**2
 
 
 def central(params, q, state):
@@ -269,6 +281,21 @@ def adam(params, grads, lr, b1=0.9, b2=0.999, eps=1e-8):
     for t, g in enumerate(grads, 1):
         m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
         params = params - lr * (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + eps)
+    return params
+
+
+def radam(params, grads, lr, b1=0.9, b2=0.999, eps=1e-8):
+    """torch.optim.RAdam (1908.03265)."""
+    m, v = np.zeros_like(params), np.zeros_like(params)
+    longest = 2 / (1 - b2) - 1
+    for t, g in enumerate(grads, 1):
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+        step, length = m / (1 - b1**t), longest - 2 * t * b2**t / (1 - b2**t)
+        if length > 5:
+            most = (longest - 4) * (longest - 2) / longest
+            step *= np.sqrt((length - 4) * (length - 2) / length / most)
+            step /= np.sqrt(v / (1 - b2**t)) + eps
+        params = params - lr * step
     return params
 
 
