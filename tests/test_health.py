@@ -22,8 +22,8 @@ from jqmix.runs.run_dir import RunError
 
 SMALL = {
     "agent.hidden": 8,
-    "algo.embed": 8,
-    "algo.hypernet_hidden": 8,
+    "mixer.embed": 8,
+    "mixer.hypernet_hidden": 8,
     "replay.capacity": 64,
     "replay.batch": 16,
     "eval.every": 400,

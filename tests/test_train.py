@@ -18,8 +18,8 @@ from jqmix.runs.population import compile_population, starts_of
 SMALL = {
     "env.name": "two_step_game",
     "agent.hidden": 16,
-    "algo.embed": 8,
-    "algo.hypernet_hidden": 16,
+    "mixer.embed": 8,
+    "mixer.hypernet_hidden": 16,
     "replay.capacity": 64,
     "replay.batch": 16,
     "explore.eps_steps": 400,
