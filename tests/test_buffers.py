@@ -71,14 +71,14 @@ def numbers(ring, index):
 def test_samples_are_different_windows_and_only_added_ones(key):
     ring = filled(2)
     for k in jax.random.split(key, 20):
-        drawn = numbers(ring, uniform.draw(k, 12, jnp.int32(8), 6))
+        drawn = numbers(ring, uniform.draw_uniformly(k, 12, jnp.int32(8), 6))
         assert len(set(drawn)) == 6
         assert set(drawn) <= set(range(8))
 
 
 def test_samples_are_uniform(key):
     ring = filled(3)
-    draw = jax.vmap(lambda k: windows.take(ring, uniform.draw(k, 12, jnp.int32(12), 3)).reward[0])
+    draw = jax.vmap(lambda k: windows.take(ring, uniform.draw_uniformly(k, 12, jnp.int32(12), 3)).reward[0])
     drawn = draw(jax.random.split(key, 4000))
     share = np.bincount(np.asarray(drawn).astype(int).ravel(), minlength=12) / 12_000
     np.testing.assert_allclose(share, 1 / 12, atol=0.01)
@@ -121,7 +121,7 @@ def test_what_is_packed_shows_again_what_was_seen(name, key):
 
 
 def test_windows_come_back_with_whole_actions(key):
-    index = uniform.draw(key, 12, jnp.int32(8), 6)
+    index = uniform.draw_uniformly(key, 12, jnp.int32(8), 6)
     window = windows.unpack(ENV, windows.take(filled(2), index))
     assert window.action.dtype == jnp.int32
     assert window.obs.shape == (7, 6, 2, 1)
@@ -156,7 +156,7 @@ def test_what_a_window_starts_from_stays_with_it(core, key):
     ring = filled(5, start=start)
     assert jax.tree.map(lambda x: (12, *x.shape[1:]), start) == jax.tree.map(lambda x: x.shape, ring.start)
     assert len(jax.tree.leaves(ring.start)) == {"gru": 2, "lstm": 3, "none": 1}[core]
-    index = uniform.draw(key, 12, jnp.int32(12), 6)
+    index = uniform.draw_uniformly(key, 12, jnp.int32(12), 6)
     window = windows.unpack(ENV, windows.take(ring, index))
     number = np.asarray(ring.reward[0])[np.asarray(index)]
     assert len(set(number)) == 6 and number.max() >= 12  # of those written over the first ones, too
@@ -194,7 +194,7 @@ def probabilities(priority, alpha):
 
 @jax.jit
 def many_draws(key, priority, alpha):
-    return jax.vmap(lambda k: prioritised.draw(k, priority, alpha, BATCH))(jax.random.split(key, 20_000))
+    return jax.vmap(lambda k: prioritised.draw_by_priority(k, priority, alpha, BATCH))(jax.random.split(key, 20_000))
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.6, 1.0])
