@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "networks": {"types", "inputs", "settings", "plugins", "kernels", "networks"},
     "config": {"inputs", "settings", "plugins", "envs", "networks"},  # registries' names and settings, without JAX
     "buffers": {"types", "config", "kernels", "envs", "buffers"},
-    "learning": {"types", "config", "kernels", "envs", "networks", "buffers", "learning"},
+    "learning": {"types", "inputs", "config", "kernels", "envs", "networks", "buffers", "learning"},
     "analysis": {"inputs", "settings", "config", "files", "envs", "analysis"},  # of envs the registry's names alone
     "runs": BASE | {"interrupts", "kernels", "files", "envs", "networks", "buffers", "learning", "analysis", "runs"},
     "cli": BASE | {"interrupts", "files", "envs", "analysis", "runs"},

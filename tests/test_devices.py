@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jqmix.config import load_config
+from jqmix.learning.train import make_program
 from jqmix.runs import devices
 from jqmix.runs import population as population_module
 from jqmix.runs.population import compile_population
@@ -35,8 +36,20 @@ def test_parts_of_a_batch():
     assert devices.parts(128, 3) == 2
 
 
-@pytest.mark.parametrize(("mixer", "prioritised"), [("qmix", False), ("iql", False), ("iql", True)])
-def test_a_split_batch_teaches_the_same(monkeypatch, mixer, prioritised):
+PQN = {"algo.name": "pqn", "window": 4, "rollouts": 32, "algo.epochs": 2, "algo.minibatches": 2}
+
+
+def trained(population, iterations=5):
+    """(members, shared, metrics) after so many iterations and an evaluation."""
+    members, shared, _ = population.train(population.members, population.shared, iterations)
+    return population.evaluate(members, shared, make_program(population.cfg).whole_evaluation)
+
+
+@pytest.mark.parametrize(
+    ("mixer", "prioritised", "fields"),
+    [("qmix", False, {}), ("iql", False, {}), ("iql", True, {}), ("qmix", False, PQN)],
+)
+def test_a_split_batch_teaches_the_same(monkeypatch, mixer, prioritised, fields):
     """Windows differ in how many of their slots count (the chain ends anywhere): the mean is over those of all.
 
     Prioritised, all devices that share a batch know the priorities of all of it.
@@ -50,40 +63,42 @@ def test_a_split_batch_teaches_the_same(monkeypatch, mixer, prioritised):
             "agent.hidden": 8,
             "replay.capacity": 64,
             "replay.batch": 16,
-            "eval.every": 160,
             "eval.episodes": 2,
         },
+        **fields,
     )
     runs = []
     for most in (4, 1):
         monkeypatch.setattr(devices, "MOST_PARTS", most)
         population = compile_population(cfg)
         # The devices wait for one another once in an update.
-        assert len(re.findall(r" all-reduce\(", population.compiled.as_text())) == (most > 1)
-        runs.append(population.step(population.members, population.shared))
+        assert len(re.findall(r" all-reduce\(", population.training.as_text())) == (most > 1)
+        runs.append(trained(population))
     (split, _, split_metrics), (whole, shared, whole_metrics) = runs
     assert int(shared.updates) > 1
     for a, b in zip(jax.tree.leaves(split.learner.params), jax.tree.leaves(whole.learner.params), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
     if prioritised:
-        np.testing.assert_allclose(split.priority, whole.priority, rtol=1e-3, atol=1e-5)
-        here, there = (np.asarray(shard.data) for shard in split.priority.addressable_shards)
+        np.testing.assert_allclose(split.buffer.priority, whole.buffer.priority, rtol=1e-3, atol=1e-5)
+        here, there = (np.asarray(shard.data) for shard in split.buffer.priority.addressable_shards)
         np.testing.assert_array_equal(here, there)
     assert_close(split_metrics, whole_metrics)
 
 
-def test_members_in_turn_are_those_at_once(monkeypatch):
+@pytest.mark.parametrize("fields", [{}, PQN], ids=["dqn", "pqn"])
+def test_members_in_turn_are_those_at_once(monkeypatch, fields):
     """Two members on each core, one after the other as on a CPU, or batched as on an accelerator."""
     cfg = load_config(
         None,
         **{"env.name": "chain_probe", "agent.hidden": 8, "replay.capacity": 64, "replay.batch": 16, "seeds": 4},
-        **{"eval.every": 160, "eval.episodes": 2},
+        **{"eval.episodes": 2},
+        **fields,
     )
     runs = []
     for in_turn in (True, False):
         monkeypatch.setattr(population_module, "members_take_turns", lambda in_turn=in_turn: in_turn)
         population = compile_population(cfg)
-        runs.append(population.step(population.members, population.shared))
+        runs.append(trained(population))
     (members, shared, metrics), (at_once, shared_at_once, metrics_at_once) = runs
     assert int(shared.updates) == int(shared_at_once.updates) > 1
     for a, b in zip(jax.tree.leaves(members.learner.params), jax.tree.leaves(at_once.learner.params), strict=True):

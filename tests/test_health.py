@@ -22,8 +22,8 @@ from jqmix.runs.run_dir import RunError
 
 SMALL = {
     "agent.hidden": 8,
-    "algo.embed": 8,
-    "algo.hypernet_hidden": 8,
+    "mixer.embed": 8,
+    "mixer.hypernet_hidden": 8,
     "replay.capacity": 64,
     "replay.batch": 16,
     "eval.every": 400,
@@ -115,19 +115,36 @@ def test_all_stop_where_that_is_wished(tmp_path):
 def test_a_frozen_member_stays_exactly_as_it_was():
     program = make_program(load_config(None, **{**SMALL, "env.name": "chain_probe"}))
     member, shared = program.init(jnp.int32(0))
-    turn = jax.jit(program.turn)
+    iteration = jax.jit(program.iteration)
     for _ in range(3):
-        member, shared, _ = turn(member, shared, jnp.int32(0))
+        member, shared = iteration(member, shared)
     broken = jax.tree.map(lambda x: jnp.full_like(x, jnp.inf), member.learner.target)
     sick = member._replace(learner=member.learner._replace(target=broken))
-    after, shared, stats = turn(sick, shared, jnp.int32(0))
+    after, shared = iteration(sick, shared)
     assert health.FAULTS[int(after.fault.code)] == "the loss is not finite"
     assert int(after.fault.env_steps) == int(after.env_steps)
     same(after.learner.params, member.learner.params)
     same(after.learner.opt_state, member.learner.opt_state)
-    assert float(stats.learning.loss) == 0
-    later, _, _ = turn(after, shared, jnp.int32(0))
-    same(later._replace(replay=None), after._replace(replay=None))
+    same(after.tally.learning, member.tally.learning)
+    later, _ = iteration(after, shared)
+    same(later._replace(buffer=None, tally=None), after._replace(buffer=None, tally=None))
+    same(later.tally.learning, member.tally.learning)
+
+
+def test_a_frozen_member_of_pqn_stays_exactly_as_it_was():
+    """What its rollouts go on with is nobody's concern."""
+    fields = {"env.name": "chain_probe", "algo.name": "pqn", "algo.minibatches": 2, "window": 4}
+    program = make_program(load_config(None, **SMALL, **fields, **{"agent.obs_norm": "running"}))
+    member, shared = program.init(jnp.int32(0))
+    iteration = jax.jit(program.iteration)
+    member, shared = iteration(member, shared)
+    broken = jax.tree.map(lambda x: jnp.full_like(x, jnp.inf), member.learner.opt_state)
+    after, shared = iteration(member._replace(learner=member.learner._replace(opt_state=broken)), shared)
+    assert health.FAULTS[int(after.fault.code)] == "a parameter is not finite"
+    layers = [{k: x for k, x in m.learner.params["agent"].items() if k != "obs_norm"} for m in (after, member)]
+    same(*layers)
+    later, _ = iteration(after, shared)
+    same(later._replace(ongoing=None, tally=None), after._replace(ongoing=None, tally=None))
 
 
 def same(a, b):
@@ -162,25 +179,25 @@ def test_a_run_across_the_edge_of_32_bits():
     )
     program = make_program(cfg)
     member, shared = program.init(jnp.int32(0))
-    turn = jax.jit(program.turn)
+    iteration = jax.jit(program.iteration)
     for _ in range(8):
-        member, shared, _ = turn(member, shared, jnp.int32(0))
+        member, shared = iteration(member, shared)
     near = count.of(edge - 40)
     member = member._replace(env_steps=near)
     shared = shared._replace(iteration=near, updates=near)
     steps, positions, windows = [edge - 40], [], []
     for k in range(1, 7):
         before = member
-        member, shared, stats = turn(member, shared, jnp.int32(0))
+        member, shared = iteration(member, shared)
         steps.append(int(member.env_steps))
-        positions.append(int(shared.position))
-        windows.append(np.asarray(member.replay.action[:, (8 * (k - 1)) % 64 : (8 * (k - 1)) % 64 + 8]).tobytes())
-        assert int(shared.iteration) == int(shared.updates) == edge - 40 + k
-        assert float(stats.learned) == 1 and int(member.fault.code) == 0
-        assert float(program.epsilon(member)) == pytest.approx(1 - 0.95 * steps[-1] / (2 * edge), rel=1e-5)
-        assert float(program.learning_rate(member, member.hyper)) == pytest.approx(
-            1e-3 * (1 - 0.5 * steps[-1] / (2 * edge)), rel=1e-5
+        positions.append(int(shared.counters.position))
+        windows.append(
+            np.asarray(member.buffer.windows.action[:, (8 * (k - 1)) % 64 : (8 * (k - 1)) % 64 + 8]).tobytes()
         )
+        assert int(shared.iteration) == int(shared.updates) == edge - 40 + k
+        assert float(member.tally.learned - before.tally.learned) == 1 and int(member.fault.code) == 0
+        assert float(program.epsilon(member)) == pytest.approx(1 - 0.95 * steps[-1] / (2 * edge), rel=1e-5)
+        assert float(program.now(member).optim.lr) == pytest.approx(1e-3 * (1 - 0.5 * steps[-1] / (2 * edge)), rel=1e-5)
         targets = (m.learner.target["agent"]["head"]["bias"] for m in (member, before))
         assert np.array_equal(*targets) == (k % 3 != 1)  # a copy is due every third time
     assert all(a < b <= a + 32 for a, b in itertools.pairwise(steps)) and steps[-1] > edge

@@ -60,14 +60,15 @@ def test_what_was_compiled_for_one_platform_or_form_is_not_taken_for_another():
     assert barrier in text(gradient, *args)
 
     x, w = jnp.ones((5, 4, 64)), jnp.ones((64, 10))
-    assert not platform.plain()
+    assert not platform.plain("product")
     assert "reshape" in text(product, x, w)
     with platform.plain_forms():
-        assert platform.plain()
+        assert platform.plain("product")
         assert "reshape" not in text(product, x, w)
-        with platform.plain_forms(False):
+        with platform.plain_forms("gru", "relu"):
+            assert platform.plain("gru") and not platform.plain("product")
             assert "reshape" in text(product, x, w)
-    assert not platform.plain()
+    assert not platform.plain("product")
 
 
 # Products
@@ -167,6 +168,7 @@ def test_plain_forms_take_the_place_of_the_fast_ones(rng):
         "product": (draw(3, 4, 5), draw(5, 6)),
         "weighted_sum": (draw(7, 3), draw(7, 12), draw(7, 4)),
         "inner_product": (draw(7, 5), draw(7, 5)),
+        "relu": (draw(3, 4, 5),),
     }
     for name, args in calls.items():
         form, plain_form = getattr(products, name), getattr(products, f"plain_{name}")

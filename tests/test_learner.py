@@ -1,6 +1,6 @@
 """The loss, the update and the target copy, against NumPy."""
 
-from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,21 +8,39 @@ import numpy as np
 import oracles
 import pytest
 
+from jqmix.buffers import make_buffer
 from jqmix.config import load_config
-from jqmix.learning import normalise
-from jqmix.learning.hyper import hyper_of
-from jqmix.learning.learner import make_learner, make_optimizer, was_greedy
+from jqmix.learning.dqn import DQN, DQNState
+from jqmix.learning.hyper import bind, hyper_of
+from jqmix.learning.learner import (
+    Aim,
+    empty_stats,
+    make_learner,
+    make_optimizer,
+    mixer_state,
+    split_off,
+    was_greedy,
+)
+from jqmix.learning.pqn import PQN, PQNState, minibatches
+from jqmix.networks import normalise
+from jqmix.networks.agent import AgentStart
 from jqmix.networks.mixers import mixer_names
 from jqmix.networks.mixers.base import Joint
 from jqmix.types import EnvSpec, Window
 
 SPEC = EnvSpec("test", 2, 3, 4, 5, 6)
+ENV: Any = None  # nothing here plays
 
 
 def config(**overrides):
     small = {"env.name": "two_step_game", "agent.hidden": 8, "mixer.embed": 4, "mixer.hypernet_hidden": 6}
-    small |= {"algo.critic_hidden": 7, "algo.wqmix_alpha": 0.3}
+    small |= {"mixer.critic_hidden": 7, "mixer.alpha": 0.3}
     return load_config(None, **{**small, **overrides})
+
+
+def traced(cfg, **changes):
+    """As the program has it: traced fields are arrays, some of them others than the configuration's."""
+    return bind(cfg, hyper_of(cfg) | {path: jnp.float32(x) for path, x in changes.items()})
 
 
 def random_window(rng, T1=9, B=3) -> Window:
@@ -44,9 +62,22 @@ def random_window(rng, T1=9, B=3) -> Window:
     )
 
 
+def numpy_unroll(agent, w: Window):
+    """The agents' values and hidden states, the window's warm-up gone through before."""
+    before = w.warm_up
+    whole = w if before is None else jax.tree.map(lambda x, y: np.concatenate([x, y]), before, steps_of(w))
+    start = None if w.start is None else tuple(map(np.asarray, w.start))
+    both = oracles.agent_unroll(agent, whole.obs, whole.action, whole.first, with_hidden=True, start=start)
+    return tuple(x[0 if before is None else len(before.reward) :] for x in both)
+
+
+def steps_of(w: Window) -> Window:
+    return w._replace(start=None, warm_up=None)
+
+
 def numpy_joint(cfg, mixer, team, w: Window, action, n_actions=3):
     """Q(s, u) of every slot from the oracles alone, and each agent's greedy actions: [T1, B, agents], [T1, B, N]."""
-    q, hidden = oracles.agent_unroll(team["agent"], w.obs, w.action, w.first, with_hidden=True)
+    q, hidden = numpy_unroll(team["agent"], w)
     greedy = np.where(w.avail, q, -np.inf).argmax(-1)
     pick = lambda a: np.take_along_axis(q, a[..., None], -1)[..., 0]  # noqa: E731
     flat = lambda x: np.asarray(x, np.float64).reshape(-1, *x.shape[2:])  # noqa: E731
@@ -81,7 +112,8 @@ def numpy_loss(cfg, params, target, w: Window):
             losses[at] *= oracles.wqmix_weight(mixer, cfg.mixer.alpha, q_tot[at], returns[at], value[at], is_greedy)
         losses += 0.5 * (numpy_joint(cfg, "central", params["critic"], w, w.action)[0] - returns) ** 2
     if mixer == "qtran":
-        losses += oracles.qtran_constraints(*parts).reshape(losses.shape)
+        opt, nopt = (x.reshape(losses.shape) for x in oracles.qtran_errors(*parts))
+        losses += 0.5 * (cfg.mixer.opt * opt + cfg.mixer.nopt * nopt)
     return losses[~w.last].mean()
 
 
@@ -120,15 +152,24 @@ def numpy_targets(cfg, params, target, w: Window):
 
 
 def make(cfg, rng, key):
+    """DQN without environments, its state with a target network of its own, and a window."""
     learner = make_learner(cfg, SPEC)
-    state = learner.init(key)
-    other = learner.init(jax.random.fold_in(key, 1)).params
-    return learner, state._replace(target=other), random_window(rng)
+    params, opt_state = learner.init(key)
+    target, _ = learner.init(jax.random.fold_in(key, 1))
+    return DQN(cfg, ENV, learner, make_buffer(cfg.replay), 9), DQNState(params, target, opt_state), random_window(rng)
 
 
-def mean_loss(learner, params, target, window, hyper, *weight):
+def on_device(w: Window) -> Window:
+    return jax.tree.map(jnp.asarray, w)
+
+
+def mean_loss(dqn, params, target, window, cfg, *weight):
     """The loss per slot that counts, and what comes beside the sum."""
-    loss, summed = learner.loss(params, target, window, window.state, hyper, *weight)
+
+    def aim(_, online, window, state):
+        return dqn.aim(target, online, window, state, cfg)
+
+    loss, summed = dqn.learner.loss(params, aim, window, window.state, cfg, *weight)
     return loss / summed.slots, summed
 
 
@@ -136,11 +177,10 @@ def mean_loss(learner, params, target, window, hyper, *weight):
 @pytest.mark.parametrize("double_q", [True, False])
 def test_loss_matches_numpy(rng, key, mixer, double_q):
     cfg = config(**{"algo.mixer": mixer, "algo.double_q": double_q, "algo.reward_scale": 2.0, "algo.td_lambda": 0.7})
-    learner, state, w = make(cfg, rng, key)
-    window = jax.tree.map(jnp.asarray, w)
-    loss, summed = mean_loss(learner, state.params, state.target, window, hyper_of(cfg))
+    dqn, state, w = make(cfg, rng, key)
+    loss, summed = mean_loss(dqn, state.params, state.target, on_device(w), traced(cfg))
     np.testing.assert_allclose(loss, numpy_loss(cfg, state.params, state.target, w), rtol=1e-4)
-    assert float(summed.stats.loss / summed.slots) == float(loss)
+    assert float(summed.stats["loss"] / summed.slots) == float(loss)
 
 
 @pytest.mark.parametrize("mixer", ["iql", "qmix", "qplex", "cw_qmix"])
@@ -156,24 +196,106 @@ def test_loss_of_every_target_matches_numpy(rng, key, mixer, double_q, target):
             "algo.n_step": 2,
         }
     )
-    learner, state, w = make(cfg, rng, key)
-    window = jax.tree.map(jnp.asarray, w)
-    loss, _ = mean_loss(learner, state.params, state.target, window, hyper_of(cfg))
+    dqn, state, w = make(cfg, rng, key)
+    loss, _ = mean_loss(dqn, state.params, state.target, on_device(w), traced(cfg))
     np.testing.assert_allclose(loss, numpy_loss(cfg, state.params, state.target, w), rtol=1e-4)
 
 
+@pytest.mark.parametrize("mixer", mixer_names())
+@pytest.mark.parametrize("target", ["peng", "watkins"])
+def test_loss_without_a_target_network_matches_numpy(rng, key, mixer, target):
+    """PQN's targets come from the parameters that learn."""
+    cfg = config(**PQN_FIELDS, **{"algo.mixer": mixer, "algo.target": target, "algo.td_lambda": 0.7})
+    pqn, state, w = make_pqn(cfg, rng, key)
+    loss, _ = pqn_loss(pqn, state.params, on_device(w), traced(cfg))
+    np.testing.assert_allclose(loss, numpy_loss(cfg, state.params, state.params, w), rtol=1e-4)
+
+
+@pytest.mark.parametrize("mixer", ["qmix", "qtran", "ow_qmix"])
+@pytest.mark.parametrize("burn_in", [0, 3])
+def test_loss_of_windows_that_go_on_matches_numpy(rng, key, mixer, burn_in):
+    """Memory and last actions at their start are given; the first slots warm the memory up and do not count."""
+    cfg = config(**{"algo.mixer": mixer, "window_start": "continue", "window": 4})
+    dqn, state, w = make(cfg, rng, key)
+    window = split_off(on_device(going_on(rng, w)), burn_in)
+    loss, summed = mean_loss(dqn, state.params, state.target, window, traced(cfg))
+    w = jax.tree.map(np.asarray, window)
+    assert float(summed.slots) == (~w.last).sum() and len(w.reward) == 9 - burn_in
+    np.testing.assert_allclose(loss, numpy_loss(cfg, state.params, state.target, w), rtol=1e-4)
+    forgetful = mean_loss(dqn, state.params, state.target, window._replace(start=None), traced(cfg))[0]
+    assert abs(float(forgetful - loss)) > 1e-4
+
+
+def test_no_gradient_flows_through_the_warm_up(rng, key):
+    """It is that of windows which begin, with this memory, where the warm-up ends."""
+    cfg = config(window_start="continue", window=4)
+    dqn, state, w = make(cfg, rng, key)
+    window, team = split_off(on_device(going_on(rng, w)), 3), state.params
+    before = window.warm_up
+
+    def warm(team):
+        memory = dqn.learner.agent.unroll(team["agent"], before.obs, before.action, before.first, window.start).state
+        return AgentStart(memory, before.action[-1])
+
+    def loss(params, window):
+        return mean_loss(dqn, params, state.params, window, traced(cfg))[0]
+
+    grads = jax.grad(loss)(team, window)
+    expected = jax.grad(loss)(team, window._replace(start=warm(team), warm_up=None))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), grads, expected)
+
+
+def going_on(rng, w: Window) -> Window:
+    """A window that goes on in the middle of an episode in all rollouts but the last."""
+    first = w.first.copy()
+    first[0], first[3] = [False, False, True], False
+    start = AgentStart(rng.normal(size=(3, 2, 8)).astype(np.float32), rng.integers(0, 3, (3, 2)).astype(np.int32))
+    return w._replace(first=first, start=start)
+
+
+def test_qtrans_losses_are_weighed_and_told(rng, key):
+    cfg = config(**{"algo.mixer": "qtran", "mixer.opt": 0.3, "mixer.nopt": 2.0})
+    dqn, state, w = make(cfg, rng, key)
+    loss, summed = mean_loss(dqn, state.params, state.target, on_device(w), traced(cfg))
+    np.testing.assert_allclose(loss, numpy_loss(cfg, state.params, state.target, w), rtol=1e-4)
+    _, _, parts, _, _ = numpy_targets(cfg, state.params, state.target, w)
+    for name, errors in zip(("qtran_opt", "qtran_nopt"), oracles.qtran_errors(*parts), strict=True):
+        expected = errors.reshape(w.reward.shape)[~w.last].mean()
+        np.testing.assert_allclose(summed.stats[name] / summed.slots, expected, rtol=1e-4)
+    assert set(empty_stats(dqn.learner, cfg)) == {*summed.stats, "grad_norm"}
+
+
+def test_an_auxiliary_loss_gets_its_key_and_counts_like_the_errors(rng, key):
+    """Over the slots that a transition leaves, by the windows' weights; of IQL once for each slot, too."""
+    for mixer in ("vdn", "iql"):
+        cfg = config(**{"algo.mixer": mixer})
+        dqn, state, w = make(cfg, rng, key)
+
+        def noise(params, batch, settings, key):
+            drawn = jax.random.uniform(key, batch.window.reward.shape)
+            return drawn, {"noise": drawn}
+
+        with_noise = dqn._replace(learner=dqn.learner._replace(mixer=dqn.learner.mixer._replace(auxiliary=noise)))
+        weight = jnp.asarray(rng.uniform(0.1, 1, 3).astype(np.float32))
+        plain, _ = mean_loss(dqn, state.params, state.target, on_device(w), traced(cfg), weight)
+        loss, summed = mean_loss(with_noise, state.params, state.target, on_device(w), traced(cfg), weight, key)
+        drawn = np.where(w.last, 0, jax.random.uniform(key, w.reward.shape))
+        np.testing.assert_allclose(loss - plain, np.sum(weight * drawn) / (~w.last).sum(), rtol=1e-4)
+        np.testing.assert_allclose(summed.stats["noise"] / summed.slots, drawn.sum() / (~w.last).sum(), rtol=1e-5)
+
+
 @pytest.mark.parametrize("mixer", ["iql", "qmix"])
-def test_windows_count_by_their_weights_and_get_new_priorities(rng, key, mixer):
-    """Σ w m ½ δ² / Σ m; the priorities are those of the errors in this loss."""
+def test_windows_count_by_their_weights_and_tell_their_surprise(rng, key, mixer):
+    """Σ w m ½ δ² / Σ m; the surprises are those of the errors in this loss."""
     cfg = config(**{"algo.mixer": mixer})
-    learner, state, w = make(cfg, rng, key)
-    window, weight = jax.tree.map(jnp.asarray, w), rng.uniform(0.1, 1, w.reward.shape[1]).astype(np.float32)
-    loss, (_, _, priority) = mean_loss(learner, state.params, state.target, window, hyper_of(cfg), jnp.asarray(weight))
+    dqn, state, w = make(cfg, rng, key)
+    weight = rng.uniform(0.1, 1, w.reward.shape[1]).astype(np.float32)
+    loss, summed = mean_loss(dqn, state.params, state.target, on_device(w), traced(cfg), jnp.asarray(weight))
     errors = np.stack(numpy_errors(cfg, state.params, state.target, w))
     expected = np.sum(weight * np.where(w.last, 0, 0.5 * np.square(errors))) / (len(errors) * (~w.last).sum())
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
     per_agent = np.moveaxis(errors, 0, -1)
-    np.testing.assert_allclose(priority, oracles.window_priority(per_agent, w.last), rtol=1e-4)
+    np.testing.assert_allclose(summed.surprise, oracles.window_priority(per_agent, w.last), rtol=1e-4)
 
 
 def test_any_of_equally_good_actions_is_greedy():
@@ -184,11 +306,11 @@ def test_any_of_equally_good_actions_is_greedy():
 @pytest.mark.parametrize("mixer", mixer_names())
 def test_every_parameter_learns_and_the_target_does_not(rng, key, mixer):
     cfg = config(**{"algo.mixer": mixer})
-    learner, state, w = make(cfg, rng, key)
-    window = jax.tree.map(jnp.asarray, w)
-    grads, grads_target = jax.jit(
-        jax.grad(lambda p, t: mean_loss(learner, p, t, window, hyper_of(cfg))[0], argnums=(0, 1))
-    )(state.params, state.target)
+    dqn, state, w = make(cfg, rng, key)
+    window = on_device(w)
+    grads, grads_target = jax.jit(jax.grad(lambda p, t: mean_loss(dqn, p, t, window, traced(cfg))[0], argnums=(0, 1)))(
+        state.params, state.target
+    )
     for path, g in jax.tree_util.tree_leaves_with_path(grads):
         # A key's bias shifts all agents' attention alike, which a softmax does not see.
         assert np.abs(g).max() > 0 or "['key']['bias']" in jax.tree_util.keystr(path), path
@@ -199,21 +321,19 @@ def test_every_parameter_learns_and_the_target_does_not(rng, key, mixer):
 def test_the_critic_learns_from_its_own_error_alone(rng, key, mixer):
     """Its gradient is that of ½ (Q̂* − G)², whatever Q_tot and its weights are; and α leaves it alone."""
     cfg = config(**{"algo.mixer": mixer})
-    learner, state, w = make(cfg, rng, key)
-    window = jax.tree.map(jnp.asarray, w)
-    hyper = hyper_of(cfg)
-    q = learner.values(state.params, window).q
-    returns, _ = learner.targets(q, state.target, window, window.state, hyper)
+    dqn, state, w = make(cfg, rng, key)
+    window, learner = on_device(w), dqn.learner
+    returns, _ = dqn.aim(state.target, learner.values(state.params, window), window, window.state, traced(cfg))
 
     def critic_loss(critic):
         q_hat = learner.joint_value(learner.mixer.critic.mixer, critic, window, window.state)
         return jnp.sum(jnp.where(window.last, 0, 0.5 * (q_hat - returns) ** 2)) / jnp.sum(~window.last)
 
     def whole(params, alpha):
-        return mean_loss(learner, params, state.target, window, hyper | {"mixer.alpha": alpha})[0]
+        return mean_loss(dqn, params, state.target, window, traced(cfg, **{"mixer.alpha": alpha}))[0]
 
     expected = jax.grad(critic_loss)(state.params["critic"])
-    some, none = (jax.grad(whole)(state.params, jnp.float32(alpha)) for alpha in (0.3, 0.0))
+    some, none = (jax.grad(whole)(state.params, alpha) for alpha in (0.3, 0.0))
     for grads in (some, none):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), grads["critic"], expected)
     changed = jax.tree.map(lambda a, b: np.abs(a - b).max(), some["agent"], none["agent"])
@@ -223,11 +343,10 @@ def test_the_critic_learns_from_its_own_error_alone(rng, key, mixer):
 def test_slots_without_a_transition_do_not_count(rng, key):
     """Whatever action and reward stand where no transition leaves, the loss is the same."""
     cfg = config()
-    learner, state, w = make(cfg, rng, key)
+    dqn, state, w = make(cfg, rng, key)
 
     def loss(w):
-        window = jax.tree.map(jnp.asarray, w)
-        return float(mean_loss(learner, state.params, state.target, window, hyper_of(cfg))[0])
+        return float(mean_loss(dqn, state.params, state.target, on_device(w), traced(cfg))[0])
 
     changed = w._replace(
         reward=np.where(w.last, 1e3, w.reward).astype(np.float32),
@@ -239,47 +358,45 @@ def test_slots_without_a_transition_do_not_count(rng, key):
 def test_unavailable_actions_never_enter_a_target(rng, key):
     """Raising the Q-values of an unavailable action changes no target."""
     cfg = config(**{"algo.mixer": "vdn"})
-    learner, state, w = make(cfg, rng, key)
+    dqn, state, w = make(cfg, rng, key)
     avail = w.avail.copy()
     avail[..., 2], avail[..., 0] = False, True
-    w = w._replace(avail=avail, action=np.minimum(w.action, 1))
-    window = jax.tree.map(jnp.asarray, w)
+    window = on_device(w._replace(avail=avail, action=np.minimum(w.action, 1)))
 
     def targets(params):
-        q = learner.agent.unroll(params["agent"], window.obs, window.action, window.first).q
-        return learner.targets(q, state.target, window, window.state, hyper_of(cfg))[0]
+        online = dqn.learner.values(params, window)
+        return dqn.aim(state.target, online, window, window.state, traced(cfg)).returns
 
     raised = jax.tree.map(jnp.copy, state.params)
     raised["agent"]["head"]["bias"] = raised["agent"]["head"]["bias"].at[2].add(1e6)
     np.testing.assert_array_equal(targets(raised), targets(state.params))
 
 
-@pytest.mark.parametrize("name", ["adam", "rmsprop"])
+@pytest.mark.parametrize("name", ["adam", "rmsprop", "radam"])
 def test_optimisers_are_pytorchs(rng, name):
     params = rng.normal(size=7).astype(np.float32)
-    grads = [rng.normal(size=7).astype(np.float32) * 10.0**-k for k in range(6)]
+    # RAdam has a rate of its own for each element from its sixth step on.
+    grads = [rng.normal(size=7).astype(np.float32) * 10.0 ** -(k % 6) for k in range(9 if name == "radam" else 6)]
     optimiser = make_optimizer(name)
     state, got = optimiser.init(jnp.asarray(params)), jnp.asarray(params)
     for g in grads:
         step, state = optimiser.update(jnp.asarray(g), state)
         got = got - 0.01 * step
-    expected = {"adam": oracles.adam, "rmsprop": oracles.rmsprop}[name](params.astype(np.float64), grads, 0.01)
+    expected = getattr(oracles, name)(params.astype(np.float64), grads, 0.01)
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 
 def one_update(cfg, rng, key):
-    learner, state, w = make(cfg, rng, key)
-    hyper = hyper_of(cfg)
-    window = jax.tree.map(jnp.asarray, w)
-    after, stats, _ = learner.update(state, window, normalise.init(5), hyper, hyper["optim.lr"])
-    return state, after, stats
+    dqn, state, w = make(cfg, rng, key)
+    updated, after = dqn.update(state, on_device(w), normalise.init(5), traced(cfg))
+    return state, after, updated.stats
 
 
 def test_the_gradient_norm_is_clipped(rng, key):
     """With RMSProp's first step ∝ g / (0.1 |g| + ε), a clip to almost nothing shows in the step."""
     cfg = config(**{"optim.name": "rmsprop", "optim.grad_clip": 1e-5})
     state, after, stats = one_update(cfg, rng, key)
-    assert float(stats.grad_norm) > 1e-3
+    assert float(stats["grad_norm"]) > 1e-3
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), state.params, after.params)
     limit = 1e-3 * 1e-5 / 1e-5  # lr · g / ε, as every |g| ≤ 1e-5
     assert 0 < max(jax.tree.leaves(moved)) < limit
@@ -295,15 +412,13 @@ def test_soft_and_hard_targets(rng, key):
         np.testing.assert_array_equal(a, b)
 
 
-def test_the_mixer_reads_the_normalised_state(rng, key):
+def test_the_mixer_reads_the_normalised_state(rng):
     """A state a thousand times larger leaves the loss as it was, once the statistics know it; raw, it does not."""
-    cfg, raw = config(), config(**{"algo.state_norm": "none"})
-    learner, state, w = make(cfg, rng, key)
+    cfg, raw, w = config(), config(**{"algo.state_norm": "none"}), random_window(rng)
     large = w.state * 1000 + 300
 
     def seen(cfg, x):
-        moments = normalise.update(normalise.init(5), jnp.asarray(x))
-        return make_learner(cfg, SPEC).mixer_state(moments, jnp.asarray(x))
+        return mixer_state(cfg, normalise.update(normalise.init(5), jnp.asarray(x)), jnp.asarray(x))
 
     np.testing.assert_allclose(seen(cfg, large), seen(cfg, w.state), atol=1e-3)
     np.testing.assert_array_equal(seen(raw, large), large)
@@ -312,13 +427,64 @@ def test_the_mixer_reads_the_normalised_state(rng, key):
 @pytest.mark.parametrize("clip", [1e-3, 1e3])
 def test_an_update_logs_and_clips_the_gradient_of_the_mean(rng, key, clip):
     """Not of the sum, which the loss is: Adam's first moment, a tenth of what it was given, says which it was."""
-    learner, state, w = make(config(), rng, key)
-    window, hyper = jax.tree.map(jnp.asarray, w), hyper_of(config()) | {"optim.grad_clip": jnp.float32(clip)}
-    loss, grads = jax.value_and_grad(lambda p: mean_loss(learner, p, state.target, window, hyper)[0])(state.params)
+    plain = config(**{"algo.state_norm": "none"})
+    cfg = traced(plain, **{"optim.grad_clip": clip, "optim.lr": 0.0})
+    dqn, state, w = make(plain, rng, key)
+    window = on_device(w)
+    loss, grads = jax.value_and_grad(lambda p: mean_loss(dqn, p, state.target, window, cfg)[0])(state.params)
+    updated, _ = dqn.update(state, window, normalise.init(5), cfg)
+    check_step(updated, loss, grads, clip)
+
+
+@pytest.mark.parametrize("clip", [1e-3, 1e3])
+def test_pqn_descends_the_squared_error_and_tells_half_of_it(rng, key, clip):
+    """With targets of the parameters that learn, through which no gradient flows."""
+    plain = config(**PQN_FIELDS, **{"algo.state_norm": "none"})
+    cfg = traced(plain, **{"optim.grad_clip": clip, "optim.lr": 0.0})
+    pqn, state, w = make_pqn(plain, rng, key)
+    window = on_device(w)
+    aims = jax.tree.map(np.asarray, pqn.aim(state.params, pqn.learner.values(state.params, window), *two(window), cfg))
+
+    def squared(params):
+        loss, summed = pqn.learner.loss(params, lambda *_: Aim(*map(jnp.asarray, aims)), *two(window), cfg)
+        return 2 * loss / summed.slots
+
+    loss, grads = jax.value_and_grad(squared)(state.params)
+    updated, after = pqn.update(state, window, normalise.init(5), cfg)
+    check_step(updated, loss / 2, grads, clip)
+    assert after._fields == ("params", "opt_state")
+
+
+def two(window):
+    return window, window.state
+
+
+def check_step(updated, loss, grads, clip):
     norm = np.sqrt(sum(float(jnp.sum(g**2)) for g in jax.tree.leaves(grads)))
-    moments = normalise.init(window.state.shape[-1])
-    learner = learner._replace(algo=replace(learner.algo, state_norm="none"))
-    after, stats, _ = learner.update(state, window, moments, hyper, jnp.float32(0.0))
-    np.testing.assert_allclose([stats.loss, stats.grad_norm], [loss, norm], rtol=1e-4)
-    moment = 10 * np.linalg.norm(after.opt_state.mu)
+    np.testing.assert_allclose([updated.stats["loss"], updated.stats["grad_norm"]], [loss, norm], rtol=1e-4)
+    moment = 10 * np.linalg.norm(updated.opt_state.mu)
     np.testing.assert_allclose(moment, min(norm, clip), rtol=1e-3)
+
+
+PQN_FIELDS = {"algo.name": "pqn", "algo.minibatches": 2, "window": 4}
+
+
+def make_pqn(cfg, rng, key):
+    learner = make_learner(cfg, SPEC)
+    return PQN(ENV, learner), PQNState(*learner.init(key)), random_window(rng)
+
+
+def pqn_loss(pqn, params, window, cfg):
+    def aim(params, online, window, state):
+        return pqn.aim(params, online, window, state, cfg)
+
+    loss, summed = pqn.learner.loss(params, aim, window, window.state, cfg)
+    return loss / summed.slots, summed
+
+
+def test_minibatches_hold_every_rollout_once_in_an_epoch(key):
+    parts = np.asarray(minibatches(key, 12, 5, 3))
+    assert parts.shape == (15, 4)
+    epochs = parts.reshape(5, 12)
+    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.broadcast_to(np.arange(12), (5, 12)))
+    assert len({epoch.tobytes() for epoch in epochs}) == 5

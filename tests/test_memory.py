@@ -12,8 +12,8 @@ import pytest
 
 from jqmix.config import ConfigError, load_config
 from jqmix.envs.registry import make_env
-from jqmix.networks.mixers import build_mixer, mixer_names
-from jqmix.networks.mixers.base import MixerSizes
+from jqmix.learning.learner import make_learner
+from jqmix.networks.mixers import mixer_names
 from jqmix.runs import host_memory, memory
 from jqmix.runs.bench import bench
 from jqmix.runs.memory import make_plan, tree_bytes
@@ -22,33 +22,71 @@ from jqmix.runs.population import abstract_member, compile_population, starts_of
 SMALL = {"replay.capacity": 128, "eval.every": 1, "eval.episodes": 4}
 
 
+PQN = {"algo.name": "pqn", "window": 4}
+
+
 def plan_of(cfg):
     return make_plan(cfg, *abstract_member(cfg))
+
+
+def reserved(compiled):
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+CASES = [
+    {"env.name": "two_step_game", "replay.batch": 128, "agent.hidden": 128},
+    {"env.name": "predator_prey", "replay.batch": 32, "env.episode_limit": 20, "algo.mixer": "vdn"},
+    {"env.name": "predator_prey", "replay.batch": 32, "env.episode_limit": 20, "algo.mixer": "ow_qmix"},
+    {"env.name": "predator_prey", "replay.batch": 32, "window": 12, "window_start": "continue", "replay.burn_in": 6},
+    {"env.name": "predator_prey", "algo.name": "pqn", "window": 16, "rollouts": 64, "algo.minibatches": 4},
+]
+
+
+@pytest.mark.parametrize("overrides", CASES)
+def test_the_estimate_is_near_what_the_compiler_reserves(overrides):
+    """Of training, where learning takes the most."""
+    cfg = load_config(None, **SMALL, **overrides)
+    plan = plan_of(cfg)
+    population = compile_population(cfg)
+    members = population.members
+    assert plan.replay == tree_bytes((members.buffer, members.ongoing))
+    learned = members.learner, members.best.params
+    assert plan.parameters + plan.optimiser == tree_bytes(learned)
+    assert plan.optimiser == tree_bytes(members.learner.opt_state)
+    training = plan.copies * reserved(population.training)
+    assert training / 1.6 < plan.working < 1.6 * training
+    assert memory.evaluating_bytes(cfg, population.spec) < plan.working
 
 
 @pytest.mark.parametrize(
     "overrides",
     [
-        {"env.name": "two_step_game", "replay.batch": 128, "agent.hidden": 128},
-        {"env.name": "predator_prey", "replay.batch": 32, "env.episode_limit": 20, "algo.mixer": "vdn"},
-        {"env.name": "predator_prey", "replay.batch": 32, "env.episode_limit": 20, "algo.mixer": "ow_qmix"},
+        {"env.name": "two_step_game", "eval.episodes": 512, "eval.parallel": 512},
+        {"env.name": "predator_prey", "env.episode_limit": 20, "eval.episodes": 64},
+        {"env.name": "predator_prey", "eval.episodes": 1000, "eval.parallel": 256, "algo.name": "pqn", "window": 4},
     ],
 )
-def test_the_estimate_is_near_what_the_compiler_reserves(overrides):
-    cfg = load_config(None, **SMALL, **overrides)
-    plan = plan_of(cfg)
+def test_the_estimate_of_an_evaluation(overrides):
+    """However many rounds it has, what is played at once is what counts; and it is part of the plan."""
+    small = SMALL | {"replay.batch": 2, "algo.mixer": "vdn", **overrides}
+    small |= {"algo.minibatches": 8} if "algo.name" in overrides else {}
+    cfg = load_config(None, **small)
     population = compile_population(cfg)
-    assert plan.replay == tree_bytes(population.members.replay)
-    assert plan.parameters + plan.optimiser == tree_bytes((population.members.learner, population.members.best.params))
-    reserved = plan.copies * population.compiled.memory_analysis().temp_size_in_bytes
-    assert reserved / 1.6 < plan.working < 1.6 * reserved
+    estimate, evaluation = memory.evaluating_bytes(cfg, population.spec), reserved(population.evaluation.result())
+    assert evaluation / 1.6 < estimate < 1.6 * evaluation
+    assert plan_of(cfg).working >= estimate
+    once = load_config(None, **small, **{"eval.parallel": 2**14})
+    assert memory.evaluating_bytes(once, population.spec) >= estimate
 
 
 def test_every_mixer_is_counted():
     """Beyond the agents', a wider mixer keeps more; one without parameters nothing to speak of."""
     spec = make_env("two_step_game", batch=1).spec
-    sizes = MixerSizes(spec.n_agents, spec.state_size, spec.n_actions, spec.obs_size, hidden=64)
-    kept = {name: memory.mixer_bytes(build_mixer(name, sizes), sizes) for name in mixer_names()}
+    kept = {}
+    for name in mixer_names():
+        cfg = load_config(None, **{"env.name": "two_step_game", "algo.mixer": name})
+        learner = make_learner(cfg, spec)
+        kept[name] = memory.mixer_bytes(learner, learner.mixer, cfg.mixer)
     assert kept["iql"] == kept["vdn"] == 0
     n, e, hh = 2, 32, 64
     hidden_layers = 2 * hh + e + e  # of W1 and W2, of V, and the mixed one: each ReLU or ELU keeps what it needs
@@ -99,8 +137,11 @@ def test_members_that_take_turns_share_their_working_space():
     settings = {"env.name": "predator_prey", "replay.batch": 32, "env.episode_limit": 20, "algo.mixer": "vdn"}
     two, six = (compile_population(load_config(None, **SMALL, **settings, seeds=n)) for n in (2, 6))
     one_state = tree_bytes(two.members) // 2
-    reserved = [p.compiled.memory_analysis().temp_size_in_bytes for p in (two, six)]
-    assert reserved[1] < reserved[0] + 1.5 * one_state
+    assert reserved(six.training) < reserved(two.training) + 1.5 * one_state
+    # An evaluation has no replay, neither theirs nor a copy of it.
+    replay = tree_bytes(two.members.buffer) // 2
+    evaluations = [p.evaluation.result() for p in (two, six)]
+    assert reserved(evaluations[1]) < reserved(evaluations[0]) + 1.5 * (one_state - replay)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +151,8 @@ def test_members_that_take_turns_share_their_working_space():
         ({"replay.capacity": 400_000, "replay.batch": 400_000}, "replay.batch: 400000"),
         ({"rollouts": 2**20, "replay.capacity": 2**20}, "rollouts: 1048576"),
         ({"agent.hidden": 16_000, "replay.batch": 1}, "agent.hidden: 16000"),
+        ({"eval.episodes": 2**14, "eval.parallel": 2**14, "env.episode_limit": 20_000}, "eval.parallel: 16384"),
+        ({"rollouts": 2**20, **PQN, "algo.minibatches": 2}, "rollouts: 1048576"),
     ],
 )
 def test_what_cannot_fit_is_refused_and_named(monkeypatch, overrides, field):
@@ -159,8 +202,8 @@ def test_the_estimate_of_playing(env):
     small = {"replay.capacity": 1024, "rollouts": 512, "replay.batch": 2, "eval.every": 1, "eval.episodes": 4}
     cfg = load_config(None, **small, **{"env.name": env})
     plan = plan_of(cfg)
-    reserved = compile_population(cfg).compiled.memory_analysis().temp_size_in_bytes
-    assert reserved / 1.6 < plan.working < 1.6 * reserved
+    training = reserved(compile_population(cfg).training)
+    assert training / 1.6 < plan.working < 1.6 * training
 
 
 # What the host has left

@@ -102,7 +102,7 @@ def test_settings_within_a_process(usual):
         for dtype in (jnp.float64, jnp.float32):
             obs, avail = jnp.ones((3, 2, spec.obs_size), dtype), jnp.ones((3, 2, spec.n_actions), bool)
             action, state = trained.act(state, obs, avail)
-            assert action.dtype == state.last_action.dtype == jnp.int32 and state.state.dtype == jnp.float32
+            assert action.dtype == state.last_action.dtype == jnp.int32 and state.memory.dtype == jnp.float32
         assert jnp.ones(()).dtype == jnp.float64
 
 

@@ -24,8 +24,8 @@ from jqmix.runs.run_dir import RunDir, RunError
 SMALL = {
     "env.name": "chain_probe",
     "agent.hidden": 8,
-    "algo.embed": 8,
-    "algo.hypernet_hidden": 8,
+    "mixer.embed": 8,
+    "mixer.hypernet_hidden": 8,
     "replay.capacity": 64,
     "replay.batch": 16,
     "eval.every": 320,
@@ -117,6 +117,36 @@ def test_stopped_and_resumed(tmp_path, monkeypatch, whole, calls, capsys):
     assert before == lines_of(whole)[: len(before)]
     resume(path, quiet=True)
     assert_same(path, whole)
+
+
+GOING_ON = {
+    "pqn": {"algo.name": "pqn", "window": 4, "algo.minibatches": 2, "agent.obs_norm": "running"},
+    "pqn_overlap": {"algo.name": "pqn", "window": 4, "algo.minibatches": 2, "replay.burn_in": 2, "agent.core": "lstm"},
+    "dqn": {"window_start": "continue", "window": 6, "replay.burn_in": 3, "replay.prioritised": True},
+}
+
+
+@pytest.mark.parametrize("fields", GOING_ON.values(), ids=GOING_ON)
+def test_rollouts_that_go_on_resume(tmp_path, monkeypatch, fields, capsys):
+    """Stopped in the middle of episodes, and once more: the rollouts are part of what is saved."""
+    undisturbed, path = tmp_path / "undisturbed", tmp_path / "run"
+    train(config(undisturbed, seeds=2, **fields), quiet=True)
+    with monkeypatch.context() as patch:
+        StopAfter(patch, 3)
+        with pytest.raises(Interrupted):
+            train(config(path, seeds=2, **fields), quiet=True)
+    saved = checkpoint.find(path, 2)[0]
+    assert (saved.path / "replay").exists() == ("algo.name" not in fields)
+    assert "ongoing" in checkpoint.load(saved.path, with_replay=True)["member"]
+    with monkeypatch.context() as patch:
+        StopAfter(patch, 2)
+        with pytest.raises(Interrupted):
+            resume(path, quiet=True)
+    assert lines_of(path) == lines_of(undisturbed)[: len(lines_of(path))]
+    capsys.readouterr()
+    resume(path, quiet=True)
+    assert "no replay" not in capsys.readouterr().err
+    assert_same(path, undisturbed)
 
 
 def test_members_in_groups_resume(tmp_path, monkeypatch):

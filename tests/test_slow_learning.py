@@ -34,5 +34,5 @@ def test_smax_3m(tmp_path):
 
 
 def test_mpe_simple_spread(tmp_path):
-    """Random play earns −83 (`benchmarks/random_play.py mpe_simple_spread_v3`), JaxMARL's QMIX −52 at 800k steps."""
+    """Random play earns −83 (`benchmarks/learning.py random`), JaxMARL's QMIX −52 at 800k steps."""
     assert min(final("mpe_simple_spread", tmp_path, "return_mean", seeds=4)) > -52

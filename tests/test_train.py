@@ -4,10 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import worlds
 
 from jqmix.config import load_config
+from jqmix.envs import registry
 from jqmix.learning import count
-from jqmix.learning.train import make_program, make_train
+from jqmix.learning.state import Rounds
+from jqmix.learning.train import Program, make_program, make_train
 from jqmix.runs.experiment import train
 from jqmix.runs.memory import tree_bytes
 from jqmix.runs.population import compile_population, starts_of
@@ -15,8 +18,8 @@ from jqmix.runs.population import compile_population, starts_of
 SMALL = {
     "env.name": "two_step_game",
     "agent.hidden": 16,
-    "algo.embed": 8,
-    "algo.hypernet_hidden": 16,
+    "mixer.embed": 8,
+    "mixer.hypernet_hidden": 16,
     "replay.capacity": 64,
     "replay.batch": 16,
     "explore.eps_steps": 400,
@@ -25,6 +28,9 @@ SMALL = {
     "eval.episodes": 4,
     "total_steps": 256,
 }
+
+
+PQN = {"algo.name": "pqn", "window": 4, "algo.epochs": 3, "algo.minibatches": 2}
 
 
 def config(**overrides):
@@ -87,35 +93,53 @@ def compilations(tmp_path, steps):
 
 
 def test_one_compilation_for_the_whole_run(tmp_path):
-    """Eight chunks compile what two do: nothing compiles while chunks run."""
+    """Eight intervals compile what two do: nothing compiles while a run goes on."""
     few = compilations(tmp_path, 128)
     assert few > 0
     assert compilations(tmp_path, 512) == few
 
 
-def test_the_chunk_is_traced_once(monkeypatch):
-    from jqmix.learning import train as module
+@pytest.fixture
+def traces(monkeypatch):
+    """The names of a program's functions, each time that it is traced."""
+    names = []
 
-    traces = []
-    original = module._Program.chunk
-    monkeypatch.setattr(module._Program, "chunk", lambda *a: (traces.append(None), original(*a))[1])
+    def counted(name):
+        original = getattr(Program, name)
+        return lambda *args: (names.append(name), original(*args))[1]
+
+    for name in ("train", "evaluate", "chunk"):
+        monkeypatch.setattr(Program, name, counted(name))
+    return names
+
+
+def test_the_chunk_is_traced_once(traces):
     init, chunk = make_train(config())
     member, shared = jax.vmap(init, out_axes=(0, None))(jnp.arange(2))
     step = jax.jit(jax.vmap(chunk, in_axes=(0, None), out_axes=(0, None, 0)))
     for _ in range(3):
         member, shared, _ = step(member, shared)
-    assert len(traces) == 1
+    assert sorted(traces) == ["chunk", "evaluate", "train"]
+
+
+@pytest.mark.parametrize("fields", [{}, PQN], ids=["dqn", "pqn"])
+def test_both_programs_of_a_run_are_traced_once(tmp_path, traces, fields):
+    """Whatever they are asked to do: training, evaluations, and the absolute one."""
+    result = train(config(seeds=2, run_dir=str(tmp_path / "run"), **fields), quiet=True)
+    assert sorted(traces) == ["evaluate", "train"]
+    assert result.metrics[-1]["absolute/episodes"] == 40
 
 
 def test_counters_are_shared_and_branches_stay_branches():
     """out_axes=None refuses batched counters; the update and the target copy are real conditionals under vmap."""
     population = compile_population(config(seeds=3))
-    assert population.shared.iteration.low.shape == ()
-    text = population.compiled.as_text()
+    counters = population.shared.iteration.low, population.shared.since_evaluation, *population.shared.counters
+    assert {x.shape for x in counters} == {()}
+    text = population.training.as_text()
     assert text.count(" conditional(") >= 2
 
 
-def test_counters_and_targets(key):
+def test_counters_and_targets():
     """Updates wait for a batch; the hard copy comes every target_period windows, after the optimiser's step."""
     cfg = config(**{"algo.target_period": 24, "replay.batch": 16})
     program = make_program(cfg)
@@ -124,10 +148,11 @@ def test_counters_and_targets(key):
     start = member.learner
     for k in range(1, 7):
         before = member.learner
-        member, shared, stats = iteration(member, shared)
-        assert int(shared.iteration) == k
+        member, shared = iteration(member, shared)
+        assert int(shared.iteration) == int(shared.since_evaluation) == k
         assert int(shared.updates) == max(0, k - 1)  # 8 windows an iteration, 16 to a batch
-        assert float(stats.learned) == (k >= 2)
+        assert float(member.tally.learned) == float(member.tally.updates) == max(0, k - 1)
+        assert tuple(map(int, shared.counters)) == (8 * k % 64, 8 * k, 8 * k % 24)
         if k % 3 == 0:
             assert_equal(member.learner.target, member.learner.params)
         else:
@@ -136,59 +161,121 @@ def test_counters_and_targets(key):
     assert int(member.env_steps) == 6 * 8 * 2
 
 
-@pytest.mark.parametrize("options", [{}, {"replay.prioritised": True, "algo.reward_norm": "running"}])
+def test_pqn_learns_from_each_iteration_at_once():
+    """Epochs × minibatches updates, and nothing kept but the parameters, the optimiser and the rollouts."""
+    program = make_program(config(**PQN))
+    member, shared = program.init(jnp.int32(0))
+    assert member.buffer is None and shared.counters == () and member.learner._fields == ("params", "opt_state")
+    iteration = jax.jit(program.iteration)
+    for k in range(1, 4):
+        before = member.learner
+        member, shared = iteration(member, shared)
+        assert int(shared.updates) == int(member.tally.updates) == k * 3 * 2
+        assert float(member.tally.learned) == k
+        assert not np.array_equal(*(x.params["agent"]["head"]["bias"] for x in (before, member.learner)))
+    assert int(member.env_steps) == 3 * 8 * 4 - 3 * 8  # of five slots, one holds an episode's end
+
+
+OPTIONS = [{}, {"replay.prioritised": True, "algo.reward_norm": "running"}, {**PQN, "agent.obs_norm": "running"}]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("before", [2, 3])  # after 2, a copy of the target is due
 def test_an_evaluation_changes_nothing_that_is_learned_from(options, before):
-    """What it plays lies in replay where the next windows will: learning goes on as if it had not been."""
+    """Learning goes on as if it had not been. Complete, it begins the log's sums anew; the absolute one not even that.
+
+    It is played with neither the buffer nor the rollouts."""
     program = make_program(config(**options))
     member, shared = program.init(jnp.int32(0))
-    turn = jax.jit(program.turn)
+    iteration, evaluate = jax.jit(program.iteration), jax.jit(program.evaluate)
     for _ in range(before):
-        member, shared, _ = turn(member, shared, jnp.int32(0))
-    played, same, stats = turn(member, shared, jnp.int32(1))
-    assert_equal(same, shared)
-    assert_equal(played._replace(replay=None), member._replace(replay=None))
-    changed = [
-        np.any(np.asarray(a != b), axis=(0, *range(2, a.ndim)))
-        for a, b in zip(*map(jax.tree.leaves, (played.replay, member.replay)), strict=True)
-    ]
-    assert np.flatnonzero(np.any(changed, axis=0)).tolist() == list(range(8 * before, 8 * before + 8))
-    assert stats.episodes.ended.tolist() == [1.0] * 8 and float(stats.learned) == 0
-    assert_equal(turn(played, shared, jnp.int32(0)), turn(member, shared, jnp.int32(0)))
+        member, shared = iteration(member, shared)
+    kept = {"buffer": member.buffer, "ongoing": member.ongoing}
+    after = iteration(member, shared)
+    for complete, absolute in [(False, False), (True, False), (True, True)]:
+        rounds = Rounds(1, 0, 4, complete, absolute)
+        played, same, metrics = evaluate(member._replace(buffer=None, ongoing=None), shared, rounds)
+        done = complete and not absolute
+        assert int(same.since_evaluation) == (0 if done else before)
+        assert_equal(same._replace(since_evaluation=shared.since_evaluation), shared)
+        logged = {"tally": member.tally} | ({"best": member.best} if done else {})
+        assert_equal(played._replace(**logged), member._replace(buffer=None, ongoing=None))
+        assert int(played.best.env_steps) == (int(member.env_steps) if done else 0)
+        assert played.tally.greedy.ended == metrics["eval/episodes"] == 4
+        rest = program._empty_tally() if done else member.tally
+        assert_equal(played.tally._replace(greedy=rest.greedy), rest)
+        later = iteration(played._replace(**kept), shared)
+        assert_equal(without_log(later[0]), without_log(after[0]))
+        assert_equal(later[1], after[1])
 
 
-def test_turns_of_an_evaluation_differ():
-    program = make_program(config(**{"env.name": "memory_probe", "eval.episodes": 16}))
-    assert program.evaluation_turns == 2
+def without_log(member):
+    return member._replace(tally=None, best=None)
+
+
+@pytest.fixture
+def rolling(monkeypatch):
+    """An environment whose returns tell which random numbers it was played with."""
+    monkeypatch.setitem(registry._ENTRIES, "rolling", registry.Entry(worlds.Rolling, {"told": True}, None))
+    return config(**{"env.name": "rolling", "eval.episodes": 11, "eval.parallel": 4})
+
+
+def test_rounds_of_an_evaluation_differ(rolling):
+    program = make_program(rolling)
+    assert program.whole_evaluation.count == 3
     member, shared = program.init(jnp.int32(0))
-    turn = jax.jit(program.turn)
+    evaluate = jax.jit(program.evaluate)
 
-    def played(shared, number):
-        held = turn(member, shared, jnp.int32(number))[0].replay
-        first = int(shared.position)
-        return np.asarray(held.seen.obs[:, first : first + 8]).tobytes()
+    def played(seed, shared, number, absolute):
+        rounds = Rounds(1, number, 100, True, absolute)
+        return float(evaluate(member._replace(seed=jnp.int32(seed)), shared, rounds)[2]["eval/return_mean"])
 
     later = shared._replace(iteration=count.add(shared.iteration, 1))
     later_still = shared._replace(iteration=count.of(2**31))
-    assert len({played(at, number) for at in (shared, later, later_still) for number in (0, 1, 2)}) == 9
+    told = [
+        played(seed, at, number, absolute)
+        for seed in (0, 1)
+        for at in (shared, later, later_still)
+        for number in (0, 1, 2)
+        for absolute in (False, True)
+    ]
+    assert len(set(told)) == 36
+    assert played(1, later, 2, True) in told
 
 
-@pytest.mark.parametrize("episodes", [3, 8, 11])
-def test_exactly_so_many_greedy_episodes(episodes):
-    """Fewer than the rollouts, as many, and a number that they do not divide."""
-    init, chunk = make_train(config(**{"eval.episodes": episodes}))
+def test_an_evaluation_in_several_calls_is_that_in_one(rolling):
+    """The same episodes, each counted once, whoever is asked for the first of them."""
+    program = make_program(rolling)
+    member, shared = program.init(jnp.int32(0))
+    evaluate = jax.jit(program.evaluate)
+    whole, shared_after, metrics = evaluate(member, shared, program.whole_evaluation)
+    part, between, some = evaluate(member, shared, Rounds(2, 0, 11, False, False))
+    assert float(some["eval/episodes"]) == 8 and int(between.since_evaluation) == 0
+    parts, after, last = evaluate(part, between, Rounds(1, 2, 11, True, False))
+    assert float(metrics["eval/episodes"]) == float(last["eval/episodes"]) == 11
+    for a, b in zip(jax.tree.leaves((whole, shared_after)), jax.tree.leaves((parts, after)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    again, _, _ = evaluate(part, shared, Rounds(3, 0, 11, True, False))
+    assert_equal(again.tally.greedy, whole.tally.greedy)
+
+
+@pytest.mark.parametrize(("episodes", "parallel"), [(3, 128), (8, 8), (11, 8), (11, 4), (11, 1)])
+def test_exactly_so_many_greedy_episodes(episodes, parallel):
+    """Fewer than are played at once, as many, and a number that these do not divide."""
+    init, chunk = make_train(config(**{"eval.episodes": episodes, "eval.parallel": parallel}))
     _, _, metrics = jax.jit(chunk)(*init(jnp.int32(0)))
     assert float(metrics["eval/episodes"]) == episodes
     assert float(metrics["eval/length_mean"]) == 2
 
 
 def test_an_evaluation_counts_first_episodes_and_training_all_of_its_own():
-    """Windows of six episodes: 8 rollouts play 11 of them greedily, in two turns. While training they count two each,
-    as many as the starts that were drawn."""
-    init, chunk = make_train(config(window=17, **{"eval.episodes": 11}))
-    _, _, metrics = jax.jit(chunk)(*init(jnp.int32(0)))
+    """Windows of six episodes: while training all of them count; of greedy ones 11, one in each of 8 environments and
+    again in three of them."""
+    init, chunk = make_train(config(window=17, **{"eval.episodes": 11, "eval.parallel": 8}))
+    member, shared, metrics = jax.jit(chunk)(*init(jnp.int32(0)))
+    assert int(shared.iteration) == 1
     assert float(metrics["eval/episodes"]) == 11
-    assert float(metrics["train/episodes"]) == 16
+    assert float(metrics["train/episodes"]) == 8 * 6
 
 
 def assert_equal(a, b):
@@ -200,21 +287,24 @@ def test_environment_steps_are_transitions():
     """The chain ends anywhere in a window: final observations and ends of windows are not steps."""
     program = make_program(config(**{"env.name": "chain_probe"}))
     member, shared = program.init(jnp.int32(3))
-    member, shared, _ = jax.jit(program.iteration)(member, shared)
-    held = jax.tree.map(lambda x: np.asarray(x)[:, :8], member.replay)
+    member, shared = jax.jit(program.iteration)(member, shared)
+    held = jax.tree.map(lambda x: np.asarray(x)[:, :8], member.buffer.windows)
     assert int(member.env_steps) == (~held.last).sum() < 8 * 4
     np.testing.assert_array_equal(held.first[1:], held.last[:-1])
     assert held.last[-1].all()
 
 
 def test_the_replay_is_updated_in_place():
-    """A replay that dwarfs everything else: the compiled chunk's temporaries must not hold a copy of it."""
+    """A replay that dwarfs everything else: the compiled programs' temporaries must not hold a copy of it. An
+    evaluation is not even given it."""
     cfg = config(**{"replay.capacity": 40_000, "seeds": 2})
     population = compile_population(cfg)
-    replay = tree_bytes(population.members.replay) // 2  # one member on each of two devices
-    memory = population.compiled.memory_analysis()
+    replay = tree_bytes(population.members.buffer) // 2  # one member on each of two devices
+    memory = population.training.memory_analysis()
     assert memory.temp_size_in_bytes < 0.25 * replay
     assert memory.alias_size_in_bytes >= replay
+    evaluation = population.evaluation.result().memory_analysis()
+    assert evaluation.temp_size_in_bytes + evaluation.argument_size_in_bytes < 0.25 * replay
 
 
 def test_many_members_start():
@@ -226,7 +316,10 @@ def test_many_members_start():
 
 
 def test_learning_rate_and_epsilon_follow_environment_steps():
-    cfg = config(**{"optim.lr_end": 0.1, "total_steps": 1000, "explore.eps_steps": 500, "explore.eps_end": 0.2})
+    cfg = config(
+        **{"optim.lr_end": 0.1, "total_steps": 1000, "explore.eps_steps": 500, "explore.eps_end": 0.2},
+        **{"replay.prioritised": True, "replay.priority_beta": 0.4},
+    )
     program = make_program(cfg)
     member, _ = program.init(jnp.int32(0))
     for steps, lr, eps in [
@@ -237,5 +330,7 @@ def test_learning_rate_and_epsilon_follow_environment_steps():
         (5000, 1e-4, 0.2),
     ]:
         now = member._replace(env_steps=count.of(steps))
-        assert float(program.learning_rate(now, now.hyper)) == pytest.approx(lr, rel=1e-5)
+        assert float(program.now(now).optim.lr) == pytest.approx(lr, rel=1e-5)
+        beta = 0.4 + 0.6 * min(steps, 1000) / 1000
+        assert float(program.now(now).replay.priority_beta) == pytest.approx(beta, rel=1e-5)
         assert float(program.epsilon(now)) == pytest.approx(eps, rel=1e-5)

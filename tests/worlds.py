@@ -73,6 +73,20 @@ class Rolling(Counting):
         return self._roll(state, jax.random.uniform(key))
 
 
+class Keyed(Counting):
+    """Counting that rewards with numbers drawn from random keys in its state: of two kinds, each with its own type."""
+
+    def reset(self, key):
+        t, timestep = super().reset(key)
+        return (t, key, jax.random.wrap_key_data(jnp.arange(4, dtype=jnp.uint32), impl="rbg")), timestep
+
+    def step(self, key, state, actions):
+        t, *keys = state
+        drawn = sum(jax.random.uniform(key) for key in keys)
+        keys = (jax.random.fold_in(key, 1) for key in keys)
+        return (t + 1, *keys), self._emit(t + 1, drawn)
+
+
 class Poisoned(Counting):
     """Counting in which something goes wrong now and then: NaN in ``field``, no action, a reward out of range."""
 

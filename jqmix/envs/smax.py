@@ -169,7 +169,7 @@ def _aside(x: Array, alive: Array) -> Array:
     return jnp.where(alive, x, FAR)
 
 
-def _of(v: Array, unit: Int[Array, "k E"]) -> Array:
+def _at_unit(v: Array, unit: Int[Array, "k E"]) -> Array:
     """``v`` [n, E] of the units with these numbers; of the first one for NOBODY, of the last beyond it."""
     if len(v) > FEW:
         return jnp.take_along_axis(v, jnp.maximum(unit, 0), axis=0, mode="clip")
@@ -237,8 +237,8 @@ class Battle(NamedTuple):
         """
         alive = s.health > 0
         ready = alive & (s.cooldown <= 0.0)
-        distance = _distance(s.x - _of(s.x, aim), s.y - _of(s.y, aim))
-        fired = ready & (aim != NOBODY) & _of(alive, aim) & (distance < a.attack_range)
+        distance = _distance(s.x - _at_unit(s.x, aim), s.y - _at_unit(s.y, aim))
+        fired = ready & (aim != NOBODY) & _at_unit(alive, aim) & (distance < a.attack_range)
         # Sums of whole numbers: exact in any order.
         damage = _received(a.attack, jnp.where(fired, aim, NOBODY))
         recharge = a.max_cooldown + (3 * DT * u - DT)
@@ -275,7 +275,7 @@ class Battle(NamedTuple):
         nobody = Found(reach, jnp.full_like(x, NOBODY), jnp.zeros_like(x))
         allies = jnp.arange(na, dtype=jnp.float32), ally_x, ally_y
         found, seen_so_far = jax.lax.scan(look, nobody, allies, unroll=AT_ONCE)
-        to_focus = _distance(_of(ally_x, s.focus) - x, _of(ally_y, s.focus) - y)
+        to_focus = _distance(_at_unit(ally_x, s.focus) - x, _at_unit(ally_y, s.focus) - y)
         keeps = (s.focus != NOBODY) & (to_focus < reach)
         focus = jnp.where(keeps, s.focus, found.nearest.astype(jnp.int32))
         # Of those in sight, the one before whom a uniformly drawn number of them comes.
@@ -286,8 +286,8 @@ class Battle(NamedTuple):
 
         followed = jax.lax.scan(passed_by, jnp.zeros_like(x), seen_so_far, unroll=AT_ONCE)[0].astype(jnp.int32)
         can_see = found.seen > 0
-        dx = jnp.where(can_see, _of(ally_x, followed), s.goal_x) - x
-        dy = jnp.where(can_see, _of(ally_y, followed), s.goal_y) - y
+        dx = jnp.where(can_see, _at_unit(ally_x, followed), s.goal_x) - x
+        dy = jnp.where(can_see, _at_unit(ally_y, followed), s.goal_y) - y
         along_x, along_y = jnp.where(dx > 0, 1, 3), jnp.where(dy >= 0, 0, 2)
         move = jnp.where(jnp.abs(dx) > jnp.abs(dy), along_x, along_y)
         return jnp.where(focus == NOBODY, move, focus + MOVES), focus

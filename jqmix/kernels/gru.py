@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jqmix.kernels.gru_step import Gates, GRUParams, Residuals, gate_gradients, project, reset_hidden, step
-from jqmix.kernels.platform import platform
+from jqmix.kernels.platform import plain, platform
 
 
 class GateMatrices(NamedTuple):
@@ -128,10 +128,11 @@ def sums_within(rows: int, inputs: int, hidden: int) -> bool:
 
     Within, a step's arrays are still in a core's cache, while a product over the window reads all of them from
     memory again; but every step reads and writes the sums. Measured on CPUs in whole training
-    (``benchmarks/README.md``): alone, the product after it may be the faster. Accelerators want few large products.
+    (``benchmarks/LOG.md``): alone, the product after it may be the faster. Accelerators want few large products.
     Within, ∂ of the inputs takes the place of ∂ of the hidden states: both must have one size.
     """
-    return platform() == "cpu" and inputs == hidden and rows >= 32 and hidden <= 256
+    fits = inputs == hidden and rows >= 32 and hidden <= 256
+    return platform() == "cpu" and fits and not plain("gru_sums_within")
 
 
 def _unroll_bwd(one_kernel: bool, saved: ForBackward, d_hs: Array) -> tuple[GRUParams, Array, Array, None]:

@@ -1,7 +1,7 @@
 """The GRU's recurrence over a window as one kernel, forward and backward: for GPUs, by Pallas and Triton.
 
 As a scan, a step is several kernels, and a window a few hundred launches of some microseconds each, whatever they
-compute (``benchmarks/ROOFLINE.md``). Here one program takes ``ROWS`` rows (batch × agents) through all steps, their
+compute (``benchmarks/README.md``). Here one program takes ``ROWS`` rows (batch × agents) through all steps, their
 hidden state, or its gradient, in registers. What is not recurrent stays outside, as few large products: those of the
 inputs, and the weights' gradients. The formulas are those of :mod:`jqmix.kernels.gru_step`.
 

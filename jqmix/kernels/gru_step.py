@@ -2,8 +2,7 @@
 
 The formulas are those of ``networks/cores/gru.py``. The products of the inputs come from outside (:func:`project`), as
 they are computed for all steps at once. The gates r, z, n are separate arrays wherever something is computed element by
-element, never slices of one [.., 3H] array: a strided slice keeps XLA from vectorising the step on a CPU (about three
-times slower forward in ``benchmarks/gru.py``).
+element, never slices of one [.., 3H] array: a strided slice keeps XLA from vectorising the step on a CPU.
 """
 
 from typing import NamedTuple

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import jax
 
 _told = jax.make_user_context(default_value=None)
-_plain = jax.make_user_context(default_value=os.environ.get("JQMIX_PLAIN") == "1")
+# Names of fast paths that take their plain form; ``1`` is all of them.
+_plain = jax.make_user_context(default_value=tuple(filter(None, os.environ.get("JQMIX_PLAIN", "").split(","))))
 
 
 def platform() -> str:
@@ -26,13 +27,14 @@ def compiling_for(name: str) -> Iterator[None]:
         yield
 
 
-def plain() -> bool:
-    """Whether every fast path takes its plain form instead: for debugging (``JQMIX_PLAIN=1``), and as the oracle."""
-    return _plain.value
+def plain(path: str) -> bool:
+    """Whether the fast path of this name takes its plain form instead: for debugging, as the oracle, and to measure
+    what it is worth (``JQMIX_PLAIN=1``: all do; ``JQMIX_PLAIN=gru,product``: these)."""
+    return "1" in _plain.value or path in _plain.value
 
 
 @contextlib.contextmanager
-def plain_forms(wanted: bool = True) -> Iterator[None]:
-    """Within, fast paths take their plain forms, or not if not ``wanted``."""
-    with _plain(wanted):
+def plain_forms(*paths: str) -> Iterator[None]:
+    """Within, these fast paths take their plain forms, all of them unless named, and no others."""
+    with _plain(paths or ("1",)):
         yield

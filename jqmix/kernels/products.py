@@ -23,7 +23,7 @@ def product(x: Float[Array, "*batch I"], w: Float[Array, "I O"]) -> Float[Array,
     All leading axes are treated as one. The gradient of w is then a product of two matrices as they are; with more axes
     XLA's CPU compiler transposes one of them first.
     """
-    if plain():
+    if plain("product"):
         return plain_product(x, w)
     *batch, n = x.shape
     return _matrix_product(x.reshape(math.prod(batch), n), w).reshape(*batch, w.shape[-1])
@@ -57,7 +57,8 @@ def d_first(inputs: int, outputs: int) -> bool:
     """Whether (dᵀ x)ᵀ is faster than xᵀ d.
 
     On a CPU, a product of long columns is up to several times slower where the rows of its first operand are a multiple
-    of a few cache lines long (``benchmarks/products.py``). If both operands have such rows, the narrower goes first.
+    of a few cache lines long (``benchmarks/parts.py products``). If both operands have such rows, the narrower goes
+    first.
     """
     if platform() != "cpu":
         return False
@@ -91,7 +92,7 @@ def weighted_sum(
     The weights are split, not sliced: the gradient of a split is a concatenation, that of N slices is a sum of N arrays
     padded with zeros.
     """
-    if plain():
+    if plain("weighted_sum"):
         return plain_weighted_sum(q, w, b, transform)
     n = q.shape[-1]
     agents = zip(jnp.split(q, n, axis=-1), jnp.split(w, n, axis=-1), strict=True)
@@ -107,6 +108,20 @@ def inner_product(x: Float[Array, "*batch E"], y: Float[Array, "*batch E"]) -> F
 
     XLA's CPU compiler would put a reduction into the product that gives x or y, and slow that product down.
     """
-    if plain():
+    if plain("inner_product"):
         return plain_inner_product(x, y)
     return jnp.matmul(x * y, jnp.ones((x.shape[-1],)), precision="highest")
+
+
+def plain_relu(x: Float[Array, "*batch H"]) -> Float[Array, "*batch H"]:
+    return jax.nn.relu(x)
+
+
+def relu(x: Float[Array, "*batch H"]) -> Float[Array, "*batch H"]:
+    """max(x, 0), computed with all leading axes as one.
+
+    That is how the layer that follows takes it. In another form, XLA's CPU compiler computes it once for each.
+    """
+    if plain("relu"):
+        return plain_relu(x)
+    return jax.nn.relu(x.reshape(math.prod(x.shape[:-1]), x.shape[-1])).reshape(x.shape)

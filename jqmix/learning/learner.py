@@ -15,6 +15,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from jqmix.config import Config
+from jqmix.inputs import ConfigError
 from jqmix.learning.exploration import greedy
 from jqmix.learning.returns import TARGETS, Actions, Transitions
 from jqmix.learning.split import WHOLE, Split
@@ -29,6 +30,7 @@ from jqmix.types import EnvSpec, Window
 
 Params = dict[str, Any]  # {"agent": …, "mixer": …}, and where there is a critic its own two under "critic"
 Stats = dict[str, Float[Array, ""]]  # for the log: means over the valid slots of a batch, by name
+TOLD = ("loss", "td_error_abs", "q_taken", "target", "grad_norm")  # of every update
 LARGEST = 0.9  # R2D2's share of the largest error in a window's surprise: a mean would drown what is rare
 
 
@@ -258,12 +260,12 @@ class Learner(NamedTuple):
 
 def empty_stats(learner: Learner, cfg: Config) -> Stats:
     """Zeros, by the names of all that an update tells."""
-    names = ["loss", "td_error_abs", "q_taken", "target", "grad_norm", *_auxiliary_names(learner, cfg)]
-    return {name: jnp.zeros(()) for name in names}
+    return {name: jnp.zeros(()) for name in [*TOLD, *_auxiliary_names(learner, cfg)]}
 
 
 def _auxiliary_names(learner: Learner, cfg: Config) -> list[str]:
-    """What the mixer's auxiliary loss tells: traced for one slot, not computed."""
+    """What the mixer's auxiliary loss tells: traced for one slot, not computed. Raises ``ConfigError`` for a name that
+    is taken."""
     auxiliary = learner.mixer.auxiliary
     if auxiliary is None:
         return []
@@ -272,7 +274,11 @@ def _auxiliary_names(learner: Learner, cfg: Config) -> list[str]:
         batch = zero_batch(learner.sizes, 1, 1, learner.mixer.per_agent)
         return auxiliary(learner.init(key)[0], batch, cfg.mixer, key)[1]
 
-    return sorted(jax.eval_shape(metrics, jax.random.key(0)))
+    names = sorted(jax.eval_shape(metrics, jax.random.key(0)))
+    taken_names = [name for name in names if name in TOLD]
+    if taken_names:
+        raise ConfigError(f"algo.mixer: {cfg.algo.mixer}: a metric of its loss is called {taken_names[0]}, as ours is")
+    return names
 
 
 def mixer_state(cfg: Config, moments: normalise.Moments, state: Float[Array, "*batch S"]) -> Float[Array, "*batch S"]:

@@ -5,7 +5,6 @@ and learning are one definition: ``init``, ``initial_state``, ``step`` (one slot
 functions. Source: QMIX (1803.11485) and 2102.03479; parameter counts in PyTorch's conventions.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jqmix.kernels.products import product
+from jqmix.kernels.products import product, relu
 from jqmix.networks import normalise
 from jqmix.networks.cores import base, build_core
 from jqmix.networks.layers import dense_init, linear
@@ -68,8 +67,7 @@ class _Encoder(nn.Module):
 
     def _activated(self, x: Array, norm: str) -> Array:
         x = nn.LayerNorm(name=norm)(x) if self.agent.layer_norm else x
-        # As rows, as the GRU takes them, or a CPU computes this for each form that is asked for.
-        return nn.relu(x.reshape(math.prod(x.shape[:-1]), x.shape[-1])).reshape(x.shape)
+        return relu(x)
 
 
 class _Layers(nn.Module):

@@ -96,7 +96,7 @@ def with_key_type(x: Any, like: Any) -> Any:
     return jax.random.wrap_key_data(x, impl=jax.random.key_impl(like))
 
 
-def of_members(members: Member, some: slice) -> Member:
+def select_members(members: Member, some: slice) -> Member:
     return jax.tree.map(lambda x: x[some], members)
 
 

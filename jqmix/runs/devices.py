@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from jqmix.kernels.platform import platform
+from jqmix.kernels.platform import plain, platform
 from jqmix.learning import split
 
 AXIS = "members"
@@ -46,7 +46,7 @@ def members_take_turns() -> bool:
     """Whether a device's members are computed one after another, or all at once.
 
     A core gains nothing from more work at once: by ``vmap``, four members took longer by a seventh, sixteen by a third
-    (``benchmarks/README.md``).
+    (``benchmarks/LOG.md``).
     """
     return platform() == "cpu"
 
@@ -59,7 +59,7 @@ def over_devices(f: Any, mesh: Mesh, ins: Any, outs: Any) -> Any:
 
 def use_cpu_cores() -> None:
     """Makes every CPU core a device: one program on two cores gains little, two members on a core each much more; two
-    halves of a small batch gain something, of a large one nothing (``benchmarks/README.md``).
+    halves of a small batch gain something, of a large one nothing (``benchmarks/LOG.md``).
 
     Does nothing for accelerators, nothing where the user chose a number (``JAX_NUM_CPU_DEVICES``, or XLA's flag), and
     nothing once JAX has started: a process that embeds jqmix keeps its devices.
@@ -74,8 +74,8 @@ def use_cpu_cores() -> None:
 
 def compiler_options() -> dict[str, str | bool]:
     """For programs that train. On a CPU, vectors as wide as the machine has them (LLVM prefers half of AVX-512), and
-    LLVM's first level of optimisation, which compiles faster and runs no slower (``benchmarks/README.md``)."""
-    if platform() != "cpu":
+    LLVM's first level of optimisation, which compiles faster and runs no slower (``benchmarks/LOG.md``)."""
+    if platform() != "cpu" or plain("compiler_options"):
         return {}
     return {"xla_cpu_prefer_vector_width": "512", "xla_backend_optimization_level": "1"}
 

@@ -190,7 +190,7 @@ def make_plan(cfg: Config, spec: EnvSpec, member: Member, checkpointing: bool = 
         one_memory=members_take_turns(),
     )
 
-    def of(group: int) -> MemoryPlan:
+    def plan_for(group: int) -> MemoryPlan:
         mesh = make_mesh(group, learning_batch(cfg))
         return alone._replace(
             group=group,
@@ -200,7 +200,7 @@ def make_plan(cfg: Config, spec: EnvSpec, member: Member, checkpointing: bool = 
         )
 
     def fits(group: int) -> bool:
-        plan = of(group)
+        plan = plan_for(group)
         on_device = plan.need // shares(group, devices) <= available // devices
         return on_device and (plan.one_memory or plan.snapshot <= host_bytes())
 
@@ -210,14 +210,14 @@ def make_plan(cfg: Config, spec: EnvSpec, member: Member, checkpointing: bool = 
         parts = {"replay.capacity": alone.replay, batch: learning, "eval.parallel": evaluating}
         parts |= {"rollouts": max(collecting, parts.get("rollouts", 0)), "updates": drawing}
         parts |= {_widest(cfg): parameters + optimiser}
-        raise ConfigError(_too_large(cfg, parts, of(1).need, available // devices))
+        raise ConfigError(_too_large(cfg, parts, plan_for(1).need, available // devices))
     group = cfg.group or max(fitting)
     if group not in fitting:
         raise ConfigError(
-            f"group: {group} members at once take {_mega(of(group).need)} of {_mega(available)} that is free; "
+            f"group: {group} members at once take {_mega(plan_for(group).need)} of {_mega(available)} that is free; "
             f"at most {max(fitting)} of {cfg.seeds} fit"
         )
-    return of(group)
+    return plan_for(group)
 
 
 def _divisors(count: int) -> list[int]:

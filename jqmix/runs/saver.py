@@ -61,7 +61,7 @@ class Saver:
         written: list[Path] = []
         try:
             for share in shares:
-                of_share = checkpoint.of_members(members, share.members)
+                of_share = checkpoint.select_members(members, share.members)
                 written.append(checkpoint.save(share.folder, of_share, shared, share.about))
         except OSError:
             for path in written:  # of no use without the others, and the disk may be full

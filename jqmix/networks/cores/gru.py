@@ -59,7 +59,7 @@ def make(sizes: CoreSizes, settings: GRUSettings) -> Core:
 
     def unroll_window(params: Params, h: Array, x: Array, first: Array) -> tuple[Array, Array]:
         weights = gru_params(params)
-        if plain():
+        if plain("gru"):
             hs = unroll(weights, h, x, first)
         else:
             hs = fast.unroll(weights, h, x, first, settings.one_kernel and fast.fits_one_kernel(sizes.hidden))
