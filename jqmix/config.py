@@ -157,12 +157,7 @@ class ReplayConfig:
 @dataclass(frozen=True)
 class EvalConfig:
     every: int = setting(50_000, "environment steps between greedy evaluations (and log lines)", low=1, high=STEPS)
-    episodes: int = setting(
-        64,
-        "whole greedy episodes per evaluation, each counted once; played by the rollouts, a window for each",
-        low=1,
-        high=EPISODES,
-    )
+    episodes: int = setting(64, "whole greedy episodes per evaluation, each counted once", low=1, high=EPISODES)
     absolute: int = setting(
         10,
         "at the end, the parameters that played best play so many times eval.episodes new ones; 0: they don't",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jqmix.config import load_config
+from jqmix.learning.learner import mixer_state
 from jqmix.learning.train import make_program
 
 SMALL = {"agent.hidden": 32, "algo.embed": 16, "algo.hypernet_hidden": 32, "eval.episodes": 4}
@@ -23,7 +24,7 @@ def learn(source, steps, seeds=3, **overrides):
 
 def q_values(program, members, obs, action, first):
     """The online Q-values of every member along one given window [T, N, …]: [P, T, N, A]."""
-    agent = program.learner.agent
+    agent = program.algorithm.learner.agent
     obs, action, first = jnp.asarray(obs, jnp.float32), jnp.asarray(action), jnp.asarray(first)
     window = obs[:, None], action[:, None], first[:, None]
     return np.asarray(jax.vmap(lambda p: agent.unroll(p, *window).q[:, 0])(members.learner.params["agent"]))
@@ -89,8 +90,8 @@ def test_truncation_probe_bootstraps_from_the_final_observation(mixer):
     q = q_values(program, members, obs, action, first)[:, :, 0]
     if mixer == "qmix":  # what is known is Q_tot's value, not the agent's
         state = jnp.broadcast_to(jnp.asarray(obs[:, 0], jnp.float32), (3, 4, 2))
-        state = jax.vmap(program.learner.mixer_state)(members.moments, state)
-        mix = jax.vmap(program.learner.mixer.apply)
+        state = jax.vmap(lambda moments, x: mixer_state(program.cfg, moments, x))(members.moments, state)
+        mix = jax.vmap(program.algorithm.learner.mixer.apply)
         q = np.stack([mix(members.learner.params["mixer"], jnp.asarray(q[:, :, [a]]), state) for a in (0, 1)], -1)
     np.testing.assert_allclose(q[:, 1:, 1], 2.0, atol=0.06)
     np.testing.assert_allclose(q[:, 1:, 0], 1.0, atol=0.06)
@@ -107,12 +108,16 @@ def test_truncation_probe_can_terminate():
     np.testing.assert_allclose(q[:, 1, 1], 1.5, atol=0.06)
 
 
-@pytest.mark.parametrize(("recurrent", "best"), [(True, 1.0), (False, 0.3)])
-def test_memory_probe_needs_the_gru(recurrent, best):
-    settings = {"env.name": "memory_probe", "agent.recurrent": recurrent, "algo.mixer": "qmix", "eval.episodes": 256}
+# Windows that begin anywhere in an episode, of five slots: a gradient reaches from its end to its cue in some of them.
+GO_ON = {"window_start": "continue", "window": 7, "replay.burn_in": 3}
+
+
+@pytest.mark.parametrize(("core", "options"), [("gru", {}), ("gru", GO_ON), ("lstm", GO_ON), ("none", {})], ids=str)
+def test_memory_probe_needs_a_memory(core, options):
+    settings = {"env.name": "memory_probe", "agent.core": core, "algo.mixer": "qmix", "eval.episodes": 256}
     explore = {"explore.eps_steps": 4_000, "explore.eps_end": 0.05, "algo.gamma": 0.99, "optim.lr": 2e-3}
-    _, _, metrics = learn(None, 40_000, **{**CHAIN, **settings, **explore})
-    if recurrent:
-        np.testing.assert_allclose(metrics["eval/return_mean"], best)
-    else:
+    _, _, metrics = learn(None, 40_000, **{**CHAIN, **settings, **explore, **options})
+    if core == "none":
         assert (metrics["eval/return_mean"] < 0.6).all()
+    else:
+        np.testing.assert_allclose(metrics["eval/return_mean"], 1.0)
