@@ -129,7 +129,9 @@ class Program(NamedTuple):
 
     # Collecting and learning
 
-    def train(self, member: Member, shared: Shared, iterations: Int[Any, ""]) -> tuple[Member, Shared, dict[str, Any]]:
+    def train(
+        self, member: Member, shared: Shared, iterations: int | Int[Any, ""]
+    ) -> tuple[Member, Shared, dict[str, Any]]:
         """So many iterations. Also how far the member is: ``env_steps`` and ``fault``."""
 
         def one_more(_: Array, carry: tuple[Member, Shared]) -> tuple[Member, Shared]:
