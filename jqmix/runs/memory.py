@@ -109,8 +109,9 @@ def learning_bytes(cfg: Config, spec: EnvSpec) -> int:
     layers = (14 if critic is None else 21) + 3 * (cfg.agent.layers - 1)
     mixing = mixer_bytes(learner, learner.mixer, cfg.mixer)
     mixing += 0 if critic is None else mixer_bytes(learner, critic.mixer, cfg.mixer)
-    per_slot = 4 * (seen + layers * n * cfg.agent.hidden) + 1.3 * mixing
-    return int(window_slots(cfg, spec) * learning_batch(cfg) * per_slot)
+    kept = 4 * layers * n * cfg.agent.hidden + 1.3 * mixing  # of slots that a gradient comes from: not of a warm-up
+    slots = window_slots(cfg, spec)
+    return int(learning_batch(cfg) * (slots * 4 * seen + (slots - cfg.replay.burn_in) * kept))
 
 
 def playing_bytes(env: BatchedDecPOMDP, hidden: int, steps: int, starts: int = 1) -> int:
