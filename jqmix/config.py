@@ -106,7 +106,7 @@ class AlgoConfig:
     init_gain: float = setting(0.01, "orthogonal: gain of the Q head (the other layers' is 1)", above=0)
     epochs: int = setting(4, "pqn: times each iteration's windows are learned from", low=1, high=10**6)
     minibatches: int = setting(
-        16, "pqn: into how many parts the rollouts are divided in each epoch", low=1, high=ROLLOUTS
+        4, "pqn: into how many parts the rollouts are divided in each epoch", low=1, high=ROLLOUTS
     )
 
 

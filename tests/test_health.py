@@ -154,14 +154,14 @@ def same(a, b):
 
 def test_the_first_fault_is_kept_and_comes_first(key):
     window_fault, update_fault = jnp.int32(3), jnp.int32(5)
-    fault = health.found(health.Fault(jnp.int32(0), count.of(0)), window_fault, count.of(8))
-    fault = health.found(fault, update_fault, count.of(16))
+    fault = health.found(health.Fault(jnp.int32(0), count.from_int(0)), window_fault, count.from_int(8))
+    fault = health.found(fault, update_fault, count.from_int(16))
     assert (int(fault.code), int(fault.env_steps)) == (3, 8)
 
 
 @pytest.mark.parametrize("start", [0, 2**30 - 5, 2**31 - 5, 5 * 2**31 + 3])
 def test_counts_beyond_32_bits(start, rng):
-    total, counted = start, count.of(start)
+    total, counted = start, count.from_int(start)
     for more in rng.integers(0, 2**30, 50, endpoint=True):
         total, counted = total + int(more), count.add(counted, int(more))
         assert int(counted) == total
@@ -182,7 +182,7 @@ def test_a_run_across_the_edge_of_32_bits():
     iteration = jax.jit(program.iteration)
     for _ in range(8):
         member, shared = iteration(member, shared)
-    near = count.of(edge - 40)
+    near = count.from_int(edge - 40)
     member = member._replace(env_steps=near)
     shared = shared._replace(iteration=near, updates=near)
     steps, positions, windows = [edge - 40], [], []

@@ -109,7 +109,7 @@ def test_truncation_probe_can_terminate():
 
 
 # Windows that begin anywhere in an episode, of five slots: a gradient reaches from its end to its cue in some of them.
-GO_ON = {"window_start": "continue", "window": 7, "replay.burn_in": 3}
+GO_ON = {"window_start": "continue", "window": 14, "replay.burn_in": 4}
 
 
 @pytest.mark.parametrize(("core", "options"), [("gru", {}), ("gru", GO_ON), ("lstm", GO_ON), ("none", {})], ids=str)

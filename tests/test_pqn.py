@@ -284,7 +284,7 @@ def test_the_learning_rate_falls_linearly(rng, key):
     program = make_program(cfg)
     member, _ = jax.jit(program.init)(jnp.int32(0))
     for steps, lr in [(0, 0.01), (250, 0.0075), (500, 0.005), (1000, 0.0), (2000, 0.0)]:
-        now = program.now(member._replace(env_steps=count.of(steps)))
+        now = program.now(member._replace(env_steps=count.from_int(steps)))
         assert float(now.optim.lr) == pytest.approx(lr, abs=1e-9)
     pqn, state, w, _, moments, _ = one_update(config(), rng, key)
     _, after = compiled(pqn, bind(config(), {"optim.lr": jnp.float32(0.0)}))(state, with_arrays(w), moments)

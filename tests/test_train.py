@@ -231,7 +231,7 @@ def test_rounds_of_an_evaluation_differ(rolling):
         return float(evaluate(member._replace(seed=jnp.int32(seed)), shared, rounds)[2]["eval/return_mean"])
 
     later = shared._replace(iteration=count.add(shared.iteration, 1))
-    later_still = shared._replace(iteration=count.of(2**31))
+    later_still = shared._replace(iteration=count.from_int(2**31))
     told = [
         played(seed, at, number, absolute)
         for seed in (0, 1)
@@ -329,7 +329,7 @@ def test_learning_rate_and_epsilon_follow_environment_steps():
         (1000, 1e-4, 0.2),
         (5000, 1e-4, 0.2),
     ]:
-        now = member._replace(env_steps=count.of(steps))
+        now = member._replace(env_steps=count.from_int(steps))
         assert float(program.now(now).optim.lr) == pytest.approx(lr, rel=1e-5)
         beta = 0.4 + 0.6 * min(steps, 1000) / 1000
         assert float(program.now(now).replay.priority_beta) == pytest.approx(beta, rel=1e-5)

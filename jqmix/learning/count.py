@@ -22,7 +22,7 @@ class Count(NamedTuple):
         return (int(self.high) << BITS) + int(self.low)
 
 
-def of(number: int) -> Count:
+def from_int(number: int) -> Count:
     return Count(jnp.int32(number >> BITS), jnp.int32(number & ((1 << BITS) - 1)))
 
 

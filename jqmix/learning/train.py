@@ -100,12 +100,12 @@ class Program(NamedTuple):
             ongoing=ongoing,
             moments=normalise.init(spec.state_size),
             reward_moments=normalise.init(1) if cfg.algo.reward_norm == "running" else None,
-            env_steps=count.of(0),
-            fault=Fault(none, count.of(0)),
-            best=Best(jax.tree.map(jnp.copy, learner.params["agent"]), worst, worst, count.of(0)),
+            env_steps=count.from_int(0),
+            fault=Fault(none, count.from_int(0)),
+            best=Best(jax.tree.map(jnp.copy, learner.params["agent"]), worst, worst, count.from_int(0)),
             tally=self._empty_tally(),
         )
-        return member, Shared(count.of(0), count.of(0), none, self.algorithm.init_counters())
+        return member, Shared(count.from_int(0), count.from_int(0), none, self.algorithm.init_counters())
 
     def _begin_rollouts(self, key: Array) -> Ongoing | None:
         if window_start(self.cfg) == "reset":
