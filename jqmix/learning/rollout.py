@@ -38,7 +38,8 @@ class Actor(NamedTuple):
     """What acting carries from slot to slot, for E rollouts; ``score`` and ``length`` are of the running episode.
 
     What the environments show is carried as they pack it, and shown once per slot, whether a step or a reset led here.
-    Where ``first`` is true, the agents' memory and the sums are of an episode that is over, and do not count.
+    Where ``first`` is true an episode is to begin: :func:`collect` takes a start for it, and what the actor holds is of
+    an episode that is over, and does not count.
     """
 
     env_state: Any
@@ -89,6 +90,13 @@ def starts_at_once(transitions: int) -> int:
     return 1 + (transitions + 1) // SLOTS_PER_START
 
 
+def no_starts(env: BatchedDecPOMDP, key: Array, count: int) -> EpisodeStarts:
+    """Room for ``count`` starts for every rollout, all of them used up."""
+    shapes = jax.eval_shape(lambda key: draw_starts(env, key, count), key)
+    used = jnp.full((env.size,), count, jnp.int32)
+    return EpisodeStarts(_empty(shapes.env_state), _empty(shapes.packed), used, key)
+
+
 def draw_starts(env: BatchedDecPOMDP, key: Array, count: int) -> EpisodeStarts:
     """``count`` independent starts for every rollout, none of them used."""
     env_state, packed = jax.vmap(lambda key: fresh(env, key))(jax.random.split(key, count))
@@ -98,7 +106,8 @@ def draw_starts(env: BatchedDecPOMDP, key: Array, count: int) -> EpisodeStarts:
 def with_a_start(env: BatchedDecPOMDP, starts: EpisodeStarts, needed: Bool[Array, " E"]) -> EpisodeStarts:
     """``starts`` with one left for every rollout that needs one: new ones for all where some rollout has none.
 
-    A loop of no turn or one, and no condition, as a condition under ``vmap`` would draw new starts at every slot.
+    A loop of no turn or one, and no condition, as a condition under ``vmap`` would draw new starts at every slot. It is
+    the only place where starts are drawn, so that they are compiled once.
     """
     count = jax.tree.leaves(starts.packed)[0].shape[0]
     return jax.lax.while_loop(
@@ -115,9 +124,19 @@ def begin(agent: Agent, env_state: Any, packed: Any, e: int) -> Actor:
     return Actor(env_state, packed, no, yes, agent.initial_state(e), no_action, zeros, zeros)
 
 
-def begin_ongoing(agent: Agent, env: BatchedDecPOMDP, key: Array, burn_in: int) -> Ongoing:
+def unbegun(agent: Agent, env: BatchedDecPOMDP) -> Actor:
+    """Actors whose episodes are still to begin."""
+    state, packed = jax.eval_shape(lambda key: fresh(env, key), jax.random.key(0))
+    return begin(agent, _empty(state), _empty(packed), env.size)
+
+
+def _empty(shapes: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+
+def begin_ongoing(agent: Agent, env: BatchedDecPOMDP, burn_in: int) -> Ongoing:
     """Rollouts at their very beginning. The slots before it hold nothing: no episode and no transition is in them."""
-    actor = begin(agent, *fresh(env, key), env.size)
+    actor = unbegun(agent, env)
     if burn_in == 0:
         return Ongoing(actor, None)
     e, slots = env.size, (burn_in, env.size)
@@ -184,28 +203,24 @@ def collect(
     """
     e, n = env.size, env.spec.n_agents
     key_reset, key_act, key_env = jax.random.split(key, 3)
-    starts = draw_starts(env, key_reset, starts_at_once(transitions))
+    starts = no_starts(env, key_reset, starts_at_once(transitions))
     u = jax.random.uniform(key_act, (transitions, 2, e, n))
     noise = jax.vmap(env.noise)(jax.random.split(key_env, transitions))  # at once: small draws cost the most
-    if ongoing is None:
-        env_state, packed = jax.tree.map(lambda x: x[0], (starts.env_state, starts.packed))
-        actor, starts = begin(agent, env_state, packed, e), starts._replace(used=starts.used + 1)
-        latest = transitions - env.spec.episode_limit  # the last slot at which an episode that counts begins
-        overlap = 0
-    else:
-        actor, latest = ongoing.actor, transitions
+    overlap, actor, latest = 0, unbegun(agent, env), transitions - env.spec.episode_limit
+    if ongoing is not None:
+        actor, latest = ongoing.actor, transitions  # the last slot at which an episode that counts begins
         overlap = 0 if ongoing.tail is None else ongoing.tail.reward.shape[0]
     kept = agent_start(actor)
 
     def slot(carry: tuple[Actor, EpisodeStarts, AgentStart], xs: Any) -> tuple[Any, tuple[Packed, Episodes]]:
         actor, starts, kept = carry
         t, chance, drawn = xs
+        actor, starts = _begun(env, actor, starts)
         if overlap:
             kept = jax.tree.map(lambda x, y: jnp.where(t == transitions - overlap, x, y), agent_start(actor), kept)
         stepped, outcome = actor_step(agent, params, env, actor, chance, drawn, epsilon)
         record = Packed(actor.packed, stepped.action, outcome.reward, outcome.discount, actor.first, actor.last)
         counts = t + 1 - stepped.length <= latest
-        stepped, starts = _reset_where(actor.last, env, stepped, starts)
         return (stepped, starts, kept), (record, only(counts, outcome.episodes))
 
     xs = jnp.arange(transitions), u, noise
@@ -214,7 +229,8 @@ def collect(
     episodes = jax.tree.map(lambda x: jnp.sum(x, axis=0), episodes)
     if ongoing is None:
         return window, episodes, None
-    return (*_go_on(ongoing, window._replace(start=agent_start(actor)), episodes, after, kept),)
+    window, ongoing = _joined(ongoing, window._replace(start=agent_start(actor)), after, kept)
+    return window, episodes, ongoing
 
 
 def agent_start(actor: Actor) -> AgentStart:
@@ -222,35 +238,37 @@ def agent_start(actor: Actor) -> AgentStart:
     return AgentStart(actor.memory, actor.action)
 
 
-def _reset_where(
-    over: Bool[Array, " E"], env: BatchedDecPOMDP, actor: Actor, starts: EpisodeStarts
-) -> tuple[Actor, EpisodeStarts]:
-    """The actor at a new start where the slot before it was its episode's last one."""
-    starts = with_a_start(env, starts, over)
-    rollout = jnp.arange(env.size)
+def _begun(env: BatchedDecPOMDP, actor: Actor, starts: EpisodeStarts) -> tuple[Actor, EpisodeStarts]:
+    """The actor at a start of its own where an episode is to begin."""
+    starts = with_a_start(env, starts, actor.first)
     count = jax.tree.leaves(starts.packed)[0].shape[0]
-    index = jnp.minimum(starts.used, count - 1)
+    index, rollout = jnp.minimum(starts.used, count - 1), jnp.arange(env.size)
     new = jax.tree.map(lambda x: x[index, rollout], (starts.env_state, starts.packed))
-    env_state, packed = choose_rollouts(over, new, (actor.env_state, actor.packed))
-    return actor._replace(env_state=env_state, packed=packed), starts._replace(used=starts.used + over)
+    env_state, packed = choose_rollouts(actor.first, new, (actor.env_state, actor.packed))
+    return actor._replace(env_state=env_state, packed=packed), starts._replace(used=starts.used + actor.first)
 
 
 def _ended(window: Packed, after: Actor) -> Packed:
-    """A window of T slots with the one that its last transition led to; no transition leaves that, in this window."""
+    """A window of T slots with the one that its last transition led to; no transition leaves that, in this window.
+
+    Where an episode is to begin there, nothing is to be seen yet, and nothing reads it: it shows the slot before.
+    """
     none = jnp.zeros_like(after.score)
-    final = Packed(after.packed, jnp.zeros_like(after.action), none, none, after.first, jnp.ones_like(after.last))
+    shown = choose_rollouts(after.first, jax.tree.map(lambda x: x[-1], window.seen), after.packed)
+    final = Packed(shown, jnp.zeros_like(after.action), none, none, after.first, jnp.ones_like(after.last))
     window = jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), window, final)
     return window._replace(reward=jnp.where(window.last, 0.0, window.reward))
 
 
-def _go_on(
-    ongoing: Ongoing, window: Packed, episodes: Episodes, after: Actor, kept: AgentStart
-) -> tuple[Packed, Episodes, Ongoing]:
-    """The window with the slots of the last one before it, and the rollouts with those of this one."""
+def _joined(ongoing: Ongoing, window: Packed, after: Actor, kept: AgentStart) -> tuple[Packed, Ongoing]:
+    """The window with the slots of the last one before it, and the rollouts with those of this one.
+
+    ``after``: the actors at the window's end; ``kept``: what the agents remember where the next window's tail begins.
+    """
     if ongoing.tail is None:
-        return window, episodes, Ongoing(after, None)
+        return window, Ongoing(after, None)
     overlap, slots = ongoing.tail.reward.shape[0], window.reward.shape[0]
     steps = window._replace(start=None)
     tail = jax.tree.map(lambda x: x[slots - 1 - overlap : slots - 1], steps)
     joined = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), ongoing.tail._replace(start=None), steps)
-    return joined._replace(start=ongoing.tail.start), episodes, Ongoing(after, tail._replace(start=kept))
+    return joined._replace(start=ongoing.tail.start), Ongoing(after, tail._replace(start=kept))

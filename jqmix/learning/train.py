@@ -91,7 +91,7 @@ class Program(NamedTuple):
         root = jax.random.key(seed)
         learner = self.algorithm.init(jax.random.fold_in(root, 0))
         worst = jnp.float32(-jnp.inf)
-        ongoing = self._begin_rollouts(jax.random.fold_in(root, 2**30))
+        ongoing = self._begin_rollouts()
         member = Member(
             seed=jnp.asarray(seed, jnp.int32),
             hyper=hyper_of(cfg) if hyper is None else hyper,
@@ -107,14 +107,14 @@ class Program(NamedTuple):
         )
         return member, Shared(count.from_int(0), count.from_int(0), none, self.algorithm.init_counters())
 
-    def _begin_rollouts(self, key: Array) -> Ongoing | None:
+    def _begin_rollouts(self) -> Ongoing | None:
         if window_start(self.cfg) == "reset":
             return None
-        return begin_ongoing(self.algorithm.learner.agent, self.env, key, self.cfg.replay.burn_in)
+        return begin_ongoing(self.algorithm.learner.agent, self.env, self.cfg.replay.burn_in)
 
     def _window_start(self) -> Any:
         """The shapes of what a stored window starts from; None where that is a reset."""
-        ongoing = jax.eval_shape(lambda: self._begin_rollouts(jax.random.key(0)))
+        ongoing = jax.eval_shape(self._begin_rollouts)
         return None if ongoing is None else agent_start(ongoing.actor)
 
     def _empty_tally(self) -> Tally:
