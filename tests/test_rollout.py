@@ -285,9 +285,7 @@ def test_a_window_ends_with_the_slot_at_which_the_next_one_begins():
     _, _, found = windows_of(Counting(3, limit=5), E, 6, 4, goes_on=True)
     for (window, _), (after, _) in itertools.pairwise(found):
         np.testing.assert_array_equal(window.first[-1], after.first[0])
-        goes_on = ~np.asarray(
-            window.first[-1]
-        )  # where an episode is to begin there, its start is drawn by the next one
+        goes_on = ~np.asarray(window.first[-1])
         for name in ("obs", "state", "avail"):
             np.testing.assert_array_equal(getattr(window, name)[-1][goes_on], getattr(after, name)[0][goes_on])
         assert bool(jnp.all(window.last[-1]))
