@@ -239,11 +239,17 @@ def qtran(params, state, hidden, action, n_actions):
 
 def qtran_constraints(params, q, state, joint, n_actions):
     """½ (L_opt + 0.1 L_nopt) of every row."""
+    opt, nopt = qtran_errors(params, q, state, joint, n_actions)
+    return 0.5 * (opt + 0.1 * nopt)
+
+
+def qtran_errors(params, q, state, joint, n_actions):
+    """L_opt and L_nopt of every row."""
     taken, v = qtran(params, state, joint.hidden, joint.action, n_actions)
     at_best, _ = qtran(params, state, joint.hidden, joint.greedy, n_actions)
     opt = joint.best.sum(-1) - at_best + v
     nopt = np.minimum(q.sum(-1) - taken + v, 0)
-    return 0.5 * (opt**2 + 0.1 * nopt**2)
+    return opt**2, nopt**2
 
 
 def central(params, q, state):

@@ -142,7 +142,7 @@ def test_lstm_is_pytorchs(sizes, batch, steps, seed):
     x = rng.normal(size=(steps, *batch, inputs)).astype(np.float32)
     first = rng.random((steps, *batch)) < 0.3
     state = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), core.initial_state(*batch))
-    outputs, last = base.unroll(core, params, jax.tree.map(jnp.asarray, state), jnp.asarray(x), jnp.asarray(first))
+    outputs, last = base.unroll_core(core, params, jax.tree.map(jnp.asarray, state), jnp.asarray(x), jnp.asarray(first))
 
     w_ih, w_hh = (np.concatenate([np.asarray(params[k][gate]).T for gate in "ifgo"]) for k in ("w_i", "w_h"))
     b_ih, b_hh = (np.concatenate([np.asarray(params[k][gate]) for gate in "ifgo"]) for k in ("b_i", "b_h"))
@@ -160,8 +160,8 @@ def test_a_core_without_an_unroll_is_scanned(rng, name):
     core = build_core(name, CoreSizes(5, 8))
     params, state = core.init(jax.random.key(1)), core.initial_state(6)
     x, first = jnp.asarray(rng.normal(size=(7, 6, 5)), jnp.float32), jnp.asarray(rng.random((7, 6)) < 0.3)
-    scanned = base.unroll(core._replace(unroll=None), params, state, x, first)
-    assert_same(base.unroll(core, params, state, x, first), scanned)
+    scanned = base.unroll_core(core._replace(unroll=None), params, state, x, first)
+    assert_same(base.unroll_core(core, params, state, x, first), scanned)
 
 
 @pytest.mark.parametrize("name", CORES)

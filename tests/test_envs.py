@@ -215,7 +215,7 @@ class OwnForm(Custom):
 def test_a_users_own_batched_form_is_played(key):
     env = make_env(None, batch=2, factory="test_envs:OwnForm", pay=2.0)
     agent = Agent(2, 3, 1, hidden=8)
-    window, _ = collect(agent, agent.init(key), env, key, jnp.float32(1.0), slots=5)
+    window, _, _ = collect(agent, agent.init(key), env, key, jnp.float32(1.0), transitions=4)
     np.testing.assert_array_equal(window.reward[:-1], 2.0)
 
 

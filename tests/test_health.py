@@ -47,7 +47,7 @@ def poisoned(monkeypatch):
 
     def named(field):
         monkeypatch.setitem(
-            registry._ENTRIES, f"poisoned_{field}", registry.Entry(worlds.Poisoned, {"field": field}, None)
+            registry._ENTRIES, f"poisoned_{field}", registry.EnvEntry(worlds.Poisoned, {"field": field}, None)
         )
         return f"poisoned_{field}"
 

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jqmix.buffers import windows
 from jqmix.config import load_config
+from jqmix.learning.algorithm import window_to_learn_from
 from jqmix.learning.train import make_program
 
 BASE = {
@@ -30,8 +32,8 @@ def _learned(options):
     iteration = jax.jit(program.iteration)
     scores = []
     for _ in range(3):
-        member, shared, stats = iteration(member, shared)
-        scores.append(stats.episodes.score)
+        member, shared = iteration(member, shared)
+        scores.append(member.tally.trained.score)
     return jax.tree.leaves(member.learner.params), member, np.asarray(scores)
 
 
@@ -72,7 +74,7 @@ def test_every_option_changes_what_is_learned(base, option):
 def test_standardised_rewards_are_learned_from_and_not_reported():
     """The statistics are those of all transitions so far; the first window's scores, before any update, are as ever."""
     _, member, scores = learned(**{"algo.reward_norm": "running"})
-    held = jax.tree.map(np.asarray, member.replay)
+    held = jax.tree.map(np.asarray, member.buffer.windows)
     rewards = held.reward[:, :12][~held.last[:, :12]]
     moments = member.reward_moments
     assert float(moments.rows) == rewards.size
@@ -81,5 +83,6 @@ def test_standardised_rewards_are_learned_from_and_not_reported():
     np.testing.assert_array_equal(scores[0], learned()[2][0])
 
     program = make_program(load_config(None, **BASE, **{"algo.reward_norm": "running"}))
-    window = program._window(member, jax.tree.map(lambda x: x[:, :12], member.replay))
+    first = windows.take(member.buffer.windows, jnp.arange(12))
+    window = window_to_learn_from(program.env, member, first)
     np.testing.assert_allclose(window.reward[~window.last], (rewards - rewards.mean()) / rewards.std(), atol=1e-3)

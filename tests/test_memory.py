@@ -62,7 +62,8 @@ def test_the_estimate_is_near_what_the_compiler_reserves(overrides):
     "overrides",
     [
         {"env.name": "two_step_game", "eval.episodes": 512, "eval.parallel": 512},
-        {"env.name": "predator_prey", "env.episode_limit": 20, "eval.episodes": 64},
+        {"env.name": "mpe_simple_spread_v3", "eval.episodes": 128},
+        {"env.name": "smax_2s3z", "eval.episodes": 128},
         {"env.name": "predator_prey", "eval.episodes": 1000, "eval.parallel": 256, "algo.name": "pqn", "window": 4},
     ],
 )
@@ -75,7 +76,7 @@ def test_the_estimate_of_an_evaluation(overrides):
     estimate, evaluation = memory.evaluating_bytes(cfg, population.spec), reserved(population.evaluation.result())
     assert evaluation / 1.6 < estimate < 1.6 * evaluation
     assert plan_of(cfg).working >= estimate
-    once = load_config(None, **small, **{"eval.parallel": 2**14})
+    once = load_config(None, **small | {"eval.parallel": 2**14})
     assert memory.evaluating_bytes(once, population.spec) >= estimate
 
 
@@ -151,7 +152,10 @@ def test_members_that_take_turns_share_their_working_space():
         ({"replay.capacity": 400_000, "replay.batch": 400_000}, "replay.batch: 400000"),
         ({"rollouts": 2**20, "replay.capacity": 2**20}, "rollouts: 1048576"),
         ({"agent.hidden": 16_000, "replay.batch": 1}, "agent.hidden: 16000"),
-        ({"eval.episodes": 2**14, "eval.parallel": 2**14, "env.episode_limit": 20_000}, "eval.parallel: 16384"),
+        (
+            {"eval.episodes": 2**14, "eval.parallel": 2**14, "env.episode_limit": 20_000, "replay.batch": 1},
+            "eval.parallel: 16384",
+        ),
         ({"rollouts": 2**20, **PQN, "algo.minibatches": 2}, "rollouts: 1048576"),
     ],
 )

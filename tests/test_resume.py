@@ -137,7 +137,7 @@ def test_rollouts_that_go_on_resume(tmp_path, monkeypatch, fields, capsys):
             train(config(path, seeds=2, **fields), quiet=True)
     saved = checkpoint.find(path, 2)[0]
     assert (saved.path / "replay").exists() == ("algo.name" not in fields)
-    assert "ongoing" in checkpoint.load(saved.path, with_replay=True)["member"]
+    assert "ongoing" in checkpoint.load_state(saved.path, with_replay=True)["member"]
     with monkeypatch.context() as patch:
         StopAfter(patch, 2)
         with pytest.raises(Interrupted):

@@ -142,7 +142,7 @@ def test_both_forms_push_and_number_alike(n: int, seed: int) -> None:
     alive = jnp.asarray(rng.random((n, 5)) < 0.8)
 
     def all_of() -> Any:
-        return smax.push_apart(x, y, alive, radius), smax._of(x, unit), smax._received(x, unit)
+        return smax.push_apart(x, y, alive, radius), smax._at_unit(x, unit), smax._received(x, unit)
 
     few = all_of()
     with pytest.MonkeyPatch.context() as patch:

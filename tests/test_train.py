@@ -173,7 +173,7 @@ def test_pqn_learns_from_each_iteration_at_once():
         assert int(shared.updates) == int(member.tally.updates) == k * 3 * 2
         assert float(member.tally.learned) == k
         assert not np.array_equal(*(x.params["agent"]["head"]["bias"] for x in (before, member.learner)))
-    assert int(member.env_steps) == 3 * 8 * 4 - 3 * 8  # of five slots, one holds an episode's end
+    assert int(member.env_steps) == 3 * 8 * 4 * 2 / 3  # of three slots, one holds an episode's end
 
 
 OPTIONS = [{}, {"replay.prioritised": True, "algo.reward_norm": "running"}, {**PQN, "agent.obs_norm": "running"}]
@@ -216,7 +216,7 @@ def without_log(member):
 @pytest.fixture
 def rolling(monkeypatch):
     """An environment whose returns tell which random numbers it was played with."""
-    monkeypatch.setitem(registry._ENTRIES, "rolling", registry.Entry(worlds.Rolling, {"told": True}, None))
+    monkeypatch.setitem(registry._ENTRIES, "rolling", registry.EnvEntry(worlds.Rolling, {"told": True}, None))
     return config(**{"env.name": "rolling", "eval.episodes": 11, "eval.parallel": 4})
 
 

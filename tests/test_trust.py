@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jqmix.runs.report import report
 from test_damage import WRONG, said
 
 import jqmix
+from jqmix.analysis.report import report
 from jqmix.cli import main
 from jqmix.config import ConfigError, load_config
 from jqmix.runs.experiment import train
