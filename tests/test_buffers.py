@@ -284,9 +284,8 @@ def test_beta_rises_to_one_at_total_steps():
     program = make_program(cfg)
     member, _ = program.init(jnp.int32(0))
     for steps, beta in [(0, 0.4), (500, 0.7), (1000, 1.0), (3000, 1.0)]:
-        assert float(
-            program.now(member._replace(env_steps=count.from_int(steps))).replay.priority_beta
-        ) == pytest.approx(beta)
+        now = program.now(member._replace(env_steps=count.from_int(steps)))
+        assert float(now.replay.priority_beta) == pytest.approx(beta)
 
 
 # The protocol

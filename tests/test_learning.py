@@ -109,7 +109,8 @@ def test_truncation_probe_can_terminate():
 
 
 # Windows that begin anywhere in an episode, of five slots: a gradient reaches from its end to its cue in some of them.
-GO_ON = {"window_start": "continue", "window": 14, "replay.burn_in": 4}
+GO_ON = {"window_start": "continue", "window": 20, "replay.burn_in": 4}
+GO_ON |= {"updates": 4, "algo.mixer": "vdn", "optim.lr": 1e-3}  # one seed of QMIX's three never found it at 2e-3
 
 
 @pytest.mark.parametrize(("core", "options"), [("gru", {}), ("gru", GO_ON), ("lstm", GO_ON), ("none", {})], ids=str)
