@@ -173,7 +173,7 @@ def test_nothing_that_a_run_names_is_executed_unless_trusted(run_dir, capsys):
     TOUCHED.clear()
     report([run_dir])
     policy = jqmix.load_policy(run_dir)
-    assert policy.initial_state(1).h.shape == (1, 2, 16)
+    assert policy.initial_state(1).memory.shape == (1, 2, 16)
     for command in ("evaluate", "igm"):
         assert main([command, str(run_dir)]) == 2
         assert said(capsys) == ["jqmix: env.factory: this run names code of its own (test_trust:spy); --trust runs it"]
