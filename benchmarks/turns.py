@@ -75,7 +75,9 @@ def compare(checkouts: list[str], settings: dict[str, Any], repeats: int) -> lis
         # Older checkouts answer milliseconds alone.
         turns = [a if isinstance(a, dict) else {"ms_per_iteration": a} for a in each.answers]
         medians = {name: median(turn[name] for turn in turns) for name in turns[0]}
-        rows.append({"checkout": text, "commit": _commit(text), **each.costs, **medians, "all": each.answers})
+        # Where a checkout lies is of this machine alone: what it holds is its commit.
+        what = {"commit": _commit(text), "variant": text.split(",")[1:]}
+        rows.append({**what, **each.costs, **medians, "all": each.answers})
     return [row | {"ratio": row["ms_per_iteration"] / rows[0]["ms_per_iteration"]} for row in rows]
 
 
@@ -84,9 +86,9 @@ def _commit(text: str) -> str:
     return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
 
 
-def show(row: dict[str, Any]) -> None:
+def show(checkout: str, row: dict[str, Any]) -> None:
     print(
-        f"  {row['checkout']:30} {row['commit']:20} {row['ms_per_iteration']:10.2f} ms per iteration  "
+        f"  {checkout:30} {row['commit']:20} {row['ms_per_iteration']:10.2f} ms per iteration  "
         f"×{row['ratio']:.3f}   {row.get('steps_per_s', 0):>11,.0f} steps/s   trace {row['trace_s']:.1f} s  "
         f"compile {row['compile_s']:.1f} s   peak {row.get('peak_bytes', 0) / 1e6:,.0f} MB",
         flush=True,
@@ -123,8 +125,8 @@ def main() -> None:
                 print(f"  ended: {ended}", flush=True)
                 rows.append({"settings": settings, "error": str(ended)})
                 continue
-            for row in compared:
-                show(row)
+            for checkout, row in zip(args.checkouts, compared, strict=True):
+                show(checkout, row)
             rows.append({"settings": settings, "checkouts": compared})
     write(args.json, {"cases": rows})
 
