@@ -166,15 +166,13 @@ class Training:
     """Whole training, compiled: call by call, each of some iterations and an evaluation."""
 
     def __init__(self, cfg: Any):
-        from jqmix.learning.state import Rounds
-        from jqmix.learning.train import iterations_per_chunk, rounds_for
+        from jqmix.learning.train import iterations_per_chunk, whole_evaluation
         from jqmix.runs.population import compile_population
 
         self.population = compile_population(cfg)
         self.state: list[Any] = [self.population.members, self.population.shared]
         self.iterations = iterations_per_chunk(cfg, self.population.spec)  # of a call
-        episodes = cfg.eval.episodes
-        self.rounds = Rounds(rounds_for(episodes, cfg), 0, episodes, True, False)
+        self.rounds = whole_evaluation(cfg)
         self.costs = {"trace_s": self.population.trace_s, "compile_s": self.population.compile_s}
 
     def call(self) -> float:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jqmix.config import load_config
-from jqmix.learning.train import make_program
+from jqmix.learning.train import whole_evaluation
 from jqmix.runs import devices
 from jqmix.runs import population as population_module
 from jqmix.runs.population import compile_population
@@ -42,7 +42,7 @@ PQN = {"algo.name": "pqn", "window": 4, "rollouts": 32, "algo.epochs": 2, "algo.
 def trained(population, iterations=5):
     """(members, shared, metrics) after so many iterations and an evaluation."""
     members, shared, _ = population.train(population.members, population.shared, iterations)
-    return population.evaluate(members, shared, make_program(population.cfg).whole_evaluation)
+    return population.evaluate(members, shared, whole_evaluation(population.cfg))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from jqmix.config import load_config
 from jqmix.envs import registry
 from jqmix.learning import count
 from jqmix.learning.state import Rounds
-from jqmix.learning.train import Program, make_program, make_train
+from jqmix.learning.train import Program, make_program, make_train, whole_evaluation
 from jqmix.runs.experiment import train
 from jqmix.runs.memory import tree_bytes
 from jqmix.runs.population import compile_population, starts_of
@@ -222,7 +222,7 @@ def rolling(monkeypatch):
 
 def test_rounds_of_an_evaluation_differ(rolling):
     program = make_program(rolling)
-    assert program.whole_evaluation.count == 3
+    assert whole_evaluation(program.cfg).count == 3
     member, shared = program.init(jnp.int32(0))
     evaluate = jax.jit(program.evaluate)
 
@@ -248,7 +248,7 @@ def test_an_evaluation_in_several_calls_is_that_in_one(rolling):
     program = make_program(rolling)
     member, shared = program.init(jnp.int32(0))
     evaluate = jax.jit(program.evaluate)
-    whole, shared_after, metrics = evaluate(member, shared, program.whole_evaluation)
+    whole, shared_after, metrics = evaluate(member, shared, whole_evaluation(program.cfg))
     part, between, some = evaluate(member, shared, Rounds(2, 0, 11, False, False))
     assert float(some["eval/episodes"]) == 8 and int(between.since_evaluation) == 0
     parts, after, last = evaluate(part, between, Rounds(1, 2, 11, True, False))

@@ -5,7 +5,9 @@ Algorithms differ in where windows come from and in what the targets are made of
 which is learned beside it, weights its errors and gives the targets (weighted QMIX), and an ``auxiliary`` loss (QTRAN).
 """
 
+import math
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import jax
@@ -184,7 +186,7 @@ class Learner(NamedTuple):
     def loss(
         self,
         params: Params,
-        aim: "AimOf",
+        aim: AimOf,
         window: Window,
         state: Array,
         cfg: Config,
@@ -223,15 +225,15 @@ class Learner(NamedTuple):
         loss = total(per_window * losses)
         stats = {"loss": loss, "td_error_abs": total(jnp.abs(error)), "q_taken": total(q_tot), "target": total(returns)}
         slots = jnp.sum(mask, dtype=jnp.float32)  # of one type with what it is added up with
-        each = slots / jnp.sum(valid)  # the errors of a slot: one, or every agent's
-        stats |= {name: jnp.sum(jnp.where(valid, x, 0.0)) * each for name, x in metrics.items()}
+        errors = math.prod(error.shape[2:])  # of a slot: one, or every agent's
+        stats |= {name: jnp.sum(jnp.where(valid, x, 0.0)) * errors for name, x in metrics.items()}
         return loss, Summed(stats, slots, surprise(error, valid))
 
     def update(
         self,
         params: Params,
         opt_state: Any,
-        aim: "AimOf",
+        aim: AimOf,
         window: Window,
         moments: normalise.Moments,
         cfg: Config,
@@ -300,16 +302,13 @@ def make_optimizer(name: str) -> optax.GradientTransformation:
 
 def make_agent(cfg: Config, spec: EnvSpec) -> Agent:
     """Raises ``ConfigError``, one line, for a core from outside that is none."""
-    own = {"share_parameters", "agent_id", "last_action", "layer_norm", "layers", "hidden"}
-    options = {name: getattr(cfg.agent, name) for name in sorted(own)}
+    options = asdict(cfg.agent) | {"obs_norm": cfg.agent.obs_norm == "running"}
     agent = Agent(
         spec.n_agents,
         spec.n_actions,
         spec.obs_size,
         **options,
-        core=cfg.agent.core,
         core_settings=cfg.core,
-        obs_norm=cfg.agent.obs_norm == "running",
         orthogonal=cfg.algo.init == "orthogonal",
         head_gain=cfg.algo.init_gain,
     )

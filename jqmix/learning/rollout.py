@@ -206,9 +206,10 @@ def collect(
     starts = no_starts(env, key_reset, starts_at_once(transitions))
     u = jax.random.uniform(key_act, (transitions, 2, e, n))
     noise = jax.vmap(env.noise)(jax.random.split(key_env, transitions))  # at once: small draws cost the most
+    # ``latest``: the last slot at which an episode that counts begins.
     overlap, actor, latest = 0, unbegun(agent, env), transitions - env.spec.episode_limit
     if ongoing is not None:
-        actor, latest = ongoing.actor, transitions  # the last slot at which an episode that counts begins
+        actor, latest = ongoing.actor, transitions
         overlap = 0 if ongoing.tail is None else ongoing.tail.reward.shape[0]
     kept = agent_start(actor)
 

@@ -77,6 +77,11 @@ def rounds_for(episodes: int, cfg: Config) -> int:
     return math.ceil(episodes / episodes_at_once(cfg))
 
 
+def whole_evaluation(cfg: Config) -> Rounds:
+    """All rounds of an evaluation at once."""
+    return Rounds(rounds_for(cfg.eval.episodes, cfg), 0, cfg.eval.episodes, True, False)
+
+
 class Program(NamedTuple):
     """The static parts of training."""
 
@@ -253,12 +258,7 @@ class Program(NamedTuple):
         """So many iterations (unless told K, about ``eval.every`` environment steps), and an evaluation."""
         k = iterations_per_chunk(self.cfg, self.env.spec) if iterations is None else iterations
         member, shared, _ = self.train(member, shared, k)
-        return self.evaluate(member, shared, self.whole_evaluation)
-
-    @property
-    def whole_evaluation(self) -> Rounds:
-        episodes = self.cfg.eval.episodes
-        return Rounds(rounds_for(episodes, self.cfg), 0, episodes, True, False)
+        return self.evaluate(member, shared, whole_evaluation(self.cfg))
 
     # Random numbers: initialisation has number 0, iterations count up from 1, rounds of evaluations down from -1, and
     # are told from those of other evaluations by the iteration.

@@ -14,8 +14,8 @@ from jqmix.config import Config, ConfigError
 from jqmix.envs.base import BatchedDecPOMDP
 from jqmix.learning.count import numbers
 from jqmix.learning.exploration import random_available
-from jqmix.learning.state import Member, Rounds, Shared
-from jqmix.learning.train import build_env, iterations_per_chunk, rounds_for
+from jqmix.learning.state import Member, Shared
+from jqmix.learning.train import build_env, iterations_per_chunk, whole_evaluation
 from jqmix.runs.devices import EACH, compiler_options, make_mesh, over_devices
 from jqmix.runs.jax_settings import settled
 from jqmix.runs.memory import make_plan, tree_bytes
@@ -69,11 +69,10 @@ def bench_train(cfg: Config, repeats: int = 3) -> dict[str, float]:
     members, shared = population.members, population.shared
     state_bytes = tree_bytes(members)
     iterations = iterations_per_chunk(cfg, population.spec)
-    rounds = Rounds(rounds_for(cfg.eval.episodes, cfg), 0, cfg.eval.episodes, True, False)
 
     def step(members: Member, shared: Shared) -> tuple[Member, Shared]:
         members, shared, _ = population.train(members, shared, iterations)
-        return population.evaluate(members, shared, rounds)[:2]
+        return population.evaluate(members, shared, whole_evaluation(cfg))[:2]
 
     while int(shared.updates) == 0:
         members, shared = step(members, shared)

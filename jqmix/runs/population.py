@@ -15,7 +15,13 @@ from jqmix.learning import split
 from jqmix.learning.hyper import Hyper, hyper_of
 from jqmix.learning.split import Split
 from jqmix.learning.state import Member, Rounds, Shared
-from jqmix.learning.train import learning_batch, make_program, updates_per_iteration, window_length
+from jqmix.learning.train import (
+    learning_batch,
+    make_program,
+    updates_per_iteration,
+    whole_evaluation,
+    window_length,
+)
 from jqmix.runs.checkpoint import with_key_type
 from jqmix.runs.devices import AXIS, EACH, SAME, compiler_options, make_mesh, members_take_turns, over_devices
 from jqmix.types import EnvSpec
@@ -142,7 +148,7 @@ def compile_population(cfg: Config, group: int | None = None, starts: Starts | N
     training = lowered(program.train, members, shared, np.int32(1))
     traced = time.perf_counter()
     compiling = pool.submit(_timed_compile, training, options)
-    evaluation = lowered(program.evaluate, _without_rollouts(members), shared, on_host(program.whole_evaluation))
+    evaluation = lowered(program.evaluate, _without_rollouts(members), shared, on_host(whole_evaluation(cfg)))
     evaluating = pool.submit(evaluation.compile, options)
     train, compile_s = compiling.result()
     pool.shutdown(wait=False)
