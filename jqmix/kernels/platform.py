@@ -12,7 +12,7 @@ import jax
 
 _told = jax.make_user_context(default_value=None)
 # Names of fast paths that take their plain form; ``1`` is all of them.
-_plain = jax.make_user_context(default_value=tuple(filter(None, os.environ.get("JQMIX_PLAIN", "").split(","))))
+_plain = jax.make_user_context(default_value=tuple(filter(None, os.environ.get("JQMIX_PLAIN", "").split("+"))))
 
 
 def platform() -> str:
@@ -29,7 +29,7 @@ def compiling_for(name: str) -> Iterator[None]:
 
 def plain(path: str) -> bool:
     """Whether the fast path of this name takes its plain form instead: for debugging, as the oracle, and to measure
-    what it is worth (``JQMIX_PLAIN=1``: all do; ``JQMIX_PLAIN=gru,product``: these)."""
+    what it is worth (``JQMIX_PLAIN=1``: all do; ``JQMIX_PLAIN=gru+product``: these)."""
     return "1" in _plain.value or path in _plain.value
 
 

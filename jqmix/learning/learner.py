@@ -302,7 +302,7 @@ def make_optimizer(name: str) -> optax.GradientTransformation:
 
 def make_agent(cfg: Config, spec: EnvSpec) -> Agent:
     """Raises ``ConfigError``, one line, for a core from outside that is none."""
-    options = asdict(cfg.agent) | {"obs_norm": cfg.agent.obs_norm == "running"}
+    options: dict[str, Any] = asdict(cfg.agent) | {"obs_norm": cfg.agent.obs_norm == "running"}
     agent = Agent(
         spec.n_agents,
         spec.n_actions,
