@@ -1,13 +1,8 @@
-"""Products and sums that XLA compiles to slow code for a CPU, written in a faster way.
-
-Beside each function stands its plain form, ``plain_…``, with the same signature.
-"""
+"""The product of dense layers, written so that XLA compiles its gradient to fast code for a CPU; and its plain form."""
 
 import math
-from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jqmix.kernels.platform import plain, platform
@@ -65,63 +60,3 @@ def d_first(inputs: int, outputs: int) -> bool:
     if inputs % 64 and outputs % 64:
         return False
     return bool(outputs % 64) or (inputs % 64 == 0 and outputs < inputs)
-
-
-def _unchanged(w: Array) -> Array:
-    return w
-
-
-def plain_weighted_sum(
-    q: Float[Array, "*batch N"],
-    w: Float[Array, "*batch NE"],
-    b: Float[Array, "*batch E"],
-    transform: Callable[[Array], Array] = _unchanged,
-) -> Float[Array, "*batch E"]:
-    return jnp.einsum("...n,...ne->...e", q, transform(w).reshape(*q.shape, b.shape[-1])) + b
-
-
-def weighted_sum(
-    q: Float[Array, "*batch N"],
-    w: Float[Array, "*batch NE"],
-    b: Float[Array, "*batch E"],
-    transform: Callable[[Array], Array] = _unchanged,
-) -> Float[Array, "*batch E"]:
-    """b + Σ_i q_i · transform(w_i), where w holds the N agents' weights w_i, E each, side by side.
-
-    Added up agent by agent. As a sum over an axis, XLA's CPU compiler makes one slow kernel of it and of what gives b.
-    The weights are split, not sliced: the gradient of a split is a concatenation, that of N slices is a sum of N arrays
-    padded with zeros.
-    """
-    if plain("weighted_sum"):
-        return plain_weighted_sum(q, w, b, transform)
-    n = q.shape[-1]
-    agents = zip(jnp.split(q, n, axis=-1), jnp.split(w, n, axis=-1), strict=True)
-    return sum((q_i * transform(w_i) for q_i, w_i in agents), start=b)
-
-
-def plain_inner_product(x: Float[Array, "*batch E"], y: Float[Array, "*batch E"]) -> Float[Array, "*batch"]:
-    return jnp.sum(x * y, axis=-1)
-
-
-def inner_product(x: Float[Array, "*batch E"], y: Float[Array, "*batch E"]) -> Float[Array, "*batch"]:
-    """Σ_e x_e y_e, summed by a product with ones.
-
-    XLA's CPU compiler would put a reduction into the product that gives x or y, and slow that product down.
-    """
-    if plain("inner_product"):
-        return plain_inner_product(x, y)
-    return jnp.matmul(x * y, jnp.ones((x.shape[-1],)), precision="highest")
-
-
-def plain_relu(x: Float[Array, "*batch H"]) -> Float[Array, "*batch H"]:
-    return jax.nn.relu(x)
-
-
-def relu(x: Float[Array, "*batch H"]) -> Float[Array, "*batch H"]:
-    """max(x, 0), computed with all leading axes as one.
-
-    That is how the layer that follows takes it. In another form, XLA's CPU compiler computes it once for each.
-    """
-    if plain("relu"):
-        return plain_relu(x)
-    return jax.nn.relu(x.reshape(math.prod(x.shape[:-1]), x.shape[-1])).reshape(x.shape)

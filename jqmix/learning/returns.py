@@ -16,9 +16,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jqmix.config import AlgoConfig
-from jqmix.kernels.platform import plain
 
-AT_ONCE = 8  # how far the recursion is unrolled: its steps are too small to be worth a turn of a loop each
+AT_ONCE = 8  # steps in a turn of the recursion's loop, as an accelerator launches a kernel in every turn
 
 
 def _backward(
@@ -35,7 +34,7 @@ def _backward(
         return x, x
 
     slots = value[:-1], last[:-1], constant, factor
-    x = jax.lax.scan(step, value[-1], slots, reverse=True, unroll=1 if plain("returns") else AT_ONCE)[1]
+    x = jax.lax.scan(step, value[-1], slots, reverse=True, unroll=AT_ONCE)[1]
     return jnp.concatenate([x, value[-1:]])
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jqmix.kernels.products import product, relu
+from jqmix.kernels.products import product
 from jqmix.networks import normalise
 from jqmix.networks.cores import base, build_core
 from jqmix.networks.layers import dense_init, linear
@@ -67,7 +67,7 @@ class _Encoder(nn.Module):
 
     def _activated(self, x: Array, norm: str) -> Array:
         x = nn.LayerNorm(name=norm)(x) if self.agent.layer_norm else x
-        return relu(x)
+        return nn.relu(x)
 
 
 class _Layers(nn.Module):

@@ -6,7 +6,6 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jqmix.kernels.products import inner_product, weighted_sum
 from jqmix.networks.layers import linear
 from jqmix.networks.mixers.base import Mixer, MixerSizes, functions, q_and_state
 from jqmix.networks.mixers.settings import QMixSettings
@@ -35,12 +34,12 @@ class _QMixNetwork(nn.Module):
         # W1's and W2's hidden layers, side by side. Split, not cut: the gradient of a split is a concatenation, that of
         # slices a sum of as many arrays as there are, padded with zeros. And at once, not after what is elementwise.
         for_w1, for_w2 = jnp.split(linear(s, 2 * hh, "hyper")(state), 2, axis=-1)
-        w1 = linear(hh, n * e, "w1")(nn.relu(for_w1))
+        w1 = linear(hh, n * e, "w1")(nn.relu(for_w1)).reshape(*q.shape, e)
         w2 = positive(linear(hh, e, "w2")(nn.relu(for_w2)))
         b1 = linear(s, e, "b1")(state)
         v = linear(e, 1, "v")(nn.relu(linear(s, e, "v_hidden")(state)))[..., 0]
-        hidden = nn.elu(weighted_sum(q, w1, b1, positive))
-        return inner_product(hidden, w2) + v
+        mixed = jnp.einsum("...n,...ne->...e", q, positive(w1), precision="highest")
+        return jnp.sum(nn.elu(mixed + b1) * w2, axis=-1) + v
 
 
 def qmix(sizes: MixerSizes, settings: QMixSettings) -> Mixer:
