@@ -256,7 +256,7 @@ class Learner(NamedTuple):
         scale = jnp.minimum(1.0, cfg.optim.grad_clip / (norm + 1e-6)) * each
         stats = {name: x / jnp.maximum(slots, 1.0) for name, x in stats.items()} | {"grad_norm": norm}
         steps, opt_state = self.optimizer.update(vector * scale, opt_state)
-        params = jax.tree.map(lambda p, s: p - cfg.optim.lr * s, params, restore(jnp.asarray(steps)))
+        params = restore(ravel_pytree(params)[0] - cfg.optim.lr * jnp.asarray(steps))
         return Updated(params, opt_state, stats, summed.surprise)
 
 

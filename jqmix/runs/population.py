@@ -23,7 +23,16 @@ from jqmix.learning.train import (
     window_length,
 )
 from jqmix.runs.checkpoint import with_key_type
-from jqmix.runs.devices import AXIS, EACH, SAME, compiler_options, make_mesh, members_take_turns, over_devices
+from jqmix.runs.devices import (
+    AXIS,
+    EACH,
+    SAME,
+    compiler_options,
+    cpu_cores,
+    make_mesh,
+    members_take_turns,
+    over_devices,
+)
 from jqmix.types import EnvSpec
 
 # A function of one member: (member, shared, what is to be done) -> (member, shared, what there is to tell).
@@ -120,7 +129,7 @@ def compile_population(cfg: Config, group: int | None = None, starts: Starts | N
 
     Members are those of ``cfg``, or those that ``starts`` says, with hyperparameters of their own. They are shared out
     over this host's devices, and so are their batches where CPU cores are left. One pair of programs serves every group
-    of the same size. The two compile at the same time; training need not wait for the evaluation.
+    of the same size. Training need not wait for the evaluation, which compiles in a thread.
     """
     starts = starts_of(cfg) if starts is None else starts
     size = group or len(starts.seed)
@@ -143,7 +152,8 @@ def compile_population(cfg: Config, group: int | None = None, starts: Starts | N
     starts = starts.slice(0, size)
     members, shared = init(starts)
     options = compiler_options()
-    pool = ThreadPoolExecutor(2, thread_name_prefix="compile")
+    # Training first: no update waits for the evaluation, which would take cores from it where these are few.
+    pool = ThreadPoolExecutor(2 if cpu_cores() > 2 else 1, thread_name_prefix="compile")
     begin = time.perf_counter()
     training = lowered(program.train, members, shared, np.int32(1))
     traced = time.perf_counter()
