@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import jqmix
+from jqmix.learning.train import ALGORITHMS
 
 ROOT = Path(jqmix.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -98,6 +99,14 @@ def test_imports_run_one_way(path):
 
 def test_one_environment_never_reaches_into_learning():
     assert imported_rooms(ROOT / "envs" / "registry.py") <= {"inputs", "plugins", "envs", "types"}
+
+
+def test_algorithms_know_nothing_of_each_other():
+    for name in ALGORITHMS:
+        imported = imported_modules(MODULES[f"jqmix.learning.{name}"], type_checking=True)
+        assert not imported & {f"jqmix.learning.{other}" for other in ALGORITHMS} - {f"jqmix.learning.{name}"}
+        users = {user for user, path in MODULES.items() if f"jqmix.learning.{name}" in imported_modules(path)}
+        assert users == {"jqmix.learning.train"}
 
 
 def test_no_files_import_each_other_in_a_circle():

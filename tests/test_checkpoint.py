@@ -22,17 +22,7 @@ from jqmix.runs.experiment import resume, train
 from jqmix.runs.policy import evaluate_run, load_policy
 from jqmix.runs.population import compile_population
 
-SMALL = {
-    "env.name": "chain_probe",
-    "agent.hidden": 8,
-    "mixer.embed": 8,
-    "mixer.hypernet_hidden": 8,
-    "replay.capacity": 64,
-    "replay.batch": 16,
-    "eval.every": 320,
-    "eval.episodes": 12,
-    "total_steps": 640,
-}
+SMALL = worlds.SMALL_RUN | {"total_steps": 640}
 
 
 def config(path, **overrides):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from windows import SPEC, random_window
 
 from jqmix.buffers import make_buffer
 from jqmix.config import load_config
@@ -26,9 +27,8 @@ from jqmix.networks import normalise
 from jqmix.networks.agent import AgentStart
 from jqmix.networks.mixers import mixer_names
 from jqmix.networks.mixers.base import Joint
-from jqmix.types import EnvSpec, Window
+from jqmix.types import Window
 
-SPEC = EnvSpec("test", 2, 3, 4, 5, 6)
 ENV: Any = None  # nothing here plays
 
 
@@ -41,25 +41,6 @@ def config(**overrides):
 def traced(cfg, **changes):
     """As the program has it: traced fields are arrays, some of them others than the configuration's."""
     return bind(cfg, hyper_of(cfg) | {path: jnp.float32(x) for path, x in changes.items()})
-
-
-def random_window(rng, T1=9, B=3) -> Window:
-    avail = rng.random((T1, B, 2, 3)) < 0.7
-    avail[..., 0] |= ~avail.any(-1)
-    last = rng.random((T1, B)) < 0.2
-    last[-1] = True
-    first = np.concatenate([np.ones((1, B), bool), last[:-1]])
-    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
-    return Window(
-        obs=draw(T1, B, 2, 4),
-        state=draw(T1, B, 5),
-        avail=avail,
-        action=np.where(avail, rng.random(avail.shape), -1).argmax(-1).astype(np.int32),
-        reward=draw(T1, B),
-        discount=(rng.random((T1, B)) < 0.8).astype(np.float32),
-        first=first,
-        last=last,
-    )
 
 
 def numpy_unroll(agent, w: Window):

@@ -6,6 +6,7 @@ import numpy as np
 import oracles
 import pytest
 from jax.flatten_util import ravel_pytree
+from windows import SPEC, random_start, random_window
 
 from jqmix.buffers.windows import take
 from jqmix.config import load_config
@@ -20,9 +21,8 @@ from jqmix.networks import normalise
 from jqmix.networks.agent import Agent, AgentStart
 from jqmix.networks.mixers import mixer_names
 from jqmix.runs.experiment import shape_of
-from jqmix.types import EnvSpec, Window
+from jqmix.types import Window
 
-SPEC = EnvSpec("test", 2, 3, 4, 5, 6)
 BURN_IN, T, B = 3, 6, 3
 MIXERS = ["vdn", "qmix", "iql", "ow_qmix"]
 NUMBERS = {"optim.lr": 1.0, "optim.grad_clip": 1e6}  # RAdam's first step is then the gradient itself
@@ -36,25 +36,10 @@ def config(**overrides):
     return load_config(None, **{**small, **overrides})
 
 
-def random_window(rng, slots=BURN_IN + T + 1) -> Window:
+def some_window(rng) -> Window:
     """One that goes on from some memory, with resets inside: in the warm-up, where it ends, and after it."""
-    avail = rng.random((slots, B, 2, 3)) < 0.7
-    avail[..., 0] |= ~avail.any(-1)
-    last = rng.random((slots, B)) < 0.2
-    last[[1, BURN_IN - 1, BURN_IN + 2], [0, 1, 2]] = last[-1] = True
-    first = np.concatenate([np.zeros((1, B), bool), last[:-1]])
-    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
-    return Window(
-        obs=draw(slots, B, 2, 4),
-        state=draw(slots, B, 5),
-        avail=avail,
-        action=np.where(avail, rng.random(avail.shape), -1).argmax(-1).astype(np.int32),
-        reward=draw(slots, B),
-        discount=(rng.random((slots, B)) < 0.8).astype(np.float32),
-        first=first,
-        last=last,
-        start=AgentStart(np.tanh(draw(B, 2, 8)), rng.integers(0, 3, (B, 2)).astype(np.int32)),
-    )
+    ends = (1, 0), (BURN_IN - 1, 1), (BURN_IN + 2, 2)
+    return random_window(rng, BURN_IN + T + 1, B, first=False, ends=ends, start=random_start(rng, B))
 
 
 def make(cfg, key) -> PQN:
@@ -148,7 +133,7 @@ class Oracle:
 
 def one_update(cfg, rng, key):
     """(PQN, its state, the window, the states that were seen, what an update gives)."""
-    pqn, w = make(cfg, key), random_window(rng)
+    pqn, w = make(cfg, key), some_window(rng)
     state, rows = pqn.init(key), rng.normal(2, 3, size=(50, 5)).astype(np.float32)
     moments = normalise.update(normalise.init(5), jnp.asarray(rows))
     return pqn, state, w, rows, moments, compiled(pqn, cfg)(state, with_arrays(w), moments)
@@ -157,7 +142,7 @@ def one_update(cfg, rng, key):
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_targets_are_lambda_returns_over_the_learning_networks_values(rng, key, mixer):
     cfg = config(**{"algo.mixer": mixer})
-    pqn, w = make(cfg, key), random_window(rng)
+    pqn, w = make(cfg, key), some_window(rng)
     params, rows = pqn.init(key).params, rng.normal(2, 3, size=(50, 5)).astype(np.float32)
     oracle = Oracle(cfg, as_numpy(params), w, rows)
     window = split_off(with_arrays(w), BURN_IN)
@@ -251,7 +236,7 @@ def test_radam_is_pytorchs(rng):
 def test_updates_are_clipped_steps_of_radam(rng, key, clip):
     """Eight updates, each with its own gradient: that of the mean squared error, its global norm clipped."""
     cfg = config(**{"algo.mixer": "qmix", "optim.grad_clip": clip, "optim.lr": 0.003})
-    pqn, windows = make(cfg, key), [random_window(rng) for _ in range(8)]
+    pqn, windows = make(cfg, key), [some_window(rng) for _ in range(8)]
     moments = normalise.update(normalise.init(5), jnp.asarray(windows[0].state))
     state, grads = pqn.init(key), []
     begin, update = np.asarray(ravel_pytree(state.params)[0], np.float64), compiled(pqn, cfg)
@@ -396,7 +381,7 @@ def test_no_gradient_changes_the_statistics(rng, key):
     """And with them unread no step does, whatever the optimiser."""
     for optimiser in ("radam", "rmsprop"):
         cfg = config(**{"agent.obs_norm": "running", "algo.mixer": "ow_qmix", "optim.name": optimiser})
-        pqn, w = make(cfg, key), with_arrays(random_window(rng))
+        pqn, w = make(cfg, key), with_arrays(some_window(rng))
         state = pqn.init(key)
         known = normalise.update(normalise.init(4), 3 * w.obs + 1)._asdict()
         for team in (state.params, state.params["critic"]):
@@ -414,7 +399,7 @@ def test_acting_and_learning_read_the_same(rng, key, share):
     """Observations by their statistics, in a step and over a window: what an agent without them says of z-scores."""
     plain = Agent(2, 3, 4, hidden=8, share_parameters=share)
     agent = plain._replace(obs_norm=True)
-    w, rows = with_arrays(random_window(rng)), rng.normal(5, 3, size=(30, 4)).astype(np.float32)
+    w, rows = with_arrays(some_window(rng)), rng.normal(5, 3, size=(30, 4)).astype(np.float32)
     w = w._replace(obs=3 * w.obs + 5)
     params = plain.init(key)
     known = {**params, "obs_norm": normalise.update(normalise.init(4), jnp.asarray(rows))._asdict()}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import pytest
+import worlds
 
 from jqmix.cli import main
 from jqmix.config import ConfigError, load_config
@@ -21,19 +22,7 @@ from jqmix.runs.loggers import Terminal
 from jqmix.runs.policy import evaluate_run, load_policy
 from jqmix.runs.run_dir import RunDir, RunError
 
-SMALL = {
-    "env.name": "chain_probe",
-    "agent.hidden": 8,
-    "mixer.embed": 8,
-    "mixer.hypernet_hidden": 8,
-    "replay.capacity": 64,
-    "replay.batch": 16,
-    "eval.every": 320,
-    "eval.episodes": 12,
-    "checkpoint.every": 200,
-    "checkpoint.share": 1.0,
-    "total_steps": 2000,
-}
+SMALL = worlds.SMALL_RUN | {"checkpoint.every": 200, "checkpoint.share": 1.0, "total_steps": 2000}
 
 
 @pytest.fixture(autouse=True)

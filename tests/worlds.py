@@ -1,4 +1,4 @@
-"""A scripted environment whose every number tells when it was made."""
+"""A scripted environment whose every number tells when it was made, and the settings of a short run."""
 
 import jax
 import jax.numpy as jnp
@@ -103,3 +103,16 @@ class Poisoned(Counting):
         wrong = jnp.float32(7.0) if self.field == "range" else jnp.nan
         field = "reward" if self.field == "range" else self.field
         return state, timestep._replace(**{field: jnp.where(now, wrong, getattr(timestep, field))})
+
+
+# A run of seconds, by the names of the configuration's fields.
+SMALL_RUN = {
+    "env.name": "chain_probe",
+    "agent.hidden": 8,
+    "mixer.embed": 8,
+    "mixer.hypernet_hidden": 8,
+    "replay.capacity": 64,
+    "replay.batch": 16,
+    "eval.every": 320,
+    "eval.episodes": 12,
+}
