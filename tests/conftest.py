@@ -1,7 +1,14 @@
 import os
+import shutil
+import tempfile
 
-# Tests compile far more than they run. What XLA makes of a program stays the same, LLVM only polishes it less.
+# Tests compile far more than they run. What XLA makes of a program stays the same, LLVM only polishes it less; and what
+# one test compiled, others need not: workers and the commands that they start keep it for the session.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    CACHE = tempfile.mkdtemp(prefix="jqmix-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import jax
 import numpy as np
@@ -9,6 +16,11 @@ import pytest
 
 # As the command line has it on a machine of two cores: members are shared out, and batches where no member is left.
 jax.config.update("jax_num_cpu_devices", 2)
+
+
+def pytest_unconfigure():
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        shutil.rmtree(CACHE, ignore_errors=True)
 
 
 @pytest.fixture
