@@ -413,7 +413,7 @@ def test_a_report_that_cannot_be_written_leaves_the_earlier_one(tmp_path, capsys
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    for name in ("draw_curves", "_write_csv"):
+    for name in ("draw_curves", "write_csv"):
         with monkeypatch.context() as patch:
             patch.setattr(reporting, name, full)
             for out in (run / "report", tmp_path / "new"):
