@@ -23,15 +23,16 @@ IMPROVEMENT_COLUMNS = ["group", "other", *Probability._fields, "seeds", "other_s
 def efficiency_rows(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
     """For each group and share of the best final result of its environment, when the group's curve first was there.
 
-    ``level`` is what had to be reached. Of a win rate it is that share of the greatest final IQM; of a return, whose
-    zero means nothing, that share of the way to it from the lowest IQM of a first evaluation. ``env_steps`` is the
-    first point of the group's IQM curve that is at or above it, with the ends of its interval, ``seconds`` the run's
-    clock there. Infinite is never; None is an interval or a clock that there is not.
+    ``level`` is what had to be reached: that share of the greatest final IQM, or, where that is not positive, that
+    share of the way to it from the lowest IQM of a first evaluation. ``env_steps`` is the first point of the group's
+    IQM curve that is at or above it, with the ends of its interval, ``seconds`` the run's clock there. Infinite is
+    never; None is an interval or a clock that there is not.
     """
     rows: list[dict[str, Any]] = []
     for best, shown in _by_task(summaries):
-        floor = 0.0 if is_rate(best.group.metric) else min(float(s.curve.iqm[0]) for s in shown)
-        gain = float(best.final.iqm) - floor
+        top = float(best.final.iqm)
+        floor = 0.0 if top > 0 else min(float(s.curve.iqm[0]) for s in shown)
+        gain = top - floor
         if gain > 0:  # else nothing was learned that could be shared out
             rows += [row for s in shown for row in _reached(s, floor + gain * np.array(SHARES))]
     return rows

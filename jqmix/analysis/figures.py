@@ -113,12 +113,13 @@ Mark = TypeVar("Mark", LearningCurve, Point)
 
 @dataclass(frozen=True)
 class Panel(Generic[Mark]):
-    """One pair of axes. ``limits`` are the metric's own, where it has any (a win rate has)."""
+    """One pair of axes. ``limits`` are the metric's own, where it has any (a win rate has); ``seeds`` says how many."""
 
     title: str
     metric: str
     marks: Sequence[Mark]
     limits: tuple[float, float] | None = None
+    seeds: str = ""
 
 
 # What is asked for
@@ -187,6 +188,7 @@ def _draw_lines(ax: Axes, panel: Panel[LearningCurve], labels: Sequence[str], ov
     last = max((float(line.x[-1]) for line in panel.marks if len(line.x)), default=0.0)
     divisor, unit = next((divisor, unit) for least, divisor, unit in TIME_UNITS if last >= least)
     scale = divisor if over == "seconds" else 1
+    members = sum(len(line.members) for line in panel.marks if line.members is not None)
     for line in panel.marks:
         style, x = _style(labels.index(line.label)), line.x / scale
         marker = "o" if len(x) == 1 else ""  # a line through one point is not seen
@@ -194,7 +196,7 @@ def _draw_lines(ax: Axes, panel: Panel[LearningCurve], labels: Sequence[str], ov
         ax.fill_between(x, *line.estimate[1:], color=style["color"], alpha=0.18, linewidth=0, zorder=2)
         if line.members is not None and len(line.members) > 1:
             paths = [np.column_stack([x, row]) for row in line.members]
-            faint = {"alpha": min(0.4, 3 / len(paths)), "linewidths": 0.5, "zorder": 1.5}
+            faint = {"alpha": min(max(8 / members, 0.08), 0.4), "linewidths": 0.5, "zorder": 1.5}
             ax.add_collection(LineCollection(paths, colors=style["color"], **faint))
     ax.set_xlim(left=0)
     if over == "seconds":
@@ -251,7 +253,8 @@ def _legend(labels: Sequence[str], width: float) -> _Legend:
     room = int(PER_INCH * width)
     texts = [fill(_shown(label), max(room - SAMPLE, 10)) for label in labels]
     longest = max((len(line) for text in texts for line in text.splitlines()), default=0)
-    columns = min(max(room // (longest + SAMPLE), 1), max(len(texts), 1))
+    rows = math.ceil(len(texts) / max(room // (longest + SAMPLE), 1))
+    columns = math.ceil(len(texts) / max(rows, 1)) or 1
     lines = sum(text.count("\n") + 1 for text in texts)
     return _Legend(texts, columns, 0.16 * math.ceil(lines / columns))
 
@@ -267,15 +270,18 @@ def _shown(text: str) -> str:
 
 
 def _style(i: int) -> dict[str, Any]:
-    """Colours first; once they are used up, other dashes."""
-    dash = DASHES[i // len(COLOURS) % len(DASHES)]
-    return {"color": COLOURS[i % len(COLOURS)], "linestyle": dash, "linewidth": 1.5}
+    """Neighbours differ in both colour and dashes, so that of two curves on one another each is seen."""
+    return {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)], "linewidth": 1.5}
 
 
 def _fit(ax: Axes, panel: Panel[Any], grid: "_Grid") -> None:
     """What all panels have: a title, as many numbers on the horizontal axis as have room, and the metric's limits."""
-    ax.set_title(fill(_shown(panel.title), max(int(PER_INCH * grid.panel) - 8, 12)))
-    ax.xaxis.set_major_locator(MaxNLocator(min(max(int(1.4 * grid.panel), 2), 6), steps=[1, 2, 5, 10]))
+    room = max(int(PER_INCH * grid.panel) - 8, 12)
+    title = fill(_shown(panel.title), room)
+    if panel.seeds:
+        title += (" " if len(title.splitlines()[-1] + panel.seeds) < room else "\n") + f"({panel.seeds})"
+    ax.set_title(title)
+    ax.xaxis.set_major_locator(MaxNLocator(min(max(int(1.8 * grid.panel), 2), 6), steps=[1, 2, 5, 10]))
     metric_axis = "x" if panel.marks and isinstance(panel.marks[0], Point) else "y"
     if metric_axis == "y":
         ax.set_ylabel(panel.metric)

@@ -14,6 +14,7 @@ def parse_labels(texts: Sequence[str]) -> dict[str, str]:
     labels: dict[str, str] = {}
     for text in texts:
         name, _, what = (part.strip() for part in text.partition("="))
+        name = shorten(one_line(name), 120)
         if not name or not what:
             raise ConfigError(f"labels: {quoted(text)} must look like NAME=RUN_DIR or NAME=GROUP")
         if name in labels:
@@ -23,7 +24,7 @@ def parse_labels(texts: Sequence[str]) -> dict[str, str]:
 
 
 def rename(groups: Sequence[ResultGroup], labels: Mapping[str, str]) -> list[ResultGroup]:
-    """Groups with the names that ``labels`` gives them; the others keep theirs.
+    """Groups with the names that ``labels`` gives them, in that order in every environment; the others keep theirs.
 
     What is named is a run directory, a folder of runs, a group as tables call it, or some of its settings
     (``algo.mixer=vdn``); of several environments, the group in each. Raises ``ConfigError`` where it is no group, where
@@ -39,12 +40,16 @@ def rename(groups: Sequence[ResultGroup], labels: Mapping[str, str]) -> list[Res
         for i in found:
             if i in names:
                 raise ConfigError(f"labels: {quoted(names[i])} and {quoted(name)} both name {shown(groups[i].name)}")
-            names[i] = shorten(one_line(name), 120)
+            names[i] = name
     renamed = [group._replace(label=names.get(i, group.label)) for i, group in enumerate(groups)]
     for group, count in Counter((group.task, group.label) for group in renamed).items():
         if count > 1:
             raise ConfigError(f"labels: {quoted(group[1])} would be {count} groups of {shown(group[0])}; say which")
-    return renamed
+    tasks, order = list(dict.fromkeys(group.task for group in groups)), list(labels)
+    return sorted(
+        renamed,
+        key=lambda g: (tasks.index(g.task), order.index(g.label) if g.label in order else len(order)),
+    )
 
 
 def _is_meant(what: str, group: ResultGroup) -> bool:

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -190,7 +190,7 @@ def _write_tables(found: Findings, folder: Path) -> None:
 def _draw(found: Findings, folder: Path, drawing: Drawing) -> None:
     """The curves, with a panel per environment; of an ablation final results and curves, with a panel per trick."""
     by_task = group_by(found.summaries, lambda s: s.group.task)
-    tasks = [(f"{task} ({_count_seeds(shown)})", {s.group.label: s for s in shown}) for task, shown in by_task.items()]
+    tasks = [(task, {s.group.label: s for s in shown}) for task, shown in by_task.items()]
     tricks = [(trick.title, variants) for trick, variants in found.compared.items()]
     curve = _curve_over(drawing.over)
     for kind in drawing.formats:
@@ -209,7 +209,8 @@ def _panels(
     for title, summaries in shown:
         metric = next(iter(summaries.values())).group.metric
         marks = [mark(label, summary) for label, summary in summaries.items()]
-        panels.append(Panel(title, metric_name(metric), marks, (0.0, 1.0) if is_rate(metric) else None))
+        limits = (0.0, 1.0) if is_rate(metric) else None
+        panels.append(Panel(title, metric_name(metric), marks, limits, _count_seeds(summaries.values())))
     return panels
 
 
@@ -225,7 +226,7 @@ def _curve_over(over: str) -> Callable[[str, Summary], LearningCurve]:
     return curve
 
 
-def _count_seeds(summaries: Sequence[Summary]) -> str:
+def _count_seeds(summaries: Iterable[Summary]) -> str:
     """Of a group: "1 seed", "4 seeds", "2–4 seeds"."""
     counts = [len(s.scores) for s in summaries]
     low, high = min(counts), max(counts)

@@ -53,10 +53,10 @@ class Findings:
 
 
 EFFICIENCY = (
-    "The levels are shares of the environment's greatest final IQM; of returns, whose zero means nothing, shares of "
-    "the way to it from the lowest IQM of a first evaluation. A level is reached at the first point of a group's curve "
-    f"whose IQM is at or above it. In brackets: {100 * LEVEL:g} % of bootstrap resamples of the group's seeds reach "
-    "the level in between; the level is held, and ends lie at points of the curve. Seconds are the run's clock there "
+    "The levels are shares of the environment's greatest final IQM, or, where that is not positive, shares of the way "
+    "to it from the lowest IQM of a first evaluation. A level is reached at the first point of a group's curve whose "
+    f"IQM is at or above it. In brackets: {100 * LEVEL:g} % of bootstrap resamples of the group's seeds reach the "
+    "level in between; the level is held, and ends lie at points of the curve. Seconds are the run's clock there "
     "(`wall_s`), the mean over seeds; seeds that were trained together share it."
 )
 IMPROVEMENT = (
