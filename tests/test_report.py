@@ -7,9 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
-from jqmix.analysis import figures
 from jqmix.analysis.figures import LearningCurve, Panel, Point, draw_curves, draw_points
 from jqmix.analysis.report import report
 from jqmix.analysis.statistics import Estimate
@@ -467,20 +465,6 @@ def test_help_needs_neither_jax_nor_matplotlib_and_a_report_no_jax(tmp_path):
 
 
 # Figures
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """The figures that are drawn, to look into."""
-    made = []
-
-    class Seen(Figure):
-        def __init__(self, *args, **kwargs):
-            super().__init__(*args, **kwargs)
-            made.append(self)
-
-    monkeypatch.setattr(figures, "Figure", Seen)
-    return made
 
 
 def estimate(*values):

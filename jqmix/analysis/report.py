@@ -8,6 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+
 from jqmix.analysis.comparison import EFFICIENCY_COLUMNS, IMPROVEMENT_COLUMNS, efficiency_rows, improvement_rows
 from jqmix.analysis.figures import (
     Drawing,
@@ -195,10 +197,10 @@ def _draw(found: Findings, folder: Path, drawing: Drawing) -> None:
     curve = _curve_over(drawing.over)
     for kind in drawing.formats:
         if tricks:
-            draw_points(_panels(tricks, _point), folder / f"report.{kind}", drawing)
-            draw_curves(_panels(tricks, curve), folder / f"curves.{kind}", drawing, shared_labels=False)
+            draw_points(_panels(tricks, _point), folder / f"report.{kind}", drawing=drawing)
+            draw_curves(_panels(tricks, curve), folder / f"curves.{kind}", drawing=drawing, shared_labels=False)
         else:
-            draw_curves(_panels(tasks, curve), folder / f"report.{kind}", drawing)
+            draw_curves(_panels(tasks, curve), folder / f"report.{kind}", drawing=drawing)
 
 
 def _panels(
@@ -219,7 +221,11 @@ def _point(label: str, summary: Summary) -> Point:
 
 
 def _curve_over(over: str) -> Callable[[str, Summary], LearningCurve]:
+    """Makes a summary's curve. What it makes raises ``ConfigError`` where a clock is asked for and was not logged."""
+
     def curve(label: str, summary: Summary) -> LearningCurve:
+        if over == "seconds" and np.isnan(summary.seconds).any():
+            raise ConfigError(f"over: {shown(summary.group.name)} has no wall_s in its metrics")
         x = summary.seconds if over == "seconds" else summary.steps
         return LearningCurve(label, x, summary.curve, summary.values)
 

@@ -177,5 +177,5 @@ def _resampled_shares(
     wins: Float[np.ndarray, "n m"], resamples: int, rng: np.random.Generator
 ) -> Float[np.ndarray, " R"]:
     """The mean of a table's rows and columns, both drawn with replacement: each counts as often as it was drawn."""
-    rows, columns = (rng.multinomial(n, np.full(n, 1 / n), size=resamples) / n for n in wins.shape)
-    return np.einsum("ri,ij,rj->r", rows, wins, columns)
+    rows, columns = (rng.multinomial(n, np.full(n, 1 / n), size=resamples) for n in wins.shape)
+    return np.einsum("ri,ij,rj->r", rows, wins, columns) / wins.size
