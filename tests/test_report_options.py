@@ -30,7 +30,16 @@ def runs(tmp_path, monkeypatch):
 # Names
 
 
-@pytest.mark.parametrize("what", ["runs/vdn", "algo.mixer=vdn", "smax_3m, algo.mixer=vdn", "./runs/../runs/vdn/"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "runs/vdn",
+        "algo.mixer=vdn",
+        "algo.mixer=vdn, algo.double_q=true",
+        "smax_3m, algo.mixer=vdn",
+        "./runs/../runs/vdn/",
+    ],
+)
 def test_a_group_is_named_by_its_run_or_its_settings(what, runs, drawn):
     rows, folder = report([runs], labels=parse_labels([f"VDN = {what}", "Q|$x_1$=runs/qmix"]))
     assert [row["group"] for row in rows] == ["smax_3m, VDN", "smax_3m, Q|$x_1$"]  # in the order of the labels
@@ -38,6 +47,11 @@ def test_a_group_is_named_by_its_run_or_its_settings(what, runs, drawn):
     assert legend == ["VDN", r"Q|\$x_1\$"]
     assert "| smax_3m, VDN |" in (folder / "report.md").read_text()
     assert {row["group"] for row in read_csv(folder / "curves.csv")} == {row["group"] for row in rows}
+
+
+def test_settings_name_a_group_of_which_they_are_no_part_of_the_name(tmp_path):
+    (row,), _ = report([write_run(tmp_path / "run", [0.5])], labels={"QMIX": "algo.mixer=qmix"})
+    assert row["group"] == "smax_3m, QMIX"
 
 
 def test_what_has_no_name_keeps_its_own(runs):

@@ -3,8 +3,9 @@
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from jqmix.analysis.results import ResultGroup
+from jqmix.analysis.results import ResultGroup, spell
 from jqmix.config import ConfigError
 from jqmix.inputs import check_path_text, one_line, quoted, shorten, shown
 
@@ -26,9 +27,9 @@ def parse_labels(texts: Sequence[str]) -> dict[str, str]:
 def rename(groups: Sequence[ResultGroup], labels: Mapping[str, str]) -> list[ResultGroup]:
     """Groups with the names that ``labels`` gives them, in that order in every environment; the others keep theirs.
 
-    What is named is a run directory, a folder of runs, a group as tables call it, or some of its settings
-    (``algo.mixer=vdn``); of several environments, the group in each. Raises ``ConfigError`` where it is no group, where
-    two names are for the same group, and where two groups of one environment would have the same name.
+    What is named is a run directory, a folder of runs, a group as tables call it, or what has these settings
+    (``algo.mixer=vdn, optim.lr=0.001``); of several environments, the group in each. Raises ``ConfigError`` where it is
+    no group, where two names are for the same group, and where two groups of one environment would have the same name.
     """
     names: dict[int, str] = {}
     for name, what in labels.items():
@@ -53,7 +54,13 @@ def rename(groups: Sequence[ResultGroup], labels: Mapping[str, str]) -> list[Res
 
 
 def _is_meant(what: str, group: ResultGroup) -> bool:
-    if what == group.name or set(what.split(", ")) <= set(group.label.split(", ")):
+    if what in (group.name, group.label) or _has(group.members[0].settings, what):
         return True
     place = os.path.realpath(what)
     return any(os.path.commonpath([place, os.path.realpath(m.run_dir)]) == place for m in group.members)
+
+
+def _has(settings: Mapping[str, Any], what: str) -> bool:
+    """Whether all the settings are so: ``algo.mixer=vdn, optim.lr=0.001``."""
+    parts = [part.partition("=") for part in what.split(", ")]
+    return all(path in settings and spell(settings[path]) == value for path, _, value in parts)

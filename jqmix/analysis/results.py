@@ -349,7 +349,7 @@ def _labels(settings: Sequence[dict[str, Any]]) -> list[str]:
     differing = [path for path in paths if _differ(path, settings)]
     if not differing:
         return [str(s["algo.mixer"]) for s in settings]
-    return [", ".join(f"{path}={_plain(s.get(path))}" for path in differing if path in s) for s in settings]
+    return [", ".join(f"{path}={spell(s.get(path))}" for path in differing if path in s) for s in settings]
 
 
 def _differ(path: str, settings: Sequence[dict[str, Any]]) -> bool:
@@ -360,8 +360,8 @@ def _differ(path: str, settings: Sequence[dict[str, Any]]) -> bool:
     return any(value != values[0] for value in values)
 
 
-def _plain(value: Any) -> str:
-    """As YAML and the command line spell it."""
+def spell(value: Any) -> str:
+    """A setting's value as YAML and the command line have it."""
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
