@@ -131,7 +131,7 @@ def _parser(foreign: Sequence[str] = ()) -> _Parser:
         command("evaluate", _evaluate, "Play whole greedy episodes with a run's newest checkpoint.")
     )
     _add_report_arguments(
-        command("report", _report, "Learning curves of runs (IQM with bootstrap intervals) as PNG, Markdown, CSV.")
+        command("report", _report, "Learning curves of runs (IQM with bootstrap intervals) as figures, Markdown, LaTeX, CSV.")
     )
     about = "The joint values that a run on a matrix game or the two-step game learned, next to the true ones."
     _add_igm_arguments(command("igm", _igm, about))
@@ -215,7 +215,7 @@ def _add_report_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", help="where it is written (RUN_DIR/report, or ./report for several)")
     parser.add_argument("--threshold", type=_number, metavar="VALUE", help="also say when the IQM first was there")
     parser.add_argument("--metric", metavar="NAME", help="what is shown, as eval/return_mean or train/loss (win rate)")
-    about = "names for groups: NAME=RUN_DIR, or NAME=GROUP as tables call it, or as NAME=algo.mixer=vdn"
+    about = "names for groups: NAME=RUN_DIR, NAME=GROUP as tables call it, or by settings, NAME=algo.mixer=vdn"
     parser.add_argument("--labels", nargs="+", action="extend", metavar="NAME=WHAT", help=about)
     parser.add_argument("--over", default="steps", metavar="WHAT", help="curves over steps or seconds (steps)")
     about = "of figures: column (3.3 in), wide (6.9 in) or WIDTHxHEIGHT in inches"
