@@ -131,7 +131,7 @@ def _parser(foreign: Sequence[str] = ()) -> _Parser:
         command("evaluate", _evaluate, "Play whole greedy episodes with a run's newest checkpoint.")
     )
     _add_report_arguments(
-        command("report", _report, "Learning curves of runs (IQM with bootstrap intervals), and tables that compare them.")
+        command("report", _report, "Learning curves of runs (IQM, bootstrap intervals), and tables to compare them.")
     )
     about = "The joint values that a run on a matrix game or the two-step game learned, next to the true ones."
     _add_igm_arguments(command("igm", _igm, about))
