@@ -1,6 +1,7 @@
 """What runs learn.
 
 python benchmarks/learning.py runs RUN_DIR… [--json OUT]             # what finished runs learned, seed by seed
+python benchmarks/learning.py unpack JSON… --out DIR                 # such a result as run directories, to report on
 python benchmarks/learning.py games [--mixers qmix …] [--json OUT]   # matrix games and the two-step game, by mixer
 python benchmarks/learning.py random ENV [--json OUT]                # what random available actions earn
 """
@@ -8,13 +9,14 @@ python benchmarks/learning.py random ENV [--json OUT]                # what rand
 import argparse
 import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from measure import random_episodes, use_cpu_cores, write
 
 import jqmix
-from jqmix.inputs import read_yaml
+from jqmix.inputs import dump_yaml, read_yaml
 
 Run = dict[str, Any]
 
@@ -60,6 +62,28 @@ def runs(args: argparse.Namespace) -> None:
     found = [read(path) for path in args.run_dirs]
     print(table(found))
     write(args.json, {"runs": found})
+
+
+def unpack(args: argparse.Namespace) -> None:
+    """A run directory for each run of results: what ``jqmix report`` reads."""
+    for path in args.results:
+        result = json.loads(path.read_text())
+        for i, run in enumerate(result["runs"] if isinstance(result, dict) else result):
+            folder = args.out / f"{path.stem}_{i}_{run['config']['algo']['mixer']}"
+            folder.mkdir(parents=True)
+            (folder / "config.yaml").write_text(dump_yaml(run["config"] | {"run_dir": str(folder)}))
+            (folder / "metadata.json").write_text(json.dumps(run["metadata"]))
+            with (folder / "metrics.jsonl").open("w") as file:
+                file.writelines(json.dumps(line) + "\n" for line in logged(run))
+            print(folder)
+
+
+def logged(run: Run) -> Iterator[dict[str, Any]]:
+    """The lines of metrics.jsonl that :func:`read` made curves of."""
+    for seed, curve in run["curves"].items():
+        for point in curve:
+            named = {k if k in ("env_steps", "updates", "wall_s") else f"eval/{k}": v for k, v in point.items()}
+            yield {"seed": int(seed), **named}
 
 
 # Games
@@ -111,10 +135,14 @@ def random(args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True, metavar="runs | games | random")
+    commands = parser.add_subparsers(required=True, metavar="runs | unpack | games | random")
     finished = commands.add_parser("runs", help="what finished runs learned")
     finished.add_argument("run_dirs", nargs="+", type=Path)
     finished.set_defaults(run=runs)
+    packed = commands.add_parser("unpack", help="results of runs as run directories")
+    packed.add_argument("results", nargs="+", type=Path)
+    packed.add_argument("--out", type=Path, required=True)
+    packed.set_defaults(run=unpack)
     played = commands.add_parser("games", help="matrix games and the two-step game")
     played.add_argument("--games", nargs="+", choices=list(GAMES), default=list(GAMES))
     played.add_argument("--mixers", nargs="+", default=list(MIXERS))

@@ -131,7 +131,7 @@ def _parser(foreign: Sequence[str] = ()) -> _Parser:
         command("evaluate", _evaluate, "Play whole greedy episodes with a run's newest checkpoint.")
     )
     _add_report_arguments(
-        command("report", _report, "Learning curves of runs (IQM with bootstrap intervals) as PNG, Markdown, CSV.")
+        command("report", _report, "Learning curves of runs (IQM, bootstrap intervals), and tables to compare them.")
     )
     about = "The joint values that a run on a matrix game or the two-step game learned, next to the true ones."
     _add_igm_arguments(command("igm", _igm, about))
@@ -214,6 +214,14 @@ def _add_report_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_dirs", nargs="+", metavar="RUN_DIR", help="run directories, or folders of them")
     parser.add_argument("--out", metavar="DIR", help="where it is written (RUN_DIR/report, or ./report for several)")
     parser.add_argument("--threshold", type=_number, metavar="VALUE", help="also say when the IQM first was there")
+    parser.add_argument("--metric", metavar="NAME", help="what is shown, as eval/return_mean or train/loss (win rate)")
+    about = "names for groups: NAME=RUN_DIR, NAME=GROUP as tables call it, or by settings, NAME=algo.mixer=vdn"
+    parser.add_argument("--labels", nargs="+", action="extend", metavar="NAME=WHAT", help=about)
+    parser.add_argument("--over", default="steps", metavar="WHAT", help="curves over steps or seconds (steps)")
+    about = "of figures: column (3.3 in), wide (6.9 in) or WIDTHxHEIGHT in inches"
+    parser.add_argument("--size", metavar="SIZE", help=about)
+    parser.add_argument("--format", default="png", metavar="KIND,…", help="of figures: png, svg, pdf or several (png)")
+    parser.add_argument("--marl-eval", metavar="FILE", help="also write evaluations as JSON for the tool marl-eval")
     parser.add_argument("--overwrite", action="store_true", help="even if the folder holds something already")
     _add_json_flag(parser)
 
@@ -378,7 +386,8 @@ def _run_study(study: Any, args: argparse.Namespace) -> None:
     check_effects(list(study.configs.values()), _given(args))
     _check_place("out", args.out)
     _prepare()
-    from jqmix.analysis.report import filled, report
+    from jqmix.analysis.report import report
+    from jqmix.analysis.tables import filled
     from jqmix.runs.ablate import run_study
 
     folder = run_study(study, args.out, args.command)
@@ -445,9 +454,21 @@ def _bench(args: argparse.Namespace) -> None:
 def _report(args: argparse.Namespace) -> None:
     for run_dir in args.run_dirs:
         _check_there(run_dir)
-    from jqmix.analysis.report import filled, report
+    from jqmix.analysis.figures import parse_drawing
+    from jqmix.analysis.labels import parse_labels
+    from jqmix.analysis.report import report
+    from jqmix.analysis.tables import filled
 
-    rows, folder = report(args.run_dirs, args.out, args.overwrite, args.threshold)
+    rows, folder = report(
+        args.run_dirs,
+        args.out,
+        args.overwrite,
+        args.threshold,
+        metric=args.metric,
+        labels=parse_labels(args.labels or []),
+        drawing=parse_drawing(args.size, args.format, args.over),
+        marl_eval=args.marl_eval,
+    )
     if args.json:
         print(json.dumps(rows))
         return

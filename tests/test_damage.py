@@ -14,11 +14,11 @@ import pytest
 import yaml
 from test_report import META, append, line, write_lines, write_run
 
+from jqmix.analysis import comparison, results
 from jqmix.analysis import report as reporting
-from jqmix.analysis import results
 from jqmix.analysis.report import report
 from jqmix.analysis.results import DEPTH, LINE_LIMIT, find_runs, read_metrics
-from jqmix.analysis.statistics import stratified_bootstrap
+from jqmix.analysis.statistics import crossings, probability_of_improvement, stratified_bootstrap
 from jqmix.analysis.study import load_tricks
 from jqmix.cli import main
 from jqmix.config import ConfigError, fields_of
@@ -165,6 +165,8 @@ def test_evaluations_of_another_kind_are_left_out(tmp_path, capsys):
 def undrawn(monkeypatch):
     """Reports without pictures and with few resamples, which take most of the time."""
     monkeypatch.setattr(results, "stratified_bootstrap", partial(stratified_bootstrap, resamples=10))
+    for bootstrap in (crossings, probability_of_improvement):
+        monkeypatch.setattr(comparison, bootstrap.__name__, partial(bootstrap, resamples=10))
     for name in ("draw_curves", "draw_points"):
         monkeypatch.setattr(reporting, name, lambda panels, path, **_: path.write_bytes(b""))
 
@@ -413,7 +415,7 @@ def test_a_report_that_cannot_be_written_leaves_the_earlier_one(tmp_path, capsys
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    for name in ("draw_curves", "_write_csv"):
+    for name in ("draw_curves", "write_csv"):
         with monkeypatch.context() as patch:
             patch.setattr(reporting, name, full)
             for out in (run / "report", tmp_path / "new"):

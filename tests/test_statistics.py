@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jqmix.analysis.statistics import Curve, align, first_reach, interquartile_mean, resample, stratified_bootstrap
+from jqmix.analysis.statistics import (
+    Curve,
+    align,
+    crossings,
+    first_reach,
+    interquartile_mean,
+    probability_of_improvement,
+    resample,
+    resampled_iqms,
+    stratified_bootstrap,
+)
 
 SCORES = st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=25)
 
@@ -170,3 +180,86 @@ def test_first_reach():
     assert first_reach(steps, values, 0.6) == 40
     assert first_reach(steps, values, 0.0) == 10
     assert first_reach(steps, values, 1.0) is None
+
+
+# Comparisons
+
+
+def first_at(curve, level):
+    """By counting: at which point a curve is at a level, its length where it never is."""
+    return next((k for k, value in enumerate(curve) if value >= level), len(curve))
+
+
+@pytest.mark.parametrize("sizes", [[5], [3, 4]])
+def test_crossings_are_a_plain_loop_over_resamples(rng, sizes):
+    strata = [np.cumsum(rng.normal(0.4, 1.0, size=(n, 6)), axis=1) for n in sizes]
+    levels = np.array([-9.0, 0.5, 1.5, 99.0])
+    found = crossings(strata, levels, resamples=200, seed=3)
+    pooled = [list(row) for stratum in strata for row in stratum]
+    curves = [
+        [iqm_by_weights([pooled[i][k] for i in draw]) for k in range(6)]
+        for draw in resample(sizes, 200, np.random.default_rng(3))
+    ]
+    iqm = [iqm_by_weights([row[k] for row in pooled]) for k in range(6)]
+    for j, level in enumerate(levels):
+        drawn = sorted(first_at(curve, level) for curve in curves)
+        assert found.at[j] == first_at(iqm, level)
+        assert found.low[j] == drawn[math.floor(0.025 * 199)]
+        assert found.high[j] == drawn[math.ceil(0.975 * 199)]
+    assert (found.at[0], found.low[0], found.high[0]) == (0, 0, 0)
+    assert (found.at[3], found.low[3], found.high[3]) == (6, 6, 6)
+    assert found.low[2] < found.high[2]
+
+
+def test_crossings_of_one_seed_have_no_interval():
+    found = crossings([np.array([[0.0, 1.0, 2.0]])], np.array([1.0]))
+    assert (found.at.tolist(), found.low, found.high) == ([1], None, None)
+
+
+def test_resampled_iqms_come_point_after_point(rng):
+    scores = rng.normal(size=(4, 3))
+    points = list(resampled_iqms([scores], resamples=50, seed=2))
+    found = stratified_bootstrap([scores], resamples=50, seed=2)
+    np.testing.assert_allclose([np.quantile(point, 0.025) for point in points], found.low)
+
+
+def improvement_by_pairs(x, y):
+    """Agarwal et al. 2021, section 4.3, by its definition: environment by environment, pair by pair."""
+    shares = []
+    for a, b in zip(x, y, strict=True):
+        pairs = [1.0 if i > j else 0.5 if i == j else 0.0 for i in a for j in b]
+        shares.append(sum(pairs) / len(pairs))
+    return sum(shares) / len(shares)
+
+
+SCORES_WITH_TIES = st.lists(st.integers(0, 4).map(float), min_size=1, max_size=8)
+
+
+@given(st.lists(st.tuples(SCORES_WITH_TIES, SCORES_WITH_TIES), min_size=1, max_size=3))
+@settings(deadline=None, max_examples=50)
+def test_probability_of_improvement_is_what_all_pairs_make(pairs):
+    x, y = ([np.array(side[k]) for side in pairs] for k in (0, 1))
+    found = probability_of_improvement(x, y, resamples=20)
+    assert found.probability == pytest.approx(improvement_by_pairs(x, y))
+    back = probability_of_improvement(y, x, resamples=20)
+    assert back.probability == pytest.approx(1 - found.probability)
+    assert math.isnan(found.low) == (min(map(len, [*x, *y])) < 2)
+
+
+def test_probability_of_improvement_by_hand():
+    x, y = np.array([1.0, 2.0, 3.0]), np.array([2.0, 0.0])
+    assert probability_of_improvement([x], [y]).probability == pytest.approx((1 + 1 + 1 + 0 + 0.5 + 1) / 6)
+    assert probability_of_improvement([y + 9], [x]) == (1, 1, 1)
+    assert probability_of_improvement([x], [x])[0] == 0.5
+
+
+def test_interval_of_improvement_is_that_of_scores_drawn_anew(rng):
+    """The shares of resampled pairs, drawn here score by score from the seeds of either side."""
+    x, y = [rng.normal(0.3, 1, 6), rng.normal(0, 1, 4)], [rng.normal(0, 1, 5), rng.normal(0.5, 1, 4)]
+    drawn = [
+        improvement_by_pairs([rng.choice(a, len(a)) for a in x], [rng.choice(b, len(b)) for b in y])
+        for _ in range(4000)
+    ]
+    found = probability_of_improvement(x, y, resamples=20_000)
+    assert found.low == pytest.approx(quantile_by_hand(drawn, 0.025), abs=0.02)
+    assert found.high == pytest.approx(quantile_by_hand(drawn, 0.975), abs=0.02)

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from jqmix.analysis.statistics import Curve, Estimate, align, stratified_bootstrap
 from jqmix.config import ConfigError, read_fields
 from jqmix.files import read_json
-from jqmix.inputs import shown
+from jqmix.inputs import quoted, shown
 
 WIN_RATE, RETURN = "eval/win_rate", "eval/return_mean"
 # What may differ within a group: who was trained, where, and how that was saved.
@@ -80,7 +80,9 @@ NOTHING = Estimate(*[np.array(np.nan)] * 3)
 
 
 class Summary(NamedTuple):
-    """What a group learned: its curve [K] over environment steps; its members' final scores, and their estimate [].
+    """What a group learned: its members' curves [n, K] over environment steps and their estimate [K]; its members'
+    final scores [n] and their estimate []. ``seconds``: the run's clock at these steps, the mean over members, NaN
+    where that was not logged.
 
     Members that diverged have no part in it. ``cut`` members went on for an evaluation or more after the last step
     that all reached, where scores are taken. ``absolute``: the estimate [] of the absolute metric, NaN unless every
@@ -89,6 +91,8 @@ class Summary(NamedTuple):
 
     group: ResultGroup
     steps: Int[np.ndarray, " K"]
+    seconds: Float[np.ndarray, " K"]
+    values: Float[np.ndarray, "n K"]
     curve: Estimate
     scores: Float[np.ndarray, " n"]
     final: Estimate
@@ -98,6 +102,11 @@ class Summary(NamedTuple):
     @property
     def diverged(self) -> list[MemberResults]:
         return [member for member in self.group.members if member.fault is not None]
+
+    def by_stratum(self, array: Float[np.ndarray, "n *K"]) -> list[Float[np.ndarray, "_ *K"]]:
+        """The members' ``values`` or ``scores``, environment by environment."""
+        sizes = [sum(member.fault is None for member in stratum) for stratum in self.group.strata]
+        return np.split(array, np.cumsum(sizes)[:-1])
 
 
 # Reading
@@ -285,19 +294,22 @@ def group_by(items: Iterable[T], key: Callable[[T], Hashable]) -> dict[Any, list
 # Grouping
 
 
-def make_groups(members: Sequence[MemberResults]) -> list[ResultGroup]:
-    """Members of equal settings together, environment after environment.
+def make_groups(members: Sequence[MemberResults], metric: str | None = None) -> list[ResultGroup]:
+    """Members of equal settings together, environment after environment; of each the win rate if it has one, else the
+    return, unless a ``metric`` is named.
 
     Raises ``ConfigError`` where a seed would count twice, or an environment's evaluations have no metric in common.
     """
     groups = []
+    if metric is not None:
+        _check_metric(metric, members)
     for task, same_task in group_by(members, lambda m: task_name(m.settings)).items():
-        metric = _metric(task, same_task)
+        shown_metric = metric or _metric(task, same_task)
         alike = list(group_by(same_task, lambda m: _essence(m.settings)).values())
         labels = _labels([same[0].settings for same in alike])
         for label, same in zip(labels, alike, strict=True):
             _check_seeds(same)
-            groups.append(ResultGroup(task, label, metric, [same]))
+            groups.append(ResultGroup(task, label, shown_metric, [same]))
     return groups
 
 
@@ -306,11 +318,14 @@ def over_tasks(groups: Sequence[ResultGroup]) -> list[ResultGroup]:
 
     Of win rates only: returns of different environments are on different scales.
     """
-    comparable = [group for group in groups if group.metric == WIN_RATE]
+    comparable = [group for group in groups if is_rate(group.metric)]
     tasks = len({group.task for group in comparable})
     return [
         ResultGroup(
-            f"{tasks} environments together", label, WIN_RATE, [stratum for group in same for stratum in group.strata]
+            f"{tasks} environments together",
+            label,
+            same[0].metric,
+            [stratum for group in same for stratum in group.strata],
         )
         for label, same in group_by(comparable, lambda g: g.label).items()
         if len(same) == tasks > 1
@@ -334,7 +349,7 @@ def _labels(settings: Sequence[dict[str, Any]]) -> list[str]:
     differing = [path for path in paths if _differ(path, settings)]
     if not differing:
         return [str(s["algo.mixer"]) for s in settings]
-    return [", ".join(f"{path}={_plain(s.get(path))}" for path in differing if path in s) for s in settings]
+    return [", ".join(f"{path}={spell(s.get(path))}" for path in differing if path in s) for s in settings]
 
 
 def _differ(path: str, settings: Sequence[dict[str, Any]]) -> bool:
@@ -345,8 +360,8 @@ def _differ(path: str, settings: Sequence[dict[str, Any]]) -> bool:
     return any(value != values[0] for value in values)
 
 
-def _plain(value: Any) -> str:
-    """As YAML and the command line spell it."""
+def spell(value: Any) -> str:
+    """A setting's value as YAML and the command line have it."""
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
@@ -356,6 +371,19 @@ def _metric(task: str, members: Sequence[MemberResults]) -> str:
     if len(has_win_rate) > 1:
         raise ConfigError(f"{task}: only some of the evaluations have {WIN_RATE}; they cannot be compared")
     return WIN_RATE if has_win_rate == {True} else RETURN
+
+
+def is_rate(metric: str) -> bool:
+    """Whether a metric lies between 0 and 1, whatever the environment."""
+    return metric.endswith("/win_rate")
+
+
+def _check_metric(metric: str, members: Sequence[MemberResults]) -> None:
+    """Every member that was evaluated has logged it, along with one evaluation at least."""
+    logged = [{key for line in m.evaluations for key in line} for m in members if m.evaluations]
+    common = sorted(key for key in set.intersection(*logged) if "/" in key) if logged else []
+    if metric not in common:
+        raise ConfigError(f"metric: {quoted(metric)} is not allowed; all of these runs have {', '.join(common)}")
 
 
 def _check_seeds(members: Sequence[MemberResults]) -> None:
@@ -378,10 +406,12 @@ def summarise(group: ResultGroup, until: int | None = None) -> Summary:
     Raises ``ConfigError`` for evaluations that have no steps in common.
     """
     strata = [[member for member in stratum if member.fault is None] for stratum in group.strata]
+    members = [member for stratum in strata for member in stratum]
     if not all(strata):
         none = np.zeros(0)
-        return Summary(group, none.astype(int), Estimate(none, none, none), none, NOTHING, 0, NOTHING)
-    curves = [_curve(member, group.metric) for stratum in strata for member in stratum]
+        nobody = Estimate(none, none, none)
+        return Summary(group, none.astype(int), none, np.zeros((0, 0)), nobody, none, NOTHING, 0, NOTHING)
+    curves = [_curve(member, group.metric) for member in members]
     if until is not None:
         curves = [Curve(c.steps[: k + 1], c.values[: k + 1]) for c in curves for k in [_nearest(c, until)]]
     try:
@@ -394,12 +424,22 @@ def summarise(group: ResultGroup, until: int | None = None) -> Summary:
     return Summary(
         group,
         steps,
+        seconds=_seconds(members, steps),
+        values=values,
         curve=stratified_bootstrap(np.split(values, bounds)),
         scores=scores,
         final=stratified_bootstrap(np.split(scores, bounds)),
         cut=sum(i < len(c.steps) - 1 for c, i in zip(curves, last, strict=True)),
         absolute=_absolute(strata, group.metric),
     )
+
+
+def _seconds(members: Sequence[MemberResults], steps: Int[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
+    """The run's clock at these steps, the mean over members; NaN where somebody has not logged it."""
+    clocks = [_curve(member, "wall_s") for member in members]
+    if not all(len(clock.steps) for clock in clocks):
+        return np.full(len(steps), np.nan)
+    return np.mean([np.interp(steps, *clock) for clock in clocks], axis=0)
 
 
 def _absolute(strata: Sequence[Sequence[MemberResults]], metric: str) -> Estimate:
@@ -415,8 +455,10 @@ def _nearest(curve: Curve, step: int) -> int:
     return int(np.argmin(np.abs(curve.steps - step)))
 
 
-def _curve(member: MemberResults, metric: str) -> Curve:
+def _curve(member: MemberResults, key: str) -> Curve:
+    """What a member logged under ``key``; training's own numbers are not there in every line."""
+    lines = [line for line in member.evaluations if key in line]
     return Curve(
-        np.array([line["env_steps"] for line in member.evaluations], dtype=np.int64),
-        np.array([line[metric] for line in member.evaluations], dtype=np.float64),
+        np.array([line["env_steps"] for line in lines], dtype=np.int64),
+        np.array([line[key] for line in lines], dtype=np.float64),
     )
