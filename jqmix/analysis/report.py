@@ -1,11 +1,8 @@
 """The report on finished runs: learning curves and final results as PNG, Markdown and CSV. Imports no JAX."""
 
-import contextlib
 import csv
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -29,7 +26,7 @@ from jqmix.analysis.results import (
 from jqmix.analysis.statistics import LEVEL, RESAMPLES, Estimate, first_reach
 from jqmix.analysis.study import Trick, load_tricks
 from jqmix.config import ConfigError
-from jqmix.files import warn
+from jqmix.files import replacing, warn
 from jqmix.inputs import one_line, shorten
 
 METRICS = {WIN_RATE: "greedy win rate", RETURN: "greedy return"}
@@ -62,7 +59,7 @@ def report(
     notes += missing
     rows = [result_row(summary, threshold) for summary in summaries]
     text = _markdown(groups, summaries, results_table(rows), compared, _provenance(groups, runs), notes)
-    with _replacing(folder, overwrite) as new:
+    with replacing(folder, overwrite) as new:
         if compared:
             draw_points(point_panels(compared), new / "report.png")
             draw_curves(trick_panels(compared), new / "curves.png", shared_labels=False)
@@ -91,39 +88,6 @@ def _read_runs(paths: Sequence[Path]) -> tuple[dict[Path, RunResults], list[str]
     if not runs:
         raise damaged[0]
     return runs, [f"left out: {error}" for error in damaged] + [note for run in runs.values() for note in run.notes]
-
-
-@contextlib.contextmanager
-def _replacing(folder: Path, overwrite: bool) -> Iterator[Path]:
-    """A folder to write into, inside of ``folder``; what is in it goes there once all of it is written.
-
-    Raises ``ConfigError`` if ``folder`` holds anything (unless told to ``overwrite``) or cannot be written.
-    """
-    try:
-        held = folder.is_dir() and any(folder.iterdir())
-        is_new = not folder.exists()
-        if overwrite or not held:
-            folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
-        raise ConfigError(f"out: {folder} cannot be made: {_reason(error)}") from None
-    if held and not overwrite:
-        raise ConfigError(f"out: {folder} already exists and is not empty; nothing was overwritten (see --overwrite)")
-    try:
-        with TemporaryDirectory(prefix=".report-", dir=folder) as new:
-            yield Path(new)
-            for file in sorted(Path(new).iterdir()):
-                os.replace(file, folder / file.name)
-    except BaseException as error:
-        if is_new:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        if isinstance(error, OSError):
-            raise ConfigError(f"out: {folder} cannot be written: {_reason(error)}") from None
-        raise
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
 
 
 # Tables
