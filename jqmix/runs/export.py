@@ -86,7 +86,7 @@ def write_policy(trained: Trained, metadata: dict[str, Any], folder: Path, overw
     program = _exported_program(trained)
     about = _describe(trained, metadata, program)
     with replacing(folder, overwrite) as new:
-        weights = {name: np.ascontiguousarray(x) for name, x in by_name(trained.params).items()}
+        weights = {name: np.asarray(x) for name, x in by_name(trained.params).items()}
         (new / WEIGHTS).write_bytes(save(weights))
         (new / PROGRAM).write_bytes(program.serialize())
         if about["numpy"]:
