@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from jqmix.networks.cores import register_core
     from jqmix.networks.mixers import register_mixer
     from jqmix.runs.experiment import Result, resume, train
+    from jqmix.runs.export import export
     from jqmix.runs.policy import Policy, load_policy
     from jqmix.settings import setting
     from jqmix.types import EnvSpec, TimeStep, Window
@@ -27,6 +28,7 @@ _HOME = {
     "make_train": "jqmix.learning.train",
     "register_core": "jqmix.networks.cores",
     "register_mixer": "jqmix.networks.mixers",
+    "export": "jqmix.runs.export",
     "Result": "jqmix.runs.experiment",
     "resume": "jqmix.runs.experiment",
     "train": "jqmix.runs.experiment",
@@ -48,6 +50,7 @@ __all__ = [
     "TimeStep",
     "Window",
     "check_env",
+    "export",
     "learning",
     "load_config",
     "load_policy",

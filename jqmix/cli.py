@@ -31,11 +31,13 @@ from jqmix.config import (
     renamed,
 )
 from jqmix.envs.registry import EnvError, Sizes, entries, make_env
+from jqmix.files import check_replaceable
 from jqmix.inputs import (
     INT32,
     check_new_file,
     check_new_folder,
     check_parent,
+    check_path_text,
     check_readable_path,
     one_line,
     parse_scalar,
@@ -133,6 +135,7 @@ def _parser(foreign: Sequence[str] = ()) -> _Parser:
     _add_report_arguments(
         command("report", _report, "Learning curves of runs (IQM, bootstrap intervals), and tables to compare them.")
     )
+    _add_export_arguments(command("export", _export, "A trained policy as a folder that runs anywhere, without jqmix."))
     about = "The joint values that a run on a matrix game or the two-step game learned, next to the true ones."
     _add_igm_arguments(command("igm", _igm, about))
     _add_envs_arguments(command("envs", _envs, "Every environment with its sizes; or one's own, checked."))
@@ -224,6 +227,19 @@ def _add_report_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--marl-eval", metavar="FILE", help="also write evaluations as JSON for the tool marl-eval")
     parser.add_argument("--overwrite", action="store_true", help="even if the folder holds something already")
     _add_json_flag(parser)
+
+
+def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_dir", metavar="RUN_DIR")
+    parser.add_argument("--out", metavar="DIR", required=True, help="the folder to write")
+    parser.add_argument("--member", type=_whole(0, INT32), default=0, help="whose policy: the run's seed plus this (0)")
+    parser.add_argument("--best", action="store_true", help="the parameters that played best while training")
+    parser.add_argument("--overwrite", action="store_true", help="even if the folder holds something already")
+    _add_trust_flag(parser)
+    parser.epilog = (
+        "Writes weights (safetensors), a description (JSON), a program for any batch (StableHLO, for cpu, cuda and "
+        "tpu) and numpy_policy.py, which acts with NumPy alone. jqmix.load_policy(DIR) reads the folder, too."
+    )
 
 
 def _add_igm_arguments(parser: argparse.ArgumentParser) -> None:
@@ -409,6 +425,20 @@ def _evaluate(args: argparse.Namespace) -> None:
         print(json.dumps(rows))
     else:
         _print_table(rows)
+
+
+def _export(args: argparse.Namespace) -> None:
+    _check_there(args.run_dir, "config.yaml")
+    check_path_text("out", args.out)
+    check_replaceable(Path(args.out), args.overwrite)
+    from jqmix.runs.jax_settings import check_environment
+
+    check_environment()
+    from jqmix.runs.export import export, summary
+
+    with _stdout_for_results():
+        about = export(args.run_dir, args.out, args.member, args.best, args.trust, args.overwrite)
+    print(summary(about, Path(args.out)))
 
 
 def _igm(args: argparse.Namespace) -> None:

@@ -16,7 +16,8 @@ class EnvSpec(NamedTuple):
 
     ``episode_limit`` is in environment steps. ``time_limit`` says what reaching it means: ``bootstrap`` (the
     episode is cut and its value goes on) or ``terminate`` (the value there is zero).
-    ``reward_range`` bounds one step's reward; infinite where nobody knows.
+    ``reward_range`` bounds one step's reward; infinite where nobody knows. ``action_names`` says what each action
+    means, for people to read; empty where nobody says.
     """
 
     name: str
@@ -27,6 +28,7 @@ class EnvSpec(NamedTuple):
     episode_limit: int
     time_limit: TimeLimitMode = "bootstrap"
     reward_range: tuple[float, float] = (-float("inf"), float("inf"))
+    action_names: tuple[str, ...] = ()
 
 
 class TimeStep(NamedTuple):

@@ -18,7 +18,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 FRONT = {"__init__", "__main__"}  # the package's doors: they name everything, and import when asked
 
 # Each room, from the lowest to the highest, with all that it may import.
-BASE = {"types", "inputs", "settings", "plugins", "config"}
+BASE = {"types", "inputs", "settings", "plugins", "config", "files"}
 MAY_IMPORT = {
     "types": set(),
     "inputs": set(),
@@ -28,15 +28,18 @@ MAY_IMPORT = {
     "plugins": {"inputs", "settings", "envs"},  # of envs the errors alone
     "envs": {"types", "inputs", "plugins", "kernels", "envs"},
     "files": {"inputs"},
+    "exported_policy": set(),  # a copy of it runs where nothing of jqmix is
     "networks": {"types", "inputs", "settings", "plugins", "kernels", "networks"},
     "config": {"inputs", "settings", "plugins", "envs", "networks"},  # registries' names and settings, without JAX
     "buffers": {"types", "config", "kernels", "envs", "buffers"},
     "learning": {"types", "inputs", "config", "kernels", "envs", "networks", "buffers", "learning"},
     "analysis": {"inputs", "settings", "config", "files", "envs", "analysis"},  # of envs the registry's names alone
-    "runs": BASE | {"interrupts", "kernels", "files", "envs", "networks", "buffers", "learning", "analysis", "runs"},
-    "cli": BASE | {"interrupts", "files", "envs", "analysis", "runs"},
+    "runs": BASE
+    | {"interrupts", "kernels", "exported_policy", "envs"}
+    | {"networks", "buffers", "learning", "analysis", "runs"},
+    "cli": BASE | {"interrupts", "envs", "analysis", "runs"},
 }
-WITHOUT_JAX = ("inputs", "interrupts", "settings", "plugins", "config", "files", "analysis", "cli")
+WITHOUT_JAX = ("inputs", "interrupts", "settings", "plugins", "config", "files", "exported_policy", "analysis", "cli")
 
 LONGEST = 60  # lines of a function
 

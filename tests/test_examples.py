@@ -1,4 +1,4 @@
-"""The examples as their README shows them: a mixer and a core from outside the package, used within their folder."""
+"""The examples as their README shows them: a mixer and a core from outside the package, and a policy taken away."""
 
 import importlib
 import json
@@ -15,8 +15,11 @@ import yaml
 
 from jqmix.cli import _parse, main
 from jqmix.config import foreign_code, load_config, traced_paths
+from jqmix.networks.agent import Agent
 from jqmix.networks.cores.base import CoreSizes
 from jqmix.networks.mixers import MixerSizes, build_mixer
+from jqmix.runs.export import write_policy
+from jqmix.runs.policy import Trained
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 OURS = ["--algo.mixer", "attention_mixer:make", "--mixer.coefficient", "0.1", "--agent.core", "lstm_core:make"]
@@ -42,7 +45,7 @@ def inside(monkeypatch):
     monkeypatch.setattr(sys, "path", [*(p for p in sys.path if p), ""])
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     yield
-    for name in ("attention_mixer", "lstm_core"):
+    for name in ("attention_mixer", "lstm_core", "act_in_jaxmarl"):
         sys.modules.pop(name, None)
 
 
@@ -113,7 +116,7 @@ def test_the_readme_names_what_there_is():
         values = {"algo.mixer": "attention_mixer:make", "agent.core": "lstm_core:make"}
         assert hasattr(getattr(load_config("two_step_game", **values), group), name)
     commands = re.findall(r"^jqmix (.*)$", text, re.MULTILINE)
-    assert len(commands) == 4
+    assert len(commands) == 6
     for command in commands:
         assert _parse(command.split())[1] == []
 
@@ -164,3 +167,35 @@ def test_the_lstm_is_the_papers(rng, key):
             expected[:, b] = numpy_step(jax.tree.map(np.asarray, params), *before, x[t, b])
         np.testing.assert_allclose(output, expected[0], rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(memory.c, expected[1], rtol=1e-4, atol=1e-5)
+
+
+class Scripted:
+    """What an exported policy has, for agents that do what comes first in ``order`` and is available."""
+
+    def __init__(self, order):
+        self.order = np.array(order)
+
+    def initial_state(self, batch):
+        return batch
+
+    def act(self, state, obs, avail):
+        assert obs.shape == (state, 3, 75) and avail.shape == (state, 3, 8)
+        return self.order[avail[..., self.order].argmax(axis=-1)], state
+
+
+def test_win_rates_in_jaxmarl():
+    """Whoever walks towards the enemies and shoots at one after the other wins about every second episode."""
+    module = importlib.import_module("act_in_jaxmarl")
+    right, attacks = 1, (5, 6, 7)
+    assert 0.25 < module.win_rate(Scripted([*attacks, right, 4]), "3m", 64) < 0.75
+
+
+def test_an_exported_policy_plays_in_jaxmarl(tmp_path, monkeypatch, capsys):
+    agent = Agent(3, 8, 75, 8)
+    made = Trained(agent, agent.init(jax.random.key(0)), load_config("smax_3m"), 0, False, 0)
+    write_policy(made, {"environment": {"name": "smax_3m"}}, tmp_path / "policy")
+    module = importlib.import_module("act_in_jaxmarl")
+    monkeypatch.setattr(sys, "argv", ["act_in_jaxmarl.py", str(tmp_path / "policy"), "--episodes", "4"])
+    module.main()
+    said = capsys.readouterr().out
+    assert re.search(r"^0\.\d+ of 4 episodes won in JaxMARL's SMAX 3m, acting with NumPy$", said, re.MULTILINE)

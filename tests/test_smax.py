@@ -206,6 +206,12 @@ def test_an_unknown_map_is_refused_with_its_name() -> None:
         SMAX("2s4z")
 
 
+def test_actions_are_called_alike() -> None:
+    names = SMAX("5m_vs_6m").spec.action_names
+    assert names == jaxmarl_smax("5m_vs_6m").spec.action_names
+    assert names[MOVES - 1 : MOVES + 1] == ("stop", "attack enemy 0") and len(names) == MOVES + 6
+
+
 def test_one_environment_is_a_batch_of_one(key: jax.Array) -> None:
     env = SMAX("2s3z")
     state, first = env.reset(key)

@@ -1,11 +1,8 @@
 """The report on finished runs: curves and final results as figures, Markdown, LaTeX and CSV. Imports no JAX."""
 
-import contextlib
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -38,7 +35,7 @@ from jqmix.analysis.results import (
 from jqmix.analysis.tables import CURVES, curve_rows, metric_name, raw_rows, result_row, write_csv
 from jqmix.analysis.tricks import compare_tricks
 from jqmix.config import ConfigError
-from jqmix.files import warn, write_text
+from jqmix.files import replacing, warn, write_text
 from jqmix.inputs import check_new_file, shown
 
 
@@ -81,7 +78,7 @@ def report(
     if marl_eval is not None:
         _check_free(Path(marl_eval), overwrite)
     found = _find(paths, threshold, metric, labels or {})
-    with _replacing(folder, overwrite) as new:
+    with replacing(folder, overwrite) as new:
         _draw(found, new, drawing)
         _write_tables(found, new)
         # Names of folders need not be UTF-8.
@@ -127,39 +124,6 @@ def _read_runs(paths: Sequence[Path]) -> tuple[dict[Path, RunResults], list[str]
     return runs, [f"left out: {error}" for error in damaged] + [note for run in runs.values() for note in run.notes]
 
 
-@contextlib.contextmanager
-def _replacing(folder: Path, overwrite: bool) -> Iterator[Path]:
-    """A folder to write into, inside of ``folder``; what is in it goes there once all of it is written.
-
-    Raises ``ConfigError`` if ``folder`` holds anything (unless told to ``overwrite``) or cannot be written.
-    """
-    try:
-        held = folder.is_dir() and any(folder.iterdir())
-        is_new = not folder.exists()
-        if overwrite or not held:
-            folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
-        raise ConfigError(f"out: {folder} cannot be made: {_reason(error)}") from None
-    if held and not overwrite:
-        raise ConfigError(f"out: {folder} already exists and is not empty; nothing was overwritten (see --overwrite)")
-    try:
-        with TemporaryDirectory(prefix=".report-", dir=folder) as new:
-            yield Path(new)
-            for file in sorted(Path(new).iterdir()):
-                os.replace(file, folder / file.name)
-    except BaseException as error:
-        if is_new:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        if isinstance(error, OSError):
-            raise ConfigError(f"out: {folder} cannot be written: {_reason(error)}") from None
-        raise
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
-
-
 def _check_free(path: Path, overwrite: bool) -> None:
     """A file can be written there, and nothing is lost by it."""
     check_new_file("marl_eval", path)
@@ -172,7 +136,7 @@ def _write_marl_eval(groups: Sequence[ResultGroup], path: Path) -> None:
     try:
         write_text(path, json.dumps(tree, indent=1) + "\n")
     except OSError as error:
-        raise ConfigError(f"marl_eval: {shown(path)} cannot be written: {_reason(error)}") from None
+        raise ConfigError(f"marl_eval: {shown(path)} cannot be written: {error.strerror or error}") from None
     for note in missing:
         warn(note)
 

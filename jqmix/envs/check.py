@@ -139,6 +139,15 @@ def _check_spec(env: Any) -> None:
         raise _wrong_spec(env, "time_limit", spec.time_limit, "bootstrap or terminate")
     if not _is_range(spec.reward_range):
         raise _wrong_spec(env, "reward_range", spec.reward_range, "two numbers, low ≤ high")
+    if not _are_action_names(spec.action_names, spec.n_actions):
+        allowed = f"{spec.n_actions} printable texts of at most 100 characters, one for each action, or empty"
+        raise _wrong_spec(env, "action_names", spec.action_names, allowed)
+
+
+def _are_action_names(names: Any, n_actions: int) -> bool:
+    if not isinstance(names, tuple) or len(names) not in (0, n_actions):
+        return False
+    return all(isinstance(name, str) and name.isprintable() and len(name) <= 100 for name in names)
 
 
 def _wrong_spec(env: Any, field: str, value: Any, allowed: str) -> EnvError:

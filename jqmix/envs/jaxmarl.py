@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from jqmix.envs.mpe import ACTIONS
+from jqmix.envs.smax import smax_actions
 from jqmix.types import EnvSpec, Seen, TimeStep
 
 NO_LIMIT = 2**30
@@ -74,7 +76,7 @@ class JaxMARLEnv:
         probe = EnvSpec(name, len(self.agents), max(self._n_actions), max(self._obs_sizes), 0, episode_limit)
         self.spec = probe
         shapes = jax.eval_shape(self.reset, jax.random.key(0))[1]
-        self.spec = probe._replace(state_size=shapes.state.shape[-1])
+        self.spec = probe._replace(state_size=shapes.state.shape[-1], action_names=self.action_names())
 
     # What families change.
 
@@ -99,6 +101,10 @@ class JaxMARLEnv:
     def info(self, state: Any, reward: Array, infos: dict[str, Any]) -> dict[str, Array]:
         del state, reward, infos
         return {}
+
+    def action_names(self) -> tuple[str, ...]:
+        """What each action means, where all agents have the same."""
+        return ()
 
     def shaped(self, infos: dict[str, Any]) -> Array | float:
         """[]: what is added to the reward for learning, and left out of the reported score."""
@@ -154,6 +160,9 @@ class MPEEnv(JaxMARLEnv):
 
     PHYSICAL = ("p_pos", "p_vel", "c", "goal")
 
+    def action_names(self) -> tuple[str, ...]:
+        return ACTIONS if set(self._n_actions) == {len(ACTIONS)} else ()  # otherwise some of them speak
+
     def pack(self, state: Any, timestep: TimeStep) -> dict[str, Array]:
         del timestep
         return {name: getattr(state, name) for name in self.PHYSICAL if getattr(state, name) is not None}
@@ -180,12 +189,15 @@ class SMAXEnv(_SharedReward):
         alive, n = state.state.unit_alive, len(self.agents)
         return {"won": jnp.any(alive[:n]) & ~jnp.any(alive[n:])}
 
+    def action_names(self) -> tuple[str, ...]:
+        return smax_actions(self.env.num_enemies)
+
 
 class OvercookedEnv(_SharedReward):
     """Overcooked never terminates; the limit is its only end. ``shaping`` weighs the shaped reward for learning."""
 
-    def __init__(self, env: Any, name: str, episode_limit: int, shaping: float):
-        self._shaping = shaping
+    def __init__(self, env: Any, name: str, episode_limit: int, shaping: float, directions: tuple[str, ...]):
+        self._shaping, self._directions = shaping, directions
         super().__init__(env, name, episode_limit)
 
     def terminated(self, done: Array) -> Array:
@@ -193,6 +205,9 @@ class OvercookedEnv(_SharedReward):
 
     def shaped(self, infos: dict[str, Any]) -> Array | float:
         return self._shaping * sum(jax.tree.leaves(infos["shaped_reward"]))
+
+    def action_names(self) -> tuple[str, ...]:
+        return *self._directions, "stay", "interact"
 
 
 class HanabiEnv(_SharedReward):
@@ -211,6 +226,9 @@ class SwitchRiddleEnv(_SharedReward):
 
     def info(self, state: Any, reward: Array, infos: dict[str, Any]) -> dict[str, Array]:
         return {"won": reward > 0}
+
+    def action_names(self) -> tuple[str, ...]:
+        return tuple(name.lower().replace("_", " ") for name in self.env.game_actions)
 
 
 # Factories: what the registry names.
@@ -238,13 +256,14 @@ def overcooked(layout: str, shaping: float = 0.0, **kwargs: Any) -> OvercookedEn
     with _quiet():
         from jaxmarl.environments.overcooked import overcooked_layouts
     env = _jaxmarl_make("overcooked", layout=overcooked_layouts[layout], **kwargs)
-    return OvercookedEnv(env, f"overcooked_{layout}", int(env.max_steps), shaping)
+    return OvercookedEnv(env, f"overcooked_{layout}", int(env.max_steps), shaping, ("up", "down", "right", "left"))
 
 
 def overcooked_v2(layout: str, shaping: float = 0.0, **kwargs: Any) -> OvercookedEnv:
     """Overcooked v2, likewise."""
     env = _jaxmarl_make("overcooked_v2", layout=layout, **kwargs)
-    return OvercookedEnv(env, f"overcooked_v2_{layout}", int(env.max_steps), shaping)
+    directions = ("right", "down", "left", "up")
+    return OvercookedEnv(env, f"overcooked_v2_{layout}", int(env.max_steps), shaping, directions)
 
 
 def hanabi(**kwargs: Any) -> HanabiEnv:

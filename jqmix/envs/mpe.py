@@ -15,7 +15,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jqmix.types import EnvSpec, Seen, TimeStep
 
-N_ACTIONS = 5  # nothing, left, right, down, up
+ACTIONS = ("nothing", "left", "right", "down", "up")
+N_ACTIONS = len(ACTIONS)
 DIRECTIONS = np.array([[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]], np.float32)
 DT = 0.1  # seconds of a step
 ACCELERATION = 5.0
@@ -57,6 +58,7 @@ class SimpleSpread:
             num_agents * obs_size,
             max_steps + 1,
             reward_range=(-float("inf"), 0.0),
+            action_names=ACTIONS,
         )
 
     def reset(self, key: Array) -> tuple[SpreadState, TimeStep]:

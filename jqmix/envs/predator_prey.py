@@ -14,7 +14,8 @@ from jqmix.types import EnvSpec, TimeStep
 
 MOVES = ((0, 1), (1, 0), (0, -1), (-1, 0))  # right, down, left, up, as (row, column)
 STAY, CATCH = 4, 5
-N_ACTIONS = 6
+ACTIONS = ("right", "down", "left", "up", "stay", "catch")
+N_ACTIONS = len(ACTIONS)
 CAPTURE_REWARD = 10.0
 
 
@@ -66,6 +67,7 @@ class PredatorPrey:
             size * size * 2,
             episode_limit,
             reward_range=(n_prey * min(miscapture_punishment, 0.0), CAPTURE_REWARD * n_prey),
+            action_names=ACTIONS,
         )
 
     def reset(self, key: Array) -> tuple[PredatorPreyState, TimeStep]:

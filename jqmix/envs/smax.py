@@ -196,6 +196,11 @@ def moves(action: Array) -> tuple[Array, Array]:
     return MOVE * x, MOVE * y
 
 
+def smax_actions(enemies: int) -> tuple[str, ...]:
+    """What an ally's actions are called."""
+    return "up", "right", "down", "left", "stop", *(f"attack enemy {i}" for i in range(enemies))
+
+
 class Battle(NamedTuple):
     """The rules of one map, on ``[n, E]`` arrays."""
 
@@ -503,7 +508,14 @@ class SMAX:
         obs_size, state_size = UNIT_FEATURES * (na + m - 1) + OWN_FEATURES, (OWN_FEATURES + 2) * (na + m)
         # JaxMARL compares its step counter before raising it: an episode has one step more than ``max_steps``.
         self.spec = EnvSpec(
-            f"smax_{map_name}", na, MOVES + m, obs_size, state_size, max_steps + 1, reward_range=(0.0, 2.0)
+            f"smax_{map_name}",
+            na,
+            MOVES + m,
+            obs_size,
+            state_size,
+            max_steps + 1,
+            reward_range=(0.0, 2.0),
+            action_names=smax_actions(m),
         )
 
     def batched(self, size: int) -> "BatchedSMAX":

@@ -16,12 +16,10 @@ is whole, or was damaged since, which the checksums tell.
 import contextlib
 import errno
 import hashlib
-import io
 import json
 import logging
 import os
 import shutil
-import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -34,7 +32,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jqmix.config import Config, ConfigError
-from jqmix.files import sync
+from jqmix.files import checksum, open_regular, sync
+from jqmix.learning.count import Count
 from jqmix.learning.state import Member, Shared
 
 MOST_BYTES = 64_000_000  # of a manifest
@@ -237,15 +236,10 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _write_manifest(folder: Path, about: Manifest) -> None:
-    files = {p.relative_to(folder).as_posix(): _checksum(p) for p in _files(folder)}
+    files = {p.relative_to(folder).as_posix(): checksum(p) for p in _files(folder)}
     text = json.dumps(asdict(about) | {"files": files}, indent=1) + "\n"
     digest = hashlib.sha256(text.encode()).hexdigest()
     (folder / MANIFEST).write_text(f"{digest}\n{text}", encoding="utf-8")
-
-
-def _checksum(path: Path) -> str:
-    with _open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # Reading
@@ -285,7 +279,7 @@ def check_files(path: Path, parts: Sequence[str] = ("learned", "replay")) -> Man
             raise DamagedError(f"{path} is damaged: it has no {part}")
         for name in names:
             try:
-                sound = _checksum(path / name) == about.files[name]
+                sound = checksum(path / name) == about.files[name]
             except OSError as error:
                 raise DamagedError(f"{path} is damaged: {name}: {error.strerror}") from None
             if not sound:
@@ -295,7 +289,7 @@ def check_files(path: Path, parts: Sequence[str] = ("learned", "replay")) -> Man
 
 def _read_manifest(path: Path) -> Manifest:
     try:
-        with _open_regular(path / MANIFEST) as file:
+        with open_regular(path / MANIFEST) as file:
             digest, _, text = file.read(MOST_BYTES).partition(b"\n")
     except OSError as error:
         raise DamagedError(f"{path} is damaged: {MANIFEST}: {error.strerror}") from None
@@ -319,16 +313,6 @@ def _is_sound(about: Manifest) -> bool:
     switches = isinstance(about.final, bool) and isinstance(about.with_replay, bool)
     rest = isinstance(about.settings, dict) and isinstance(about.elapsed_s, float) and switches
     return all(type(n) is int and n >= 0 for n in whole) and members and names and index and rest
-
-
-@contextlib.contextmanager
-def _open_regular(path: Path) -> Iterator[io.BufferedReader]:
-    """A file to read, if it is one: a pipe or a device would be read for ever."""
-    fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    with open(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(errno.EINVAL, "not a file")
-        yield file
 
 
 def load_state(path: Path, with_replay: bool) -> dict[str, Any]:
@@ -434,6 +418,11 @@ class Learned(NamedTuple):
         if "best" not in self.tree:
             raise ConfigError("best: this run is of an earlier version, which kept none")
         return self.tree["best"]["params"]
+
+    def env_steps(self, row: int, best: bool = False) -> int | None:
+        """After how many environment steps that was, of one row; None where an earlier version does not say."""
+        count = (self.tree.get("best", {}) if best else self.tree).get("env_steps")
+        return int(Count(count["high"][row], count["low"][row])) if isinstance(count, dict) else None
 
 
 def load_learned(run_dir: Path, cfg: Config, say: Callable[[str], None]) -> Learned:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jqmix.config import Config, ConfigError, foreign_code, load_config, read_fields
 from jqmix.envs.base import BatchedDecPOMDP
-from jqmix.files import read_json, warn
+from jqmix.files import read_json, warn, whole_number
 from jqmix.inputs import quoted, shown
 from jqmix.learning.evaluation import evaluate
 from jqmix.learning.exploration import greedy
@@ -23,52 +23,117 @@ from jqmix.learning.train import build_env
 from jqmix.networks.agent import Agent
 from jqmix.runs import checkpoint
 from jqmix.runs.devices import shares
+from jqmix.runs.exported import MOST_SIZES, ProgramAgent, is_exported, load_exported
 from jqmix.runs.jax_settings import settled
 from jqmix.runs.memory import check_room, playing_bytes, tree_bytes
+from jqmix.runs.shapes import by_name, difference
 from jqmix.types import EnvSpec
 
-# The largest sizes that a run's metadata may speak of: nothing is built for larger ones, and some of it agent by agent.
-MOST = {"n_agents": 2**12, "n_actions": 2**24, "obs_size": 2**24, "state_size": 2**24}
+# The largest sizes that a run's metadata may speak of.
+MOST = {name: MOST_SIZES[name] for name in ("n_agents", "n_actions", "obs_size")} | {"state_size": 2**24}
 
 
 class PolicyState(NamedTuple):
-    """What the agents remember: their core's state, the last action, and whether an episode starts."""
+    """What the agents remember: their core's state, the last action, and whether an episode starts.
+
+    Of one agent alone, without the axis N.
+    """
 
     memory: Any  # the core's state, leaves [B, N, …]
-    last_action: Int[Array, "B N"]
+    last_action: Int[Array, "B *N"]
     first: Bool[Array, " B"]
 
 
 class Policy(NamedTuple):
-    agent: Agent
+    """A team's agents with what they learned. Each acts on what it observes and remembers, and may act alone."""
+
+    agent: Agent | ProgramAgent
     params: Any
 
     @settled()
-    def initial_state(self, batch: int) -> PolicyState:
-        """For ``batch`` parallel episodes, at their start."""
+    def initial_state(self, batch: int, agent: int | None = None) -> PolicyState:
+        """For ``batch`` parallel episodes, at their start; of all agents, or of one alone, without the axis N."""
         n = self.agent.n_agents
-        return PolicyState(self.agent.initial_state(batch), jnp.zeros((batch, n), jnp.int32), jnp.ones((batch,), bool))
+        state = PolicyState(self.agent.initial_state(batch), jnp.zeros((batch, n), jnp.int32), jnp.ones((batch,), bool))
+        return state if agent is None else self._alone(state, agent)
 
     @settled()
     def act(
-        self, state: PolicyState, obs: Float[Array, "B N O"], avail: Bool[Array, "B N A"]
-    ) -> tuple[Int[Array, "B N"], PolicyState]:
-        """Greedy actions, and the state to act from next."""
+        self,
+        state: PolicyState,
+        obs: Float[Array, "B *N O"],
+        avail: Bool[Array, "B *N A"],
+        agent: int | None = None,
+    ) -> tuple[Int[Array, "B *N"], PolicyState]:
+        """Greedy actions, and the state to act from next; of all agents, or of one alone, without the axis N.
+
+        Where an episode of the batch starts anew, ``state.first`` must be true.
+        """
+        if agent is not None:
+            memory, last_action, seen, allowed = self._in_team((state.memory, state.last_action, obs, avail), agent)
+            action, after = self.act(PolicyState(memory, last_action, state.first), seen, allowed)
+            return action[:, agent], self._alone(after, agent)
         seen = jnp.asarray(obs, jnp.float32)
         q, memory = self.agent.step(self.params, state.memory, seen, state.last_action, state.first)
         action = greedy(q, avail)
         return action, PolicyState(memory, action, jnp.zeros_like(state.first))
 
+    def _alone(self, state: PolicyState, agent: int) -> PolicyState:
+        self._check_agent(agent)
+        memory, last_action = jax.tree.map(lambda x: x[:, agent], (state.memory, state.last_action))
+        return PolicyState(memory, last_action, state.first)
+
+    def _in_team(self, values: Any, agent: int) -> Any:
+        """One agent's values [B, …] as a team's [B, N, …]; the others' are zeros, and what they do is dropped."""
+        self._check_agent(agent)
+        n = self.agent.n_agents
+
+        def put(x: Array) -> Array:
+            x = jnp.asarray(x)
+            return jnp.zeros((x.shape[0], n, *x.shape[1:]), x.dtype).at[:, agent].set(x)
+
+        return jax.tree.map(put, values)
+
+    def _check_agent(self, agent: int) -> None:
+        if not 0 <= agent < self.agent.n_agents:
+            raise ConfigError(f"agent: {agent} is not one of 0 … {self.agent.n_agents - 1}")
+
+
+class Trained(NamedTuple):
+    """A policy, and what it comes from: a run's configuration and member, and after how many environment steps."""
+
+    agent: Agent
+    params: Any
+    cfg: Config
+    member: int
+    best: bool
+    env_steps: int | None  # None where a run of an earlier version does not say
+
+    @property
+    def policy(self) -> Policy:
+        return Policy(self.agent, self.params)
+
 
 @settled()
 def load_policy(run_dir: str | Path, member: int = 0, best: bool = False, trust: bool = False) -> Policy:
     """The policy of one member of a run, from its newest checkpoint: the last, or the one that played best in an
-    evaluation. Builds no environment, and so executes no environment's code.
+    evaluation. ``run_dir`` may also be a folder that :func:`jqmix.export` wrote, which holds one policy. Builds no
+    environment, and so executes no environment's code.
 
     Raises ``ConfigError`` for anything that is damaged, for a configuration that does not fit the weights, and, unless
-    told to ``trust`` it, for a run whose mixer or core is code of its own.
+    told to ``trust`` it, for one whose mixer or core is code of its own.
     """
-    run_dir = Path(run_dir)
+    path = Path(run_dir)
+    if not is_exported(path):
+        return load_trained(path, member, best, trust).policy
+    if member != 0 or best:
+        field = "member" if member else "best"
+        raise ConfigError(f"{field}: {shown(path)} is an exported policy, which holds one alone")
+    return Policy(*load_exported(path, trust))
+
+
+def load_trained(run_dir: Path, member: int, best: bool, trust: bool) -> Trained:
+    """As :func:`load_policy`, of a run's directory."""
     cfg = load_run_config(run_dir, trust, harmless=("env.factory",))
     if not 0 <= member < cfg.seeds:
         raise ConfigError(f"member: {member} is not one of 0 … {cfg.seeds - 1}")
@@ -78,7 +143,8 @@ def load_policy(run_dir: str | Path, member: int = 0, best: bool = False, trust:
     if member not in learned.members:
         raise ConfigError(f"member: {member} was not trained yet; {', '.join(map(str, learned.members))} were")
     row = learned.members.index(member)
-    return Policy(learner.agent, jax.tree.map(lambda x: jnp.asarray(x[row]), learned.agents(best)))
+    params = jax.tree.map(lambda x: jnp.asarray(x[row]), learned.agents(best))
+    return Trained(learner.agent, params, cfg, member, best, learned.env_steps(row, best))
 
 
 def load_run_config(run_dir: Path, trust: bool = False, harmless: Sequence[str] = ()) -> Config:
@@ -107,16 +173,8 @@ def read_spec(run_dir: Path) -> EnvSpec:
     environment = read_json(path).get("environment")
     if not isinstance(environment, dict):
         raise ConfigError(f"{shown(path)}: environment: {quoted(environment)} is not allowed; it takes the sizes")
-
-    def size(name: str) -> int:
-        found, most = environment.get(name), MOST[name]
-        if type(found) is not int or not 1 <= found <= most:
-            raise ConfigError(
-                f"{shown(path)}: environment.{name}: {quoted(found)} is not a whole number from 1 to {most}"
-            )
-        return found
-
-    return EnvSpec(str(environment.get("name")), *map(size, MOST), episode_limit=1)
+    sizes = (whole_number(path, environment, name, most, "environment.") for name, most in MOST.items())
+    return EnvSpec(str(environment.get("name")), *sizes, episode_limit=1)
 
 
 def check_fits(params: Any, learner: Learner, run_dir: Path) -> None:
@@ -125,23 +183,14 @@ def check_fits(params: Any, learner: Learner, run_dir: Path) -> None:
     Raises ``ConfigError`` that names the first which is not: as where config.yaml was changed after training.
     """
     expected = jax.eval_shape(lambda key: learner.init(key)[0], jax.random.key(0))
-    found = {name: shape[1:] for name, shape in _shapes(params).items()}
-    wanted = _shapes(expected)
-    for name in sorted(wanted.keys() | found.keys()):
-        if found.get(name) != wanted.get(name):
-            raise ConfigError(
-                f"run_dir: the configuration of {shown(run_dir)} does not fit its weights: {name} is "
-                f"{_spelled(found.get(name))} in the checkpoint, {_spelled(wanted.get(name))} by the configuration"
-            )
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape for path, leaf in leaves}
-
-
-def _spelled(shape: tuple[int, ...] | None) -> str:
-    return "absent" if shape is None else " × ".join(map(str, shape)) or "a number"
+    found = {name: x.shape[1:] for name, x in by_name(params).items()}
+    differs = difference(found, {name: x.shape for name, x in by_name(expected).items()})
+    if differs:
+        name, there, wanted = differs
+        raise ConfigError(
+            f"run_dir: the configuration of {shown(run_dir)} does not fit its weights: {name} is "
+            f"{there} in the checkpoint, {wanted} by the configuration"
+        )
 
 
 # Episodes are played so many at a time, whatever the memory, so that results do not depend on it.
