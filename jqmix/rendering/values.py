@@ -1,0 +1,116 @@
+"""The agents' values under a scene: all Q-values of this step, and those of the actions taken, with Q_tot, over time."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from jqmix.rendering.canvas import (
+    BLUE,
+    FAINT,
+    INK,
+    LINE,
+    MUTED,
+    WHITE,
+    Canvas,
+    Colour,
+    agent_colour,
+    blend,
+)
+from jqmix.rendering.episode import Episode
+
+LABELS = 14.0  # pixels for the names of agents and of actions
+LEAST, MOST = 3.0, 13.0  # pixels of a cell
+LOWEST = 100.0  # pixels of a strip
+SHADES = 8  # of a cell: few, so that files are small
+
+
+class Area(NamedTuple):
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+def strip_height(n_agents: int, n_actions: int, width: float) -> float:
+    """Pixels that a strip of this width takes."""
+    return max(LOWEST, LABELS + n_agents * _cell(n_actions, width) + 6)
+
+
+def _cell(n_actions: int, width: float) -> float:
+    """Pixels of a cell: all actions take less than half of the width."""
+    return float(np.clip((0.45 * width - 2 * LABELS) / n_actions, LEAST, MOST))
+
+
+def draw_strip(canvas: Canvas, episode: Episode, step: int, actions: Sequence[str], longest: int) -> None:
+    """Fills the canvas. ``longest``: of the film's episodes, so that all have one axis of time."""
+    n_agents, n_actions = episode.q.shape[1:]
+    now = min(step, episode.length - 1)
+    cell = _cell(n_actions, canvas.width)
+    _cells(canvas, episode, now, actions, cell)
+    left = LABELS + n_actions * cell + 2 * LABELS + 12
+    width, height = canvas.width - left - 8, canvas.height - 8
+    curves = [(episode.q_taken, "Q of each agent", agent_colour)]
+    if episode.q_tot is not None:
+        curves.insert(0, (episode.q_tot[:, None], "Q_tot", lambda _: INK))
+    for k, (values, title, colour) in enumerate(curves):
+        area = Area(left, 2 + k * height / len(curves), width, height / len(curves) - 4)
+        _chart(canvas, area, values, now, title, colour, longest)
+
+
+def _cells(canvas: Canvas, episode: Episode, now: int, actions: Sequence[str], cell: float) -> None:
+    """A row for each agent: the darker, the better it takes an action to be; what it can't do is left out. The action
+    taken is framed: palely, where there was no other."""
+    q, avail, taken = episode.q[now], episode.avail[now], episode.action[now]
+    low, high = _range(q, avail)
+    shade = np.round(SHADES * np.clip((q - low) / np.maximum(high - low, 1e-9), 0.0, 1.0)) / SHADES
+    gap = 1.0 if cell > 6 else 0.5
+    for a, name in enumerate(actions):
+        if cell >= 8:
+            canvas.text(2 * LABELS + (a + 0.5) * cell, LABELS / 2, name, 8, MUTED, "mm")
+    for i in range(len(q)):
+        y = LABELS + i * cell
+        if cell >= 8:
+            canvas.text(2 * LABELS - 5, y + cell / 2, str(i + 1), 8, agent_colour(i), "rm", bold=True)
+        for a in np.flatnonzero(avail[i]):
+            colour = blend(blend(BLUE, WHITE, 0.88), BLUE, float(shade[i, a]))
+            canvas.rect(2 * LABELS + a * cell, y, cell - gap, cell - gap, colour)
+        x, colour = 2 * LABELS + int(taken[i]) * cell, INK if np.sum(avail[i]) > 1 else FAINT
+        canvas.rect(x - gap, y - gap, cell + gap, cell + gap, None, colour, 1.5 if cell > 6 else 1.0)
+
+
+def _range(q: Float[np.ndarray, "N A"], avail: Bool[np.ndarray, "N A"]) -> tuple[Any, Any]:
+    """The least and the greatest value [N, 1] of what an agent can do."""
+    low = np.min(q, axis=-1, keepdims=True, where=avail, initial=np.inf)
+    return low, np.max(q, axis=-1, keepdims=True, where=avail, initial=-np.inf)
+
+
+def _chart(
+    canvas: Canvas,
+    area: Area,
+    values: Float[np.ndarray, "T K"],
+    now: int,
+    title: str,
+    colour: Callable[[int], Colour],
+    longest: int,
+) -> None:
+    """Lines up to now, within the range of the whole episode."""
+    low, high = float(values.min()), float(values.max())
+    pad = 0.08 * (high - low) or 0.5
+    top, bottom = area.y + 11, area.y + area.height - 3
+
+    def place(t: int, value: float) -> tuple[float, float]:
+        share = (value - low + pad) / (high - low + 2 * pad)
+        return area.x + area.width * t / max(longest - 1, 1), bottom - (bottom - top) * share
+
+    canvas.text(area.x, area.y + 4, title, 8, MUTED)
+    canvas.text(area.x + area.width, area.y + 4, f"{low:.2g} … {high:.2g}", 8, MUTED, "rm")
+    canvas.line([(area.x, bottom), (area.x + area.width, bottom)], LINE, 0.8)
+    x = place(now, low)[0]
+    canvas.line([(x, top), (x, bottom)], LINE, 0.8)
+    for k in range(values.shape[1]):
+        points = [place(t, float(values[t, k])) for t in range(now + 1)]
+        if len(points) > 1:
+            canvas.line(points, colour(k), 1.5)
+        canvas.circle(*points[-1], 2.2, colour(k))
