@@ -32,8 +32,10 @@ MAY_IMPORT = {
     "buffers": {"types", "config", "kernels", "envs", "buffers"},
     "learning": {"types", "inputs", "config", "kernels", "envs", "networks", "buffers", "learning"},
     "analysis": {"inputs", "settings", "config", "files", "envs", "analysis"},  # of envs the registry's names alone
-    "runs": BASE | {"interrupts", "kernels", "files", "envs", "networks", "buffers", "learning", "analysis", "runs"},
-    "cli": BASE | {"interrupts", "files", "envs", "analysis", "runs"},
+    "rendering": {"types", "inputs", "files", "envs", "rendering"},
+    "runs": BASE
+    | {"interrupts", "kernels", "files", "envs", "networks", "buffers", "learning", "analysis", "rendering", "runs"},
+    "cli": BASE | {"interrupts", "files", "envs", "analysis", "rendering", "runs"},
 }
 WITHOUT_JAX = ("inputs", "interrupts", "settings", "plugins", "config", "files", "analysis", "cli")
 

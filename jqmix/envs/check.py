@@ -48,7 +48,8 @@ def check_env(env: Any, *, steps: int = STEPS, seed: int = 0) -> None:
     """Checks one environment (not a batch): its spec, its shapes and dtypes, then ``steps`` steps of random play.
 
     The play is that of training: eight copies at once, in the environment's own form for many if it has one, and
-    with what it draws, packs and unpacks by itself. Where it has a ``render``, that is tried, too. Raises ``EnvError``, one line, for the first thing that is wrong.
+    with what it draws, packs and unpacks by itself. Where it has a ``render``, that is tried, too. Raises
+    ``EnvError``, one line, for the first thing that is wrong.
     """
     check_interface(env)
     if hasattr(_users(env), "batched"):

@@ -62,4 +62,3 @@ def record(
         q, joint = values.joint(window.action, window)
         q_tot = learner.mixer.apply(params["mixer"], q, mixer_state(cfg, moments, window.state), joint)
     return Recording(states, window, score, values.q, q_tot, jax.tree.map(lambda x: jnp.sum(x, axis=0), episodes))
-

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 Colour = tuple[int, int, int]
-Point = tuple[float, float]
+Point = Sequence[float] | np.ndarray  # (x, y)
 
 SCALE = 2  # drawn at so many times the size
 
@@ -73,23 +73,19 @@ class Canvas:
         self._image.paste(Image.fromarray(pixels).resize(size, how), (round(x * SCALE), round(y * SCALE)))
 
     def line(self, points: Sequence[Point], colour: Colour, width: float = 1.0) -> None:
-        scaled = [(x * SCALE, y * SCALE) for x, y in points]
-        self._draw.line(scaled, colour, max(1, round(width * SCALE)), joint="curve")
+        self._draw.line(_scaled(points), colour, max(1, round(width * SCALE)), joint="curve")
 
     def polygon(self, points: Sequence[Point], fill: Colour, outline: Colour | None = None, width: float = 1.0) -> None:
-        scaled = [(x * SCALE, y * SCALE) for x, y in points]
-        self._draw.polygon(scaled, fill, outline, max(1, round(width * SCALE)))
+        self._draw.polygon(_scaled(points), fill, outline, max(1, round(width * SCALE)))
 
     def circle(
-        self, x: float, y: float, r: float, fill: Colour | None, outline: Colour | None = None, width: float = 1.0
+        self, at: Point, r: float, fill: Colour | None, outline: Colour | None = None, width: float = 1.0
     ) -> None:
-        box = tuple(v * SCALE for v in (x - r, y - r, x + r, y + r))
-        self._draw.ellipse(box, fill, outline, max(1, round(width * SCALE)))
+        self._draw.ellipse(_box(at, r), fill, outline, max(1, round(width * SCALE)))
 
-    def arc(self, x: float, y: float, r: float, share: float, colour: Colour, width: float = 1.0) -> None:
+    def arc(self, at: Point, r: float, share: float, colour: Colour, width: float = 1.0) -> None:
         """A ``share`` of a circle, clockwise from the top."""
-        box = tuple(v * SCALE for v in (x - r, y - r, x + r, y + r))
-        self._draw.arc(box, -90, -90 + 360 * share, colour, max(1, round(width * SCALE)))
+        self._draw.arc(_box(at, r), -90, -90 + 360 * share, colour, max(1, round(width * SCALE)))
 
     def rect(
         self,
@@ -108,8 +104,7 @@ class Canvas:
 
     def text(
         self,
-        x: float,
-        y: float,
+        at: Point,
         text: str,
         size: float = 11.0,
         colour: Colour = INK,
@@ -117,7 +112,21 @@ class Canvas:
         bold: bool = False,
     ) -> None:
         """``anchor``: l, m, r and a, m, b (left … right, ascender … bottom), as Pillow spells it."""
-        self._draw.text((x * SCALE, y * SCALE), text, colour, _font(size, bold), anchor=anchor)
+        self._draw.text((float(at[0]) * SCALE, float(at[1]) * SCALE), text, colour, _font(size, bold), anchor=anchor)
+
+
+def _box(at: Point, r: float) -> tuple[float, float, float, float]:
+    x, y = float(at[0]), float(at[1])
+    return ((x - r) * SCALE, (y - r) * SCALE, (x + r) * SCALE, (y + r) * SCALE)
+
+
+def _scaled(points: Sequence[Point]) -> list[tuple[float, float]]:
+    return [(float(x) * SCALE, float(y) * SCALE) for x, y in points]
+
+
+def number(value: float, digits: int) -> str:
+    """A number as text, with a minus sign that is as wide as a plus."""
+    return f"{value:.{digits}g}".replace("-", "−")
 
 
 def text_width(text: str, size: float = 11.0, bold: bool = False) -> float:

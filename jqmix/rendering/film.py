@@ -18,6 +18,7 @@ from jqmix.rendering.canvas import (
     Canvas,
     Colour,
     blend,
+    number,
     text_width,
 )
 from jqmix.rendering.episode import Episode
@@ -50,7 +51,7 @@ class Film:
         self.columns = math.ceil(math.sqrt(len(episodes)))
         self.rows = math.ceil(len(episodes) / self.columns)
         width = WIDTHS[self.columns]
-        strip = strip_height(*episodes[0].q.shape[1:], width)
+        strip = strip_height(scene.spec.n_agents, scene.spec.n_actions, width)
         self.sizes = Sizes(width, round(width * scene.aspect), math.ceil(strip))
         self.longest = max(e.length for e in episodes)
         self.frames = max(1, min(scene.frames, MOST_FRAMES // self.longest))  # of a step
@@ -74,10 +75,10 @@ class Film:
     def image(self, frame: int) -> Image.Image:
         """A frame; width and height are even, as video codecs want them."""
         image = self._page.copy()
-        for number in range(len(self.episodes)):
-            row, column = divmod(number, self.columns)
+        for index in range(len(self.episodes)):
+            row, column = divmod(index, self.columns)
             at = GAP + column * (self.sizes.width + GAP), TITLE + row * (self.sizes.height + GAP)
-            image.paste(self._panel(number, frame), at)
+            image.paste(self._panel(index, frame), at)
         return image
 
     @cached_property
@@ -86,25 +87,25 @@ class Film:
         width = self.columns * self.sizes.width + (self.columns + 1) * GAP
         height = TITLE + self.rows * (self.sizes.height + GAP)
         canvas = Canvas(width + width % 2, height + height % 2)
-        canvas.text(GAP + 2, TITLE / 2 + 2, self.title, 11, MUTED)
+        canvas.text((GAP + 2, TITLE / 2 + 2), self.title, 11, MUTED)
         return canvas.image()
 
-    def _panel(self, number: int, frame: int) -> Image.Image:
-        episode = self.episodes[number]
+    def _panel(self, index: int, frame: int) -> Image.Image:
+        episode = self.episodes[index]
         step, part = divmod(frame, self.frames)
         step *= self.stride
         if step < episode.length:
-            return self._drawn(number, step, part / self.frames)
-        if number not in self._kept:
-            self._kept[number] = self._drawn(number, episode.length, 0.0)
-        return self._kept[number]
+            return self._drawn(index, step, part / self.frames)
+        if index not in self._kept:
+            self._kept[index] = self._drawn(index, episode.length, 0.0)
+        return self._kept[index]
 
-    def _drawn(self, number: int, step: int, phase: float) -> Image.Image:
-        episode, (width, height, strip) = self.episodes[number], self.sizes
+    def _drawn(self, index: int, step: int, phase: float) -> Image.Image:
+        episode, (width, height, strip) = self.episodes[index], self.sizes
         panel = Canvas(width, self.sizes.height)
-        self._header(panel, number, step)
+        self._header(panel, index, step)
         scene = Canvas(width, height, PAPER)
-        self.scene.draw(scene, episode, step, phase)
+        self.scene.draw(scene, index, step, phase)
         panel.put(scene, 0, HEADER)
         values = Canvas(width, strip)
         draw_strip(values, episode, step, self.scene.actions(), self.longest)
@@ -112,21 +113,21 @@ class Film:
         panel.rect(0, 0, width, self.sizes.height, None, LINE, 1.0, radius=5)
         return panel.image()
 
-    def _header(self, panel: Canvas, number: int, step: int) -> None:
-        episode, middle = self.episodes[number], HEADER / 2
-        panel.text(10, middle, f"Episode {number + 1}", 11, INK, bold=True)
-        x = 18 + text_width(f"Episode {number + 1}", 11, bold=True)
-        panel.text(x, middle, f"step {step}", 10, MUTED)
+    def _header(self, panel: Canvas, index: int, step: int) -> None:
+        episode, middle = self.episodes[index], HEADER / 2
+        panel.text((10, middle), f"Episode {index + 1}", 11, INK, bold=True)
+        x = 18 + text_width(f"Episode {index + 1}", 11, bold=True)
+        panel.text((x, middle), f"step {step}", 10, MUTED)
         right = panel.width - 10
         if step == episode.length:
             right = _pill(panel, right, middle, *result(episode))
-        panel.text(right, middle, f"return {episode.score_at(step):.3g}", 10, INK, "rm")
+        panel.text((right, middle), f"return {number(episode.score_at(step), 3)}", 10, INK, "rm")
 
 
 def result(episode: Episode) -> tuple[str, Colour]:
     """What an episode came to, and in which colour it is said."""
     if episode.won is None:
-        return "over", MUTED
+        return "ended", MUTED
     return ("won", BLUE) if episode.won else ("lost", ORANGE)
 
 
@@ -134,5 +135,5 @@ def _pill(panel: Canvas, right: float, y: float, text: str, colour: Colour) -> f
     """A caption in a rounded box; returns where what is left of it may end."""
     width = text_width(text, 10, bold=True) + 14
     panel.rect(right - width, y - 8, width, 16, blend(colour, WHITE, 0.05), radius=8)
-    panel.text(right - width / 2, y, text, 10, WHITE, "mm", bold=True)
+    panel.text((right - width / 2, y), text, 10, WHITE, "mm", bold=True)
     return right - width - 8

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-
 from jqmix.rendering.canvas import (
     AMBER,
     BLUE,
@@ -39,25 +38,26 @@ class HanabiScene(Scene):
     def actions(self) -> list[str]:
         return [_short(self._game.action_encoding[a])[:2] for a in range(self.spec.n_actions)]
 
-    def draw(self, canvas: Canvas, episode: Episode, step: int, phase: float) -> None:
-        s, rows = episode.states, self.spec.n_agents + 1
+    def draw(self, canvas: Canvas, index: int, step: int, phase: float) -> None:
+        episode, rows = self.episodes[index], self.spec.n_agents + 1
+        s = episode.states
         pitch = (canvas.height - 46) / rows
         tokens = f"{int(s.info_tokens[step].sum())} hints   {int(s.life_tokens[step].sum())} lives   "
-        canvas.text(12, 16, tokens + f"{int(s.deck[step].any((-1, -2)).sum())} cards in the deck", 10, MUTED)
+        canvas.text((12, 16), tokens + f"{int(s.deck[step].any((-1, -2)).sum())} cards in the deck", 10, MUTED)
         self._fireworks(canvas, s.fireworks[step], 30.0, pitch)
         for player in range(self.spec.n_agents):
             self._hand(canvas, s, step, player, 30 + (player + 1) * pitch, pitch)
         self._told(canvas, episode, step)
 
     def _fireworks(self, canvas: Canvas, fireworks: Any, y: float, pitch: float) -> None:
-        canvas.text(12, y + pitch / 2 - 4, "fireworks", 10, INK)
+        canvas.text((12, y + pitch / 2 - 4), "fireworks", 10, INK)
         for suit, cards in enumerate(fireworks):
             height = int(cards.sum())
             self._card(canvas, suit, y, pitch, suit if height else None, str(height) if height else "–", "")
 
     def _hand(self, canvas: Canvas, s: Any, step: int, player: int, y: float, pitch: float) -> None:
         plays = bool(s.cur_player_idx[step, player])
-        canvas.text(12, y + pitch / 2 - 4, f"player {player + 1}", 10, agent_colour(player), bold=plays)
+        canvas.text((12, y + pitch / 2 - 4), f"player {player + 1}", 10, agent_colour(player), bold=plays)
         for k, card in enumerate(s.player_hands[step, player]):
             if not card.any():
                 continue
@@ -68,15 +68,13 @@ class HanabiScene(Scene):
             told += str(int(told_rank.argmax()) + 1) if told_rank.any() else "·"
             self._card(canvas, k, y, pitch, suit, f"{self._game.color_map[suit]}{rank + 1}", told)
 
-    def _card(
-        self, canvas: Canvas, place: int, y: float, pitch: float, suit: int | None, text: str, told: str
-    ) -> None:
+    def _card(self, canvas: Canvas, place: int, y: float, pitch: float, suit: int | None, text: str, told: str) -> None:
         height = pitch - 10
         width, x = CARD * height, 80 + place * (CARD * height + 8)
         colour = LINE if suit is None else blend(SUITS[suit], WHITE, 0.55)
         canvas.rect(x, y, width, height, colour, LINE if suit is None else SUITS[suit], 1.5, radius=4)
-        canvas.text(x + width / 2, y + height * (0.38 if told else 0.5), text, 12, INK, "mm", bold=True)
-        canvas.text(x + width / 2, y + height * 0.76, told, 10, INK, "mm")
+        canvas.text((x + width / 2, y + height * (0.38 if told else 0.5)), text, 12, INK, "mm", bold=True)
+        canvas.text((x + width / 2, y + height * 0.76), told, 10, INK, "mm")
 
     def _told(self, canvas: Canvas, episode: Episode, step: int) -> None:
         """Who did what to come here."""
@@ -84,7 +82,7 @@ class HanabiScene(Scene):
             return
         player = int(episode.states.cur_player_idx[step - 1].argmax())
         move = _spelled(self._game.action_encoding[int(episode.action[step - 1, player])])
-        canvas.text(12, canvas.height - 12, f"player {player + 1} {move}", 10, agent_colour(player), bold=True)
+        canvas.text((12, canvas.height - 12), f"player {player + 1} {move}", 10, agent_colour(player), bold=True)
 
 
 def _short(move: str) -> str:
@@ -97,5 +95,3 @@ def _spelled(move: str) -> str:
     if what in "DP":
         return f"{'discarded' if what == 'D' else 'played'} card {int(which) + 1}"
     return f"told of {which}" if what == "H" else "waited"
-
-

@@ -48,20 +48,20 @@ class MPEScene(Scene):
 
     def __init__(self, env: Any, episodes: Sequence[Episode]):
         super().__init__(env, episodes)
-        self._worlds = {id(e): world_of(env.spec.n_agents, e.states) for e in episodes}
-        far = max(np.abs(np.concatenate([w.agent.reshape(-1, 2), w.landmark])).max() for w in self._worlds.values())
+        self._worlds = [world_of(env.spec.n_agents, e.states) for e in episodes]
+        far = max(np.abs(np.concatenate([w.agent.reshape(-1, 2), w.landmark])).max() for w in self._worlds)
         self._half = float(np.clip(far + MARGIN, 1.0 + MARGIN, FARTHEST))
 
     def actions(self) -> list[str]:
         return ["·", "←", "→", "↓", "↑"] if self.spec.n_actions == 5 else super().actions()
 
-    def draw(self, canvas: Canvas, episode: Episode, step: int, phase: float) -> None:
-        world, scale = self._worlds[id(episode)], canvas.height / (2 * self._half)
+    def draw(self, canvas: Canvas, index: int, step: int, phase: float) -> None:
+        world, scale = self._worlds[index], canvas.height / (2 * self._half)
 
         def place(p: Float[np.ndarray, "*k 2"]) -> Float[np.ndarray, "*k 2"]:
             return np.stack([canvas.width / 2 + p[..., 0] * scale, canvas.height / 2 - p[..., 1] * scale], axis=-1)
 
-        after = min(step + 1, episode.length)
+        after = min(step + 1, self.episodes[index].length)
         now = world.agent[step] + phase * (world.agent[after] - world.agent[step])
         (left, top), (right, bottom) = place(np.array([[-1.0, 1.0], [1.0, -1.0]]))
         canvas.rect(left, top, right - left, bottom - top, None, LINE, 0.5)
@@ -70,22 +70,22 @@ class MPEScene(Scene):
             self._landmark(canvas, place(landmark), r, world, j, bool(_near(now, landmark) < AGENT_RADIUS))
         way = np.concatenate([world.agent[max(0, step - TRAIL) : step + 1], now[None]])
         for i, at in enumerate(place(now)):
-            canvas.line([tuple(p) for p in place(way[:, i])], blend(agent_colour(i), PAPER, 0.6), 1.5)
-            canvas.circle(*at, 0.62 * r, agent_colour(i), WHITE, 1.0)
-            canvas.text(*at, str(i + 1), min(0.7 * r, 11.0), WHITE, "mm", bold=True)
-        for i, at in enumerate(place(now)):
-            if world.said[step, i] >= 0:
-                _bubble(canvas, *at, 0.62 * r, str(world.said[step, i]))
+            canvas.line(list(place(way[:, i])), blend(agent_colour(i), PAPER, 0.6), 1.5)
+            canvas.circle(at, 0.62 * r, agent_colour(i), WHITE, 1.0)
+            canvas.text(at, str(i + 1), min(0.7 * r, 11.0), WHITE, "mm", bold=True)
+        for (x, y), said in zip(place(now), world.said[step], strict=True):
+            if said >= 0:
+                _bubble(canvas, float(x), float(y), 0.62 * r, str(said))
 
     def _landmark(
         self, canvas: Canvas, at: Float[np.ndarray, "2"], r: float, world: World, number: int, covered: bool
     ) -> None:
-        meant = np.flatnonzero(world.goal == number)
-        colour = GREEN if covered and not len(meant) and (world.goal < 0).all() else FAINT
-        canvas.circle(*at, r, blend(colour, PAPER, 0.7), colour, 1.5)
+        meant = np.flatnonzero(world.goal == number).tolist()
+        colour = GREEN if covered and (world.goal < 0).all() else FAINT
+        canvas.circle(at, r, blend(colour, PAPER, 0.7), colour, 1.5)
         for k, agent in enumerate(meant):
-            canvas.circle(*at, r - 3 * k, None, agent_colour(agent), 2.0)
-        canvas.text(*at, "abcdefghij"[number % 10], min(0.7 * r, 11.0), MUTED, "mm")
+            canvas.circle(at, r - 3 * k, None, agent_colour(agent), 2.0)
+        canvas.text(at, "abcdefghij"[number % 10], min(0.7 * r, 11.0), MUTED, "mm")
 
 
 def _near(agents: Float[np.ndarray, "N 2"], landmark: Float[np.ndarray, "2"]) -> float:
@@ -96,4 +96,4 @@ def _bubble(canvas: Canvas, x: float, y: float, r: float, text: str) -> None:
     """What an agent says, at its upper right."""
     x, y = x + r + 9, y - r - 7
     canvas.rect(x - 8, y - 8, 16, 15, WHITE, FAINT, 0.8, radius=4)
-    canvas.text(x, y, text, 9, INK, "mm", bold=True)
+    canvas.text((x, y), text, 9, INK, "mm", bold=True)

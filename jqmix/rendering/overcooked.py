@@ -55,7 +55,8 @@ def kitchen_of(states: Any, t: int) -> Kitchen:
     if not hasattr(states, "maze_map"):
         grid, agents = states.grid[t], states.agents
         cook = np.stack([agents.pos.x[t], agents.pos.y[t]], axis=-1).astype(int)
-        return Kitchen(*(grid[..., k].astype(int) for k in range(3)), cook, agents.dir[t], agents.inventory[t])
+        tile, item, timer = np.moveaxis(grid.astype(int), -1, 0)
+        return Kitchen(tile, item, timer, cook, agents.dir[t], agents.inventory[t])
     height, width = states.wall_map.shape[1:]
     border = (states.maze_map.shape[1] - height) // 2
     inside = states.maze_map[t, border : border + height, border : border + width].astype(int)
@@ -96,8 +97,8 @@ class OvercookedScene(Scene):
     def actions(self) -> list[str]:
         return ["↑", "↓", "→", "←", "·", "!"]
 
-    def draw(self, canvas: Canvas, episode: Episode, step: int, phase: float) -> None:
-        kitchen = kitchen_of(episode.states, step)
+    def draw(self, canvas: Canvas, index: int, step: int, phase: float) -> None:
+        kitchen = kitchen_of(self.episodes[index].states, step)
         height, width = kitchen.tile.shape
         cell = min((canvas.width - 12) / width, (canvas.height - 12) / height)
         left, top = (canvas.width - cell * width) / 2, (canvas.height - cell * height) / 2
@@ -106,8 +107,8 @@ class OvercookedScene(Scene):
                 x, y = left + column * cell, top + row * cell
                 self._tile(canvas, x, y, cell, *(int(g[row, column]) for g in kitchen[:3]))
         for i, (x, y) in enumerate(kitchen.cook):
-            at = left + (x + 0.5) * cell, top + (y + 0.5) * cell
-            _cook(canvas, *at, cell, i, DIRECTIONS[int(kitchen.facing[i])], int(kitchen.held[i]))
+            at = left + (float(x) + 0.5) * cell, top + (float(y) + 0.5) * cell
+            _cook(canvas, at, cell, i, DIRECTIONS[int(kitchen.facing[i])], int(kitchen.held[i]))
 
     def _tile(self, canvas: Canvas, x: float, y: float, cell: float, tile: int, item: int, timer: int) -> None:
         canvas.rect(x, y, cell, cell, TILES if tile == FLOOR else COUNTER, WHITE, 0.5)
@@ -116,27 +117,29 @@ class OvercookedScene(Scene):
             _pot(canvas, x, y, cell, item, timer)
         elif tile >= PILE:
             for dx, dy in ((0, -0.16), (-0.17, 0.13), (0.17, 0.13)):
-                canvas.circle(x + dx * cell, y + dy * cell, 0.15 * cell, FOODS[(tile - PILE) % len(FOODS)], WHITE, 0.8)
+                canvas.circle(
+                    (x + dx * cell, y + dy * cell), 0.15 * cell, FOODS[(tile - PILE) % len(FOODS)], WHITE, 0.8
+                )
         elif tile == PLATES:
             for dy in (0.1, 0.0, -0.1):
-                canvas.circle(x, y + dy * cell, 0.27 * cell, WHITE, FAINT, 1.0)
+                canvas.circle((x, y + dy * cell), 0.27 * cell, WHITE, FAINT, 1.0)
         elif tile == GOAL:
             canvas.rect(x - 0.4 * cell, y - 0.4 * cell, 0.8 * cell, 0.8 * cell, GREEN, radius=3)
-            canvas.text(x, y, "serve", cell * 0.2, WHITE, "mm", bold=True)
+            canvas.text((x, y), "serve", cell * 0.2, WHITE, "mm", bold=True)
         elif tile in (RECIPE, BUTTON):
             canvas.rect(x - 0.36 * cell, y - 0.36 * cell, 0.72 * cell, 0.72 * cell, WHITE, FAINT, 1.0, radius=3)
-            canvas.text(x, y, "?", cell * 0.4, MUTED, "mm", bold=True)
+            canvas.text((x, y), "?", cell * 0.4, MUTED, "mm", bold=True)
         elif item:
             _item(canvas, x, y, 0.3 * cell, item)
 
 
 def _pot(canvas: Canvas, x: float, y: float, cell: float, item: int, timer: int) -> None:
     r, ready = 0.36 * cell, bool(item & COOKED)
-    canvas.circle(x, y, r, INK)
+    canvas.circle((x, y), r, INK)
     _foods(canvas, x, y, 0.55 * r, item)
     if ready or timer:
         share = 1.0 if ready else 1 - timer / COOKING_TIME
-        canvas.arc(x, y, r + 3, share, GREEN if ready else ORANGE, 2.5)
+        canvas.arc((x, y), r + 3, share, GREEN if ready else ORANGE, 2.5)
 
 
 def _foods(canvas: Canvas, x: float, y: float, r: float, item: int) -> None:
@@ -144,28 +147,27 @@ def _foods(canvas: Canvas, x: float, y: float, r: float, item: int) -> None:
     for k, food in enumerate(foods):
         angle = 2 * np.pi * k / len(foods) - np.pi / 2
         away = r if len(foods) > 1 else 0.0
-        canvas.circle(x + away * np.cos(angle), y + away * np.sin(angle), 0.7 * r, FOODS[food], WHITE, 0.6)
+        canvas.circle((x + away * np.cos(angle), y + away * np.sin(angle)), 0.7 * r, FOODS[food], WHITE, 0.6)
 
 
 def _item(canvas: Canvas, x: float, y: float, r: float, item: int) -> None:
     """An ingredient, a plate, or a plate with a soup on it."""
     if item & PLATE:
-        canvas.circle(x, y, r, WHITE, MUTED, 1.0)
+        canvas.circle((x, y), r, WHITE, MUTED, 1.0)
     _foods(canvas, x, y, 0.5 * r if item & PLATE else 0.6 * r, item)
 
 
 def _cook(
-    canvas: Canvas, x: float, y: float, cell: float, number: int, facing: tuple[int, int], held: int
+    canvas: Canvas, at: tuple[float, float], cell: float, number: int, facing: tuple[int, int], held: int
 ) -> None:
-    colour, (dx, dy) = agent_colour(number), facing
+    (x, y), (dx, dy), colour = at, facing, agent_colour(number)
     tip, side = 0.47 * cell, 0.2 * cell
     nose = [(x + tip * dx, y + tip * dy)] + [
         (x + side * dx + sign * side * dy, y + side * dy + sign * side * dx) for sign in (-1, 1)
     ]
     canvas.polygon(nose, colour)
-    canvas.circle(x, y, 0.33 * cell, colour, WHITE, 1.0)
+    canvas.circle((x, y), 0.33 * cell, colour, WHITE, 1.0)
     if held:
         _item(canvas, x, y, 0.22 * cell, held)
     else:
-        canvas.text(x, y, str(number + 1), min(0.3 * cell, 12.0), WHITE, "mm", bold=True)
-
+        canvas.text((x, y), str(number + 1), min(0.3 * cell, 12.0), WHITE, "mm", bold=True)

@@ -22,8 +22,8 @@ class OwnScene(Scene):
         height, width = self._picture(episodes[0], 0).shape[:2]
         self.aspect = float(np.clip(height / width, 0.3, 1.2))
 
-    def draw(self, canvas: Canvas, episode: Episode, step: int, phase: float) -> None:
-        pixels = self._picture(episode, step)
+    def draw(self, canvas: Canvas, index: int, step: int, phase: float) -> None:
+        pixels = self._picture(self.episodes[index], step)
         scale = min(canvas.width / pixels.shape[1], canvas.height / pixels.shape[0])
         width, height = pixels.shape[1] * scale, pixels.shape[0] * scale
         canvas.picture(pixels, (canvas.width - width) / 2, (canvas.height - height) / 2, width, height)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jqmix.rendering.canvas import BLUE, FAINT, INK, MUTED, ORANGE, Canvas, agent_colour
+from jqmix.rendering.canvas import BLUE, FAINT, INK, MUTED, ORANGE, Canvas, agent_colour, number
 from jqmix.rendering.episode import Episode
 from jqmix.rendering.scene import Scene
 
@@ -14,25 +14,26 @@ class PlainScene(Scene):
 
     aspect = 0.6
 
-    def draw(self, canvas: Canvas, episode: Episode, step: int, phase: float) -> None:
-        canvas.text(16, 20, "return", 10, MUTED)
-        canvas.text(16, 44, f"{episode.score_at(step):.4g}", 22, INK, bold=True)
+    def draw(self, canvas: Canvas, index: int, step: int, phase: float) -> None:
+        episode = self.episodes[index]
+        canvas.text((16, 20), "return", 10, MUTED)
+        canvas.text((16, 44), number(episode.score_at(step), 4), 22, INK, bold=True)
         self._rewards(canvas, episode, step)
         now = min(step, episode.length - 1)
-        canvas.text(canvas.width * 0.58, 20, "action", 10, MUTED)
+        canvas.text((canvas.width * 0.58, 20), "action", 10, MUTED)
         pitch = min(20.0, (canvas.height - 40) / min(self.spec.n_agents, ROWS))
         for i in range(min(self.spec.n_agents, ROWS)):
             y = 40 + i * pitch
-            canvas.text(canvas.width * 0.58, y, f"agent {i + 1}", 10, agent_colour(i), bold=True)
-            canvas.text(canvas.width - 16, y, str(episode.action[now, i]), 11, INK, "rm")
+            canvas.text((canvas.width * 0.58, y), f"agent {i + 1}", 10, agent_colour(i), bold=True)
+            canvas.text((canvas.width - 16, y), str(episode.action[now, i]), 11, INK, "rm")
         if self.spec.n_agents > ROWS:
-            canvas.text(canvas.width * 0.58, 40 + ROWS * pitch - 8, "…", 10, MUTED)
+            canvas.text((canvas.width * 0.58, 40 + ROWS * pitch - 8), "…", 10, MUTED)
 
     def _rewards(self, canvas: Canvas, episode: Episode, step: int) -> None:
         """A bar for the reward of each step so far."""
         reward = np.diff(episode.score, prepend=0.0)
         left, top, width, height = 16.0, 72.0, canvas.width * 0.48, canvas.height - 92
-        canvas.text(left, top - 4, "reward", 10, MUTED)
+        canvas.text((left, top - 4), "reward", 10, MUTED)
         most = max(float(np.abs(reward).max()), 1e-9)
         zero = top + 8 + height / 2
         each = width / episode.length

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jqmix.envs.predator_prey import CATCH
-from jqmix.rendering.canvas import BLUE, FAINT, INK, LINE, ORANGE, PAPER, WHITE, Canvas, blend
+from jqmix.rendering.canvas import BLUE, FAINT, INK, LINE, ORANGE, PAPER, WHITE, Canvas, Point, blend
 from jqmix.rendering.episode import Episode
 from jqmix.rendering.scene import Scene
 
@@ -23,8 +23,9 @@ class PredatorPreyScene(Scene):
     def actions(self) -> list[str]:
         return ["→", "↓", "←", "↑", "·", "×"]
 
-    def draw(self, canvas: Canvas, episode: Episode, step: int, phase: float) -> None:
-        s, cell = episode.states, (canvas.height - 12) / self._size
+    def draw(self, canvas: Canvas, index: int, step: int, phase: float) -> None:
+        episode, cell = self.episodes[index], (canvas.height - 12) / self._size
+        s = episode.states
         left, after = (canvas.width - cell * self._size) / 2, min(step + 1, episode.length)
         self._grid(canvas, left, cell)
 
@@ -35,14 +36,14 @@ class PredatorPreyScene(Scene):
         for j, at in enumerate(place(s.prey)):
             if s.alive[step, j]:
                 caught = phase if not s.alive[after, j] else 0.0
-                _diamond(canvas, *at, 0.34 * cell, caught)
+                _diamond(canvas, at, 0.34 * cell, caught)
         catching = episode.action[min(step, episode.length - 1)] == CATCH
         for i, at in enumerate(place(s.agent)):
             frozen = s.frozen[step, i]
-            canvas.circle(*at, 0.36 * cell, blend(BLUE, PAPER, 0.75) if frozen else BLUE, WHITE, 1.0)
+            canvas.circle(at, 0.36 * cell, blend(BLUE, PAPER, 0.75) if frozen else BLUE, WHITE, 1.0)
             if catching[i] and not frozen and step < episode.length:
-                canvas.circle(*at, 0.47 * cell, None, INK, 1.2)
-            canvas.text(*at, str(i + 1), min(0.38 * cell, 10.0), WHITE, "mm", bold=True)
+                canvas.circle(at, 0.47 * cell, None, INK, 1.2)
+            canvas.text(at, str(i + 1), min(0.38 * cell, 10.0), WHITE, "mm", bold=True)
 
     def _grid(self, canvas: Canvas, left: float, cell: float) -> None:
         length = cell * self._size
@@ -52,9 +53,9 @@ class PredatorPreyScene(Scene):
             canvas.line([(left, 6 + k * cell), (left + length, 6 + k * cell)], colour, 0.5)
 
 
-def _diamond(canvas: Canvas, x: float, y: float, r: float, caught: float) -> None:
+def _diamond(canvas: Canvas, at: Point, r: float, caught: float) -> None:
     """A prey; where it is being caught, it fades within a ring that grows."""
-    colour = blend(ORANGE, PAPER, 0.8 * caught)
+    (x, y), colour = at, blend(ORANGE, PAPER, 0.8 * caught)
     canvas.polygon([(x, y - r), (x + r, y), (x, y + r), (x - r, y)], colour, WHITE, 1.0)
     if caught:
-        canvas.circle(x, y, r * (1 + caught), None, ORANGE, 1.5)
+        canvas.circle((x, y), r * (1 + caught), None, ORANGE, 1.5)

@@ -21,9 +21,10 @@ class Scene:
 
     def __init__(self, env: Any, episodes: Sequence[Episode]):
         self.spec: EnvSpec = env.spec
+        self.episodes = episodes
 
-    def draw(self, canvas: Canvas, episode: Episode, step: int, phase: float) -> None:
-        """The state before ``step`` (from 0 to T), moved on by ``phase`` (from 0 to 1) of the way to the next."""
+    def draw(self, canvas: Canvas, index: int, step: int, phase: float) -> None:
+        """An episode's state before ``step`` (from 0 to T), moved on by ``phase`` (below 1) of the way to the next."""
         raise NotImplementedError
 
     def actions(self) -> list[str]:

@@ -12,9 +12,9 @@ from jqmix.rendering import games
 from jqmix.rendering.episode import Episode
 from jqmix.rendering.hanabi import HanabiScene
 from jqmix.rendering.mpe import MPEScene
-from jqmix.rendering.plain import PlainScene
 from jqmix.rendering.overcooked import OvercookedScene
 from jqmix.rendering.own import OwnScene
+from jqmix.rendering.plain import PlainScene
 from jqmix.rendering.predator_prey import PredatorPreyScene
 from jqmix.rendering.scene import Scene
 from jqmix.rendering.smax import SMAXScene

@@ -59,8 +59,8 @@ class SMAXScene(Scene):
 
     def __init__(self, env: Any, episodes: Sequence[Episode]):
         super().__init__(env, episodes)
-        self._units = {id(e): units_of(env, e) for e in episodes}
-        shown = [(u.x[u.alive], u.y[u.alive]) for u in self._units.values()]
+        self._units = [units_of(env, e) for e in episodes]
+        shown = [(u.x[u.alive], u.y[u.alive]) for u in self._units]
         x, y = (np.concatenate(v) for v in zip(*shown, strict=True))
         self._middle = (x.min() + x.max()) / 2, (y.min() + y.max()) / 2
         width, height = np.ptp(x) + 2 * MARGIN, np.ptp(y) + 2 * MARGIN
@@ -70,25 +70,23 @@ class SMAXScene(Scene):
     def actions(self) -> list[str]:
         return ["↑", "→", "↓", "←", "■", *(str(j + 1) for j in range(self.spec.n_actions - MOVES))]
 
-    def draw(self, canvas: Canvas, episode: Episode, step: int, phase: float) -> None:
-        u, scale = self._units[id(episode)], canvas.width / self._shown
-        after = min(step + 1, episode.length)
-        x, y, health = (
-            v[step] + phase * (v[after] - v[step]) for v in (u.x, u.y, np.where(u.alive, u.health, 0.0))
-        )
+    def draw(self, canvas: Canvas, index: int, step: int, phase: float) -> None:
+        u, scale = self._units[index], canvas.width / self._shown
+        after = min(step + 1, self.episodes[index].length)
+        x, y, health = (v[step] + phase * (v[after] - v[step]) for v in (u.x, u.y, np.where(u.alive, u.health, 0.0)))
         place = np.stack(
             [canvas.width / 2 + (x - self._middle[0]) * scale, canvas.height / 2 - (y - self._middle[1]) * scale], -1
         )
         self._ground(canvas, scale)
         radius = np.maximum(TABLE.radius[u.types] * scale * ENLARGED, 4.0)
         alive = u.alive[step]
-        for i in np.flatnonzero(~alive):
-            _cross(canvas, *place[i], radius[i] * 0.45, blend(self._colour(i), PAPER, 0.6))
-        for i in np.flatnonzero(alive & (phase > 0) & _fires(u, step, after, phase)):
-            self._shot(canvas, place, i, u.target[after, i])
-        for i in np.flatnonzero(alive):
-            dies = not u.alive[after, i]
-            self._unit(canvas, i, place[i], radius[i], u, health[i], phase if dies else 0.0)
+        for i in _numbers(~alive):
+            _cross(canvas, place[i], radius[i] * 0.45, blend(self._colour(i), PAPER, 0.6))
+        for i in _numbers(alive & (phase > 0) & _fires(u, step, after, phase)):
+            self._shot(canvas, place[i], place[u.target[after, i]], self._colour(i))
+        for i in _numbers(alive):
+            colour = blend(self._colour(i), PAPER, 0.0 if u.alive[after, i] else 0.75 * phase)
+            self._unit(canvas, i, place[i], radius[i], int(u.types[i]), colour)
             _bar(canvas, place[i], radius[i], health[i] / TABLE.max_health[u.types[i]], self._colour(i))
 
     def _colour(self, unit: int) -> Colour:
@@ -103,30 +101,23 @@ class SMAXScene(Scene):
             canvas.line([(x, 0), (x, canvas.height)], colour, 0.5)
             canvas.line([(0, y), (canvas.width, y)], colour, 0.5)
 
-    def _shot(self, canvas: Canvas, place: Float[np.ndarray, "n 2"], unit: int, target: int) -> None:
-        colour = self._colour(unit)
-        canvas.line([tuple(place[unit]), tuple(place[target])], blend(colour, WHITE, 0.25), 2.0)
-        canvas.circle(*place[target], 3.5, blend(colour, WHITE, 0.25))
+    def _shot(self, canvas: Canvas, start: Point, end: Point, colour: Colour) -> None:
+        canvas.line([start, end], blend(colour, WHITE, 0.25), 2.0)
+        canvas.circle(end, 3.5, blend(colour, WHITE, 0.25))
 
-    def _unit(
-        self,
-        canvas: Canvas,
-        i: int,
-        at: Float[np.ndarray, "2"],
-        r: float,
-        u: Units,
-        health: float,
-        dying: float,
-    ) -> None:
-        colour = blend(self._colour(i), PAPER, 0.75 * dying)
-        corners, turn = SHAPES[int(u.types[i])]
+    def _unit(self, canvas: Canvas, i: int, at: Point, r: float, kind: int, colour: Colour) -> None:
+        corners, turn = SHAPES[kind]
         if corners:
             canvas.polygon(_corners(at, 1.15 * r, corners, turn), colour, WHITE, 1.0)
         else:
-            canvas.circle(*at, r, colour, WHITE, 1.0)
+            canvas.circle(at, r, colour, WHITE, 1.0)
         if r >= 6:
             number = i + 1 if i < self.spec.n_agents else i + 1 - self.spec.n_agents
-            canvas.text(*at, str(number), min(r * 1.1, 12.0), WHITE, "mm", bold=True)
+            canvas.text(at, str(number), min(r * 1.1, 12.0), WHITE, "mm", bold=True)
+
+
+def _numbers(units: Bool[np.ndarray, " n"]) -> list[int]:
+    return np.flatnonzero(units).tolist()
 
 
 def _fires(u: Units, step: int, after: int, phase: float) -> Bool[np.ndarray, " n"]:
@@ -137,12 +128,12 @@ def _fires(u: Units, step: int, after: int, phase: float) -> Bool[np.ndarray, " 
     return fired & (at <= phase) & (phase <= at + SHOT)
 
 
-def _corners(at: Float[np.ndarray, "2"], r: float, count: int, turn: float) -> list[Point]:
+def _corners(at: Point, r: float, count: int, turn: float) -> list[Point]:
     angles = np.deg2rad(turn + 360 / count * np.arange(count))
     return [(at[0] + r * np.cos(a), at[1] - r * np.sin(a)) for a in angles]
 
 
-def _bar(canvas: Canvas, at: Float[np.ndarray, "2"], r: float, share: float, colour: Colour) -> None:
+def _bar(canvas: Canvas, at: Point, r: float, share: float, colour: Colour) -> None:
     """Health, above a unit."""
     width, x, y = 2.2 * r, at[0] - 1.1 * r, at[1] - 1.35 * r - 4
     canvas.rect(x, y, width, 3, blend(colour, WHITE, 0.75))
@@ -150,6 +141,7 @@ def _bar(canvas: Canvas, at: Float[np.ndarray, "2"], r: float, share: float, col
         canvas.rect(x, y, max(1.0, width * share), 3, colour)
 
 
-def _cross(canvas: Canvas, x: float, y: float, r: float, colour: Colour) -> None:
+def _cross(canvas: Canvas, at: Point, r: float, colour: Colour) -> None:
+    x, y = at
     for sign in (-1, 1):
         canvas.line([(x - r, y - sign * r), (x + r, y + sign * r)], colour, 1.5)

@@ -1,4 +1,4 @@
-"""The agents' values under a scene: all Q-values of this step, and those of the actions taken, with Q_tot, over time."""
+"""The agents' values under a scene: all Q-values of this step; over time those of the actions taken, and Q_tot."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -17,12 +17,13 @@ from jqmix.rendering.canvas import (
     Colour,
     agent_colour,
     blend,
+    number,
 )
 from jqmix.rendering.episode import Episode
 
 LABELS = 14.0  # pixels for the names of agents and of actions
-LEAST, MOST = 3.0, 13.0  # pixels of a cell
-LOWEST = 100.0  # pixels of a strip
+LEAST, MOST = 3.0, 20.0  # pixels of a cell
+LOWEST = 100.0  # pixels of a strip, which is higher for many agents
 SHADES = 8  # of a cell: few, so that files are small
 
 
@@ -35,25 +36,26 @@ class Area(NamedTuple):
 
 def strip_height(n_agents: int, n_actions: int, width: float) -> float:
     """Pixels that a strip of this width takes."""
-    return max(LOWEST, LABELS + n_agents * _cell(n_actions, width) + 6)
+    return max(LOWEST, LABELS + n_agents * _cell(n_agents, n_actions, width) + 6)
 
 
-def _cell(n_actions: int, width: float) -> float:
-    """Pixels of a cell: all actions take less than half of the width."""
-    return float(np.clip((0.45 * width - 2 * LABELS) / n_actions, LEAST, MOST))
+def _cell(n_agents: int, n_actions: int, width: float) -> float:
+    """Pixels of a cell: all actions take less than half of the width, all agents the height if that is enough."""
+    wide, high = (0.45 * width - 2 * LABELS) / n_actions, (LOWEST - LABELS - 6) / n_agents
+    return float(np.clip(min(wide, max(high, 6.0)), LEAST, MOST))
 
 
 def draw_strip(canvas: Canvas, episode: Episode, step: int, actions: Sequence[str], longest: int) -> None:
     """Fills the canvas. ``longest``: of the film's episodes, so that all have one axis of time."""
     n_agents, n_actions = episode.q.shape[1:]
     now = min(step, episode.length - 1)
-    cell = _cell(n_actions, canvas.width)
+    cell = _cell(n_agents, n_actions, canvas.width)
     _cells(canvas, episode, now, actions, cell)
     left = LABELS + n_actions * cell + 2 * LABELS + 12
     width, height = canvas.width - left - 8, canvas.height - 8
     curves = [(episode.q_taken, "Q of each agent", agent_colour)]
     if episode.q_tot is not None:
-        curves.insert(0, (episode.q_tot[:, None], "Q_tot", lambda _: INK))
+        curves.insert(0, (episode.q_tot[:, None], "Q_tot", lambda agent: INK))
     for k, (values, title, colour) in enumerate(curves):
         area = Area(left, 2 + k * height / len(curves), width, height / len(curves) - 4)
         _chart(canvas, area, values, now, title, colour, longest)
@@ -68,11 +70,11 @@ def _cells(canvas: Canvas, episode: Episode, now: int, actions: Sequence[str], c
     gap = 1.0 if cell > 6 else 0.5
     for a, name in enumerate(actions):
         if cell >= 8:
-            canvas.text(2 * LABELS + (a + 0.5) * cell, LABELS / 2, name, 8, MUTED, "mm")
+            canvas.text((2 * LABELS + (a + 0.5) * cell, LABELS / 2), name, 8, MUTED, "mm")
     for i in range(len(q)):
         y = LABELS + i * cell
         if cell >= 8:
-            canvas.text(2 * LABELS - 5, y + cell / 2, str(i + 1), 8, agent_colour(i), "rm", bold=True)
+            canvas.text((2 * LABELS - 5, y + cell / 2), str(i + 1), 8, agent_colour(i), "rm", bold=True)
         for a in np.flatnonzero(avail[i]):
             colour = blend(blend(BLUE, WHITE, 0.88), BLUE, float(shade[i, a]))
             canvas.rect(2 * LABELS + a * cell, y, cell - gap, cell - gap, colour)
@@ -104,8 +106,9 @@ def _chart(
         share = (value - low + pad) / (high - low + 2 * pad)
         return area.x + area.width * t / max(longest - 1, 1), bottom - (bottom - top) * share
 
-    canvas.text(area.x, area.y + 4, title, 8, MUTED)
-    canvas.text(area.x + area.width, area.y + 4, f"{low:.2g} … {high:.2g}", 8, MUTED, "rm")
+    canvas.text((area.x, area.y + 4), title, 8, MUTED)
+    ends = number(low, 2), number(high, 2)
+    canvas.text((area.x + area.width, area.y + 4), " … ".join(dict.fromkeys(ends)), 8, MUTED, "rm")
     canvas.line([(area.x, bottom), (area.x + area.width, bottom)], LINE, 0.8)
     x = place(now, low)[0]
     canvas.line([(x, top), (x, bottom)], LINE, 0.8)
@@ -113,4 +116,4 @@ def _chart(
         points = [place(t, float(values[t, k])) for t in range(now + 1)]
         if len(points) > 1:
             canvas.line(points, colour(k), 1.5)
-        canvas.circle(*points[-1], 2.2, colour(k))
+        canvas.circle(points[-1], 2.2, colour(k))

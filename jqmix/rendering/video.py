@@ -116,7 +116,7 @@ def _palette(film: "Film") -> "Image.Image":
 
 
 def _write_mp4(path: Path, film: "Film", fps: float) -> None:
-    import imageio.v2 as imageio
+    import imageio.v2 as imageio  # type: ignore[import-not-found]
     import numpy as np
 
     options: dict[str, Any] = {"codec": "libx264", "pixelformat": "yuv420p", "macro_block_size": 2, "quality": 7}
@@ -127,5 +127,3 @@ def _write_mp4(path: Path, film: "Film", fps: float) -> None:
             writer.append_data(frame)
         for _ in range(round(HOLD * fps)):
             writer.append_data(frame)
-
-
