@@ -27,11 +27,12 @@ from jqmix.rendering.values import draw_strip, strip_height
 
 WIDTHS = {1: 520, 2: 400, 3: 300, 4: 240}  # pixels of an episode, by how many stand in a row
 MOST_EPISODES = 16
+SMOOTH = 300  # frames; of longer films a step takes fewer
 MOST_FRAMES = 600  # a film of more leaves out steps
 TITLE, HEADER, GAP = 28, 26, 10  # pixels
 
 
-class Sizes(NamedTuple):
+class PanelSizes(NamedTuple):
     """Pixels of an episode's picture, and of its scene and strip within."""
 
     width: int
@@ -52,9 +53,9 @@ class Film:
         self.rows = math.ceil(len(episodes) / self.columns)
         width = WIDTHS[self.columns]
         strip = strip_height(scene.spec.n_agents, scene.spec.n_actions, width)
-        self.sizes = Sizes(width, round(width * scene.aspect), math.ceil(strip))
+        self.sizes = PanelSizes(width, round(width * scene.aspect), math.ceil(strip))
         self.longest = max(e.length for e in episodes)
-        self.frames = max(1, min(scene.frames, MOST_FRAMES // self.longest))  # of a step
+        self.frames = max(1, min(scene.frames, SMOOTH // self.longest))  # of a step
         self.stride = math.ceil(self.longest / MOST_FRAMES)  # steps from one frame to the next
         if self.stride > 1:
             self.title += f"  ·  every {self.stride}. step"

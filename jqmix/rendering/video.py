@@ -98,7 +98,7 @@ def _write_gif(path: Path, film: "Film", fps: float) -> None:
     frames = reduced()
     each = 10 * max(2, round(100 / fps))  # milliseconds; the format counts hundredths of a second
     times = [each] * (len(film) - 1) + [round(1000 * HOLD)]
-    next(frames).save(path, save_all=True, append_images=frames, duration=times, loop=0, optimize=False)
+    next(frames).save(path, save_all=True, append_images=frames, duration=times, loop=0, optimize=True)
 
 
 def _palette(film: "Film") -> "Image.Image":
