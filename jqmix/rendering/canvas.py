@@ -3,14 +3,26 @@
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+Number = int | float | np.number[Any]
 Colour = tuple[int, int, int]
-Point = Sequence[float] | np.ndarray  # (x, y)
+Point = Sequence[Number] | np.ndarray  # (x, y)
+
+
+class Area(NamedTuple):
+    """A part of a canvas, in its pixels."""
+
+    x: Number
+    y: Number
+    width: Number
+    height: Number
+
 
 SCALE = 2  # drawn at so many times the size
 
@@ -20,7 +32,7 @@ def rgb(code: str) -> Colour:
     return (int(code[1:3], 16), int(code[3:5], 16), int(code[5:7], 16))
 
 
-def blend(colour: Colour, other: Colour, share: float) -> Colour:
+def blend(colour: Colour, other: Colour, share: Number) -> Colour:
     """``colour`` with this ``share`` of ``other`` in it."""
     r, g, b = (round(x + (y - x) * share) for x, y in zip(colour, other, strict=True))
     return (r, g, b)
@@ -44,7 +56,7 @@ def agent_colour(agent: int) -> Colour:
 
 
 @lru_cache
-def _font(size: float, bold: bool) -> ImageFont.FreeTypeFont:
+def _font(size: Number, bold: bool) -> ImageFont.FreeTypeFont:
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, round(size * SCALE))
 
@@ -52,7 +64,7 @@ def _font(size: float, bold: bool) -> ImageFont.FreeTypeFont:
 class Canvas:
     """A picture of ``width`` × ``height`` pixels to draw on; the origin is at the top left."""
 
-    def __init__(self, width: float, height: float, background: Colour = WHITE):
+    def __init__(self, width: Number, height: Number, background: Colour = WHITE):
         self.width, self.height = width, height
         self._image = Image.new("RGB", (round(width * SCALE), round(height * SCALE)), background)
         self._draw = ImageDraw.Draw(self._image)
@@ -61,42 +73,44 @@ class Canvas:
         """What was drawn, at its own size."""
         return self._image.reduce(SCALE)
 
-    def put(self, other: "Canvas", x: float, y: float) -> None:
+    def put(self, other: "Canvas", x: Number, y: Number) -> None:
         """Another canvas with its top left corner at (x, y)."""
         self._image.paste(other._image, (round(x * SCALE), round(y * SCALE)))
 
-    def picture(self, pixels: UInt8[np.ndarray, "H W 3"], x: float, y: float, width: float, height: float) -> None:
+    def picture(self, pixels: UInt8[np.ndarray, "H W 3"], x: Number, y: Number, width: Number, height: Number) -> None:
         """Pixels, stretched to ``width`` × ``height``; small ones keep their edges."""
         size = round(width * SCALE), round(height * SCALE)
         enlarged = pixels.shape[1] < size[0]
         how = Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
         self._image.paste(Image.fromarray(pixels).resize(size, how), (round(x * SCALE), round(y * SCALE)))
 
-    def line(self, points: Sequence[Point], colour: Colour, width: float = 1.0) -> None:
+    def line(self, points: Sequence[Point], colour: Colour, width: Number = 1.0) -> None:
         self._draw.line(_scaled(points), colour, max(1, round(width * SCALE)), joint="curve")
 
-    def polygon(self, points: Sequence[Point], fill: Colour, outline: Colour | None = None, width: float = 1.0) -> None:
+    def polygon(
+        self, points: Sequence[Point], fill: Colour, outline: Colour | None = None, width: Number = 1.0
+    ) -> None:
         self._draw.polygon(_scaled(points), fill, outline, max(1, round(width * SCALE)))
 
     def circle(
-        self, at: Point, r: float, fill: Colour | None, outline: Colour | None = None, width: float = 1.0
+        self, at: Point, r: Number, fill: Colour | None, outline: Colour | None = None, width: Number = 1.0
     ) -> None:
         self._draw.ellipse(_box(at, r), fill, outline, max(1, round(width * SCALE)))
 
-    def arc(self, at: Point, r: float, share: float, colour: Colour, width: float = 1.0) -> None:
+    def arc(self, at: Point, r: Number, share: Number, colour: Colour, width: Number = 1.0) -> None:
         """A ``share`` of a circle, clockwise from the top."""
         self._draw.arc(_box(at, r), -90, -90 + 360 * share, colour, max(1, round(width * SCALE)))
 
     def rect(
         self,
-        x: float,
-        y: float,
-        width: float,
-        height: float,
+        x: Number,
+        y: Number,
+        width: Number,
+        height: Number,
         fill: Colour | None,
         outline: Colour | None = None,
-        line: float = 1.0,
-        radius: float = 0.0,
+        line: Number = 1.0,
+        radius: Number = 0.0,
     ) -> None:
         box = tuple(round(v * SCALE) for v in (x, y, x + width, y + height))
         box = (*box[:2], max(box[0], box[2] - 1), max(box[1], box[3] - 1))  # Pillow's corners are both inside
@@ -106,7 +120,7 @@ class Canvas:
         self,
         at: Point,
         text: str,
-        size: float = 11.0,
+        size: Number = 11.0,
         colour: Colour = INK,
         anchor: str = "lm",
         bold: bool = False,
@@ -115,7 +129,7 @@ class Canvas:
         self._draw.text((float(at[0]) * SCALE, float(at[1]) * SCALE), text, colour, _font(size, bold), anchor=anchor)
 
 
-def _box(at: Point, r: float) -> tuple[float, float, float, float]:
+def _box(at: Point, r: Number) -> tuple[float, float, float, float]:
     x, y = float(at[0]), float(at[1])
     return ((x - r) * SCALE, (y - r) * SCALE, (x + r) * SCALE, (y + r) * SCALE)
 
@@ -124,10 +138,10 @@ def _scaled(points: Sequence[Point]) -> list[tuple[float, float]]:
     return [(float(x) * SCALE, float(y) * SCALE) for x, y in points]
 
 
-def number(value: float, digits: int) -> str:
+def number(value: Number, digits: int) -> str:
     """A number as text, with a minus sign that is as wide as a plus."""
     return f"{value:.{digits}g}".replace("-", "−")
 
 
-def text_width(text: str, size: float = 11.0, bold: bool = False) -> float:
+def text_width(text: str, size: Number = 11.0, bold: bool = False) -> float:
     return _font(size, bold).getlength(text) / SCALE

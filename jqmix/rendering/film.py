@@ -17,6 +17,7 @@ from jqmix.rendering.canvas import (
     WHITE,
     Canvas,
     Colour,
+    Number,
     blend,
     number,
     text_width,
@@ -101,7 +102,7 @@ class Film:
             self._kept[index] = self._drawn(index, episode.length, 0.0)
         return self._kept[index]
 
-    def _drawn(self, index: int, step: int, phase: float) -> Image.Image:
+    def _drawn(self, index: int, step: int, phase: Number) -> Image.Image:
         episode, (width, height, strip) = self.episodes[index], self.sizes
         panel = Canvas(width, self.sizes.height)
         self._header(panel, index, step)
@@ -132,7 +133,7 @@ def result(episode: Episode) -> tuple[str, Colour]:
     return ("won", BLUE) if episode.won else ("lost", ORANGE)
 
 
-def _pill(panel: Canvas, right: float, y: float, text: str, colour: Colour) -> float:
+def _pill(panel: Canvas, right: Number, y: Number, text: str, colour: Colour) -> float:
     """A caption in a rounded box; returns where what is left of it may end."""
     width = text_width(text, 10, bold=True) + 14
     panel.rect(right - width, y - 8, width, 16, blend(colour, WHITE, 0.05), radius=8)

@@ -7,7 +7,21 @@ import numpy as np
 from jaxtyping import Float
 
 from jqmix.envs.games import TwoStepGame
-from jqmix.rendering.canvas import BLUE, INK, MUTED, ORANGE, PAPER, WHITE, Canvas, Colour, agent_colour, blend, number
+from jqmix.rendering.canvas import (
+    BLUE,
+    INK,
+    MUTED,
+    ORANGE,
+    PAPER,
+    WHITE,
+    Area,
+    Canvas,
+    Colour,
+    Number,
+    agent_colour,
+    blend,
+    number,
+)
 from jqmix.rendering.episode import Episode
 from jqmix.rendering.scene import Scene
 
@@ -23,9 +37,9 @@ class MatrixGameScene(Scene):
         super().__init__(env, episodes)
         self._payoff = np.asarray(env.payoff)
 
-    def draw(self, canvas: Canvas, index: int, step: int, phase: float) -> None:
+    def draw(self, canvas: Canvas, index: int, step: int, phase: Number) -> None:
         joint = tuple(self.episodes[index].action[0].tolist()) if step else None
-        _table(canvas, (0, 0, canvas.width, canvas.height), self._payoff, joint, "")
+        _table(canvas, Area(0, 0, canvas.width, canvas.height), self._payoff, joint, "")
 
 
 class TwoStepScene(Scene):
@@ -33,7 +47,7 @@ class TwoStepScene(Scene):
 
     aspect, pace = 0.5, 1.0
 
-    def draw(self, canvas: Canvas, index: int, step: int, phase: float) -> None:
+    def draw(self, canvas: Canvas, index: int, step: int, phase: Number) -> None:
         action = self.episodes[index].action.tolist()
         chosen = action[0][0] if step else None
         half, top = canvas.width / 2, 30.0
@@ -41,7 +55,7 @@ class TwoStepScene(Scene):
         canvas.text((half, 18), told, 11, INK, "mm")
         for game in range(2):
             joint = tuple(action[1]) if step == 2 and chosen == game else None
-            area = (game * half, top, half, canvas.height - top)
+            area = Area(game * half, top, half, canvas.height - top)
             _table(canvas, area, TwoStepGame.payoff[game], joint, f"game {'AB'[game]}", chosen in (None, game))
 
 
@@ -53,13 +67,13 @@ def fits(payoff: Any) -> bool:
 
 def _table(
     canvas: Canvas,
-    area: tuple[float, float, float, float],
+    area: Area,
     payoff: Float[np.ndarray, "*joint"],
     joint: tuple[int, ...] | None,
     title: str,
     lively: bool = True,
 ) -> None:
-    """Payoffs in their colours within an area (x, y, width, height); pale where it is not ``lively``."""
+    """Payoffs in their colours within an area; pale where it is not ``lively``."""
     x, y, width, height = area
     rows = list(np.ndindex(*payoff.shape[:-1]))
     columns, label = payoff.shape[-1], 12.0 + 11.0 * (payoff.ndim - 1)
@@ -84,7 +98,7 @@ def _table(
         canvas.rect(left + j * cell - 2, top + i * cell - 2, cell + 2, cell + 2, None, INK, 2.5, radius=5)
 
 
-def _value_colour(value: float, payoff: Float[np.ndarray, "*joint"]) -> Colour:
+def _value_colour(value: Number, payoff: Float[np.ndarray, "*joint"]) -> Colour:
     """Blue above nothing, orange below; the stronger, the greater."""
     share = abs(value) / max(float(np.abs(payoff).max()), 1e-9)
     return blend(WHITE, BLUE if value >= 0 else ORANGE, 0.08 + 0.5 * share)

@@ -16,6 +16,7 @@ from jqmix.rendering.canvas import (
     WHITE,
     Canvas,
     Colour,
+    Number,
     agent_colour,
     blend,
 )
@@ -38,24 +39,25 @@ class HanabiScene(Scene):
     def actions(self) -> list[str]:
         return [_short(self._game.action_encoding[a])[:2] for a in range(self.spec.n_actions)]
 
-    def draw(self, canvas: Canvas, index: int, step: int, phase: float) -> None:
+    def draw(self, canvas: Canvas, index: int, step: int, phase: Number) -> None:
         episode, rows = self.episodes[index], self.spec.n_agents + 1
         s = episode.states
         pitch = (canvas.height - 46) / rows
-        tokens = f"{int(s.info_tokens[step].sum())} hints   {int(s.life_tokens[step].sum())} lives   "
-        canvas.text((12, 16), tokens + f"{int(s.deck[step].any((-1, -2)).sum())} cards in the deck", 10, MUTED)
+        left = {"hints": s.info_tokens[step].sum(), "lives": s.life_tokens[step].sum()}
+        left["deck"] = s.deck[step].any((-1, -2)).sum()
+        canvas.text((12, 16), "     ".join(f"{name} {int(count)}" for name, count in left.items()), 10, MUTED)
         self._fireworks(canvas, s.fireworks[step], 30.0, pitch)
         for player in range(self.spec.n_agents):
             self._hand(canvas, s, step, player, 30 + (player + 1) * pitch, pitch)
         self._told(canvas, episode, step)
 
-    def _fireworks(self, canvas: Canvas, fireworks: Any, y: float, pitch: float) -> None:
+    def _fireworks(self, canvas: Canvas, fireworks: Any, y: Number, pitch: Number) -> None:
         canvas.text((12, y + pitch / 2 - 4), "fireworks", 10, INK)
         for suit, cards in enumerate(fireworks):
             height = int(cards.sum())
             self._card(canvas, suit, y, pitch, suit if height else None, str(height) if height else "–", "")
 
-    def _hand(self, canvas: Canvas, s: Any, step: int, player: int, y: float, pitch: float) -> None:
+    def _hand(self, canvas: Canvas, s: Any, step: int, player: int, y: Number, pitch: Number) -> None:
         plays = bool(s.cur_player_idx[step, player])
         canvas.text((12, y + pitch / 2 - 4), f"player {player + 1}", 10, agent_colour(player), bold=plays)
         for k, card in enumerate(s.player_hands[step, player]):
@@ -68,9 +70,11 @@ class HanabiScene(Scene):
             told += str(int(told_rank.argmax()) + 1) if told_rank.any() else "·"
             self._card(canvas, k, y, pitch, suit, f"{self._game.color_map[suit]}{rank + 1}", told)
 
-    def _card(self, canvas: Canvas, place: int, y: float, pitch: float, suit: int | None, text: str, told: str) -> None:
-        height = pitch - 10
-        width, x = CARD * height, 80 + place * (CARD * height + 8)
+    def _card(
+        self, canvas: Canvas, place: int, y: Number, pitch: Number, suit: int | None, text: str, told: str
+    ) -> None:
+        height, across = pitch - 10, (canvas.width - 88) / max(self._game.hand_size, self._game.num_colors)
+        width, x = min(CARD * height, across - 6), 84 + place * min(CARD * height + 8, across)
         colour = LINE if suit is None else blend(SUITS[suit], WHITE, 0.55)
         canvas.rect(x, y, width, height, colour, LINE if suit is None else SUITS[suit], 1.5, radius=4)
         canvas.text((x + width / 2, y + height * (0.38 if told else 0.5)), text, 12, INK, "mm", bold=True)

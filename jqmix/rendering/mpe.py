@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jqmix.envs.mpe import AGENT_RADIUS
-from jqmix.rendering.canvas import FAINT, GREEN, INK, LINE, MUTED, PAPER, WHITE, Canvas, agent_colour, blend
+from jqmix.rendering.canvas import FAINT, GREEN, INK, LINE, MUTED, PAPER, WHITE, Canvas, Number, agent_colour, blend
 from jqmix.rendering.episode import Episode
 from jqmix.rendering.scene import Scene
 
@@ -55,7 +55,7 @@ class MPEScene(Scene):
     def actions(self) -> list[str]:
         return ["·", "←", "→", "↓", "↑"] if self.spec.n_actions == 5 else super().actions()
 
-    def draw(self, canvas: Canvas, index: int, step: int, phase: float) -> None:
+    def draw(self, canvas: Canvas, index: int, step: int, phase: Number) -> None:
         world, scale = self._worlds[index], canvas.height / (2 * self._half)
 
         def place(p: Float[np.ndarray, "*k 2"]) -> Float[np.ndarray, "*k 2"]:
@@ -78,7 +78,7 @@ class MPEScene(Scene):
                 _bubble(canvas, float(x), float(y), 0.62 * r, str(said))
 
     def _landmark(
-        self, canvas: Canvas, at: Float[np.ndarray, "2"], r: float, world: World, number: int, covered: bool
+        self, canvas: Canvas, at: Float[np.ndarray, "2"], r: Number, world: World, number: int, covered: bool
     ) -> None:
         meant = np.flatnonzero(world.goal == number).tolist()
         colour = GREEN if covered and (world.goal < 0).all() else FAINT
@@ -92,7 +92,7 @@ def _near(agents: Float[np.ndarray, "N 2"], landmark: Float[np.ndarray, "2"]) ->
     return float(np.linalg.norm(agents - landmark, axis=-1).min())
 
 
-def _bubble(canvas: Canvas, x: float, y: float, r: float, text: str) -> None:
+def _bubble(canvas: Canvas, x: Number, y: Number, r: Number, text: str) -> None:
     """What an agent says, at its upper right."""
     x, y = x + r + 9, y - r - 7
     canvas.rect(x - 8, y - 8, 16, 15, WHITE, FAINT, 0.8, radius=4)

@@ -11,15 +11,16 @@ import numpy as np
 from jaxtyping import Int
 
 from jqmix.rendering.canvas import (
-    AMBER,
     FAINT,
     GREEN,
     INK,
     MUTED,
     ORANGE,
     PINK,
+    SKY,
     WHITE,
     Canvas,
+    Number,
     agent_colour,
     rgb,
 )
@@ -36,7 +37,7 @@ FIRST_EMPTY, FIRST_FULL = 23, 20
 
 DIRECTIONS = ((0, -1), (0, 1), (1, 0), (-1, 0))  # north, south, east, west, as (x, y)
 COUNTER, TILES = rgb("#d8cdbd"), rgb("#fbfaf7")
-FOODS = (AMBER, GREEN, PINK, ORANGE)
+FOODS = (rgb("#f0e442"), PINK, SKY, ORANGE)
 
 
 class Kitchen(NamedTuple):
@@ -97,7 +98,7 @@ class OvercookedScene(Scene):
     def actions(self) -> list[str]:
         return ["↑", "↓", "→", "←", "·", "!"]
 
-    def draw(self, canvas: Canvas, index: int, step: int, phase: float) -> None:
+    def draw(self, canvas: Canvas, index: int, step: int, phase: Number) -> None:
         kitchen = kitchen_of(self.episodes[index].states, step)
         height, width = kitchen.tile.shape
         cell = min((canvas.width - 12) / width, (canvas.height - 12) / height)
@@ -110,7 +111,7 @@ class OvercookedScene(Scene):
             at = left + (float(x) + 0.5) * cell, top + (float(y) + 0.5) * cell
             _cook(canvas, at, cell, i, DIRECTIONS[int(kitchen.facing[i])], int(kitchen.held[i]))
 
-    def _tile(self, canvas: Canvas, x: float, y: float, cell: float, tile: int, item: int, timer: int) -> None:
+    def _tile(self, canvas: Canvas, x: Number, y: Number, cell: Number, tile: int, item: int, timer: int) -> None:
         canvas.rect(x, y, cell, cell, TILES if tile == FLOOR else COUNTER, WHITE, 0.5)
         x, y = x + cell / 2, y + cell / 2
         if tile == POT:
@@ -133,7 +134,7 @@ class OvercookedScene(Scene):
             _item(canvas, x, y, 0.3 * cell, item)
 
 
-def _pot(canvas: Canvas, x: float, y: float, cell: float, item: int, timer: int) -> None:
+def _pot(canvas: Canvas, x: Number, y: Number, cell: Number, item: int, timer: int) -> None:
     r, ready = 0.36 * cell, bool(item & COOKED)
     canvas.circle((x, y), r, INK)
     _foods(canvas, x, y, 0.55 * r, item)
@@ -142,7 +143,7 @@ def _pot(canvas: Canvas, x: float, y: float, cell: float, item: int, timer: int)
         canvas.arc((x, y), r + 3, share, GREEN if ready else ORANGE, 2.5)
 
 
-def _foods(canvas: Canvas, x: float, y: float, r: float, item: int) -> None:
+def _foods(canvas: Canvas, x: Number, y: Number, r: Number, item: int) -> None:
     foods = foods_in(item)
     for k, food in enumerate(foods):
         angle = 2 * np.pi * k / len(foods) - np.pi / 2
@@ -150,7 +151,7 @@ def _foods(canvas: Canvas, x: float, y: float, r: float, item: int) -> None:
         canvas.circle((x + away * np.cos(angle), y + away * np.sin(angle)), 0.7 * r, FOODS[food], WHITE, 0.6)
 
 
-def _item(canvas: Canvas, x: float, y: float, r: float, item: int) -> None:
+def _item(canvas: Canvas, x: Number, y: Number, r: Number, item: int) -> None:
     """An ingredient, a plate, or a plate with a soup on it."""
     if item & PLATE:
         canvas.circle((x, y), r, WHITE, MUTED, 1.0)
@@ -158,7 +159,7 @@ def _item(canvas: Canvas, x: float, y: float, r: float, item: int) -> None:
 
 
 def _cook(
-    canvas: Canvas, at: tuple[float, float], cell: float, number: int, facing: tuple[int, int], held: int
+    canvas: Canvas, at: tuple[float, float], cell: Number, number: int, facing: tuple[int, int], held: int
 ) -> None:
     (x, y), (dx, dy), colour = at, facing, agent_colour(number)
     tip, side = 0.47 * cell, 0.2 * cell

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jqmix.envs.check import rendered
-from jqmix.rendering.canvas import Canvas
+from jqmix.rendering.canvas import Canvas, Number
 from jqmix.rendering.episode import Episode
 from jqmix.rendering.scene import Scene
 
@@ -22,7 +22,7 @@ class OwnScene(Scene):
         height, width = self._picture(episodes[0], 0).shape[:2]
         self.aspect = float(np.clip(height / width, 0.3, 1.2))
 
-    def draw(self, canvas: Canvas, index: int, step: int, phase: float) -> None:
+    def draw(self, canvas: Canvas, index: int, step: int, phase: Number) -> None:
         pixels = self._picture(self.episodes[index], step)
         scale = min(canvas.width / pixels.shape[1], canvas.height / pixels.shape[0])
         width, height = pixels.shape[1] * scale, pixels.shape[0] * scale

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jqmix.rendering.canvas import BLUE, FAINT, INK, MUTED, ORANGE, Canvas, agent_colour, number
+from jqmix.rendering.canvas import BLUE, FAINT, INK, MUTED, ORANGE, Canvas, Number, agent_colour, number
 from jqmix.rendering.episode import Episode
 from jqmix.rendering.scene import Scene
 
@@ -14,7 +14,7 @@ class PlainScene(Scene):
 
     aspect = 0.6
 
-    def draw(self, canvas: Canvas, index: int, step: int, phase: float) -> None:
+    def draw(self, canvas: Canvas, index: int, step: int, phase: Number) -> None:
         episode = self.episodes[index]
         canvas.text((16, 20), "return", 10, MUTED)
         canvas.text((16, 44), number(episode.score_at(step), 4), 22, INK, bold=True)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jqmix.envs.predator_prey import CATCH
-from jqmix.rendering.canvas import BLUE, FAINT, INK, LINE, ORANGE, PAPER, WHITE, Canvas, Point, blend
+from jqmix.rendering.canvas import BLUE, FAINT, INK, LINE, ORANGE, PAPER, WHITE, Canvas, Number, Point, blend
 from jqmix.rendering.episode import Episode
 from jqmix.rendering.scene import Scene
 
@@ -23,7 +23,7 @@ class PredatorPreyScene(Scene):
     def actions(self) -> list[str]:
         return ["→", "↓", "←", "↑", "·", "×"]
 
-    def draw(self, canvas: Canvas, index: int, step: int, phase: float) -> None:
+    def draw(self, canvas: Canvas, index: int, step: int, phase: Number) -> None:
         episode, cell = self.episodes[index], (canvas.height - 12) / self._size
         s = episode.states
         left, after = (canvas.width - cell * self._size) / 2, min(step + 1, episode.length)
@@ -45,7 +45,7 @@ class PredatorPreyScene(Scene):
                 canvas.circle(at, 0.47 * cell, None, INK, 1.2)
             canvas.text(at, str(i + 1), min(0.38 * cell, 10.0), WHITE, "mm", bold=True)
 
-    def _grid(self, canvas: Canvas, left: float, cell: float) -> None:
+    def _grid(self, canvas: Canvas, left: Number, cell: Number) -> None:
         length = cell * self._size
         for k in range(self._size + 1):
             colour = FAINT if k in (0, self._size) else LINE
@@ -53,7 +53,7 @@ class PredatorPreyScene(Scene):
             canvas.line([(left, 6 + k * cell), (left + length, 6 + k * cell)], colour, 0.5)
 
 
-def _diamond(canvas: Canvas, at: Point, r: float, caught: float) -> None:
+def _diamond(canvas: Canvas, at: Point, r: Number, caught: Number) -> None:
     """A prey; where it is being caught, it fades within a ring that grows."""
     (x, y), colour = at, blend(ORANGE, PAPER, 0.8 * caught)
     canvas.polygon([(x, y - r), (x + r, y), (x, y + r), (x - r, y)], colour, WHITE, 1.0)

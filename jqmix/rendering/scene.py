@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from jqmix.rendering.canvas import Canvas
+from jqmix.rendering.canvas import Canvas, Number
 from jqmix.rendering.episode import Episode
 from jqmix.types import EnvSpec
 
@@ -23,7 +23,7 @@ class Scene:
         self.spec: EnvSpec = env.spec
         self.episodes = episodes
 
-    def draw(self, canvas: Canvas, index: int, step: int, phase: float) -> None:
+    def draw(self, canvas: Canvas, index: int, step: int, phase: Number) -> None:
         """An episode's state before ``step`` (from 0 to T), moved on by ``phase`` (below 1) of the way to the next."""
         raise NotImplementedError
 

@@ -7,12 +7,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jqmix.envs.smax import DT, MOVES, NOBODY, TABLE, WORLD_STEPS
-from jqmix.rendering.canvas import BLUE, FAINT, LINE, ORANGE, PAPER, WHITE, Canvas, Colour, Point, blend
+from jqmix.rendering.canvas import BLUE, FAINT, LINE, ORANGE, PAPER, WHITE, Canvas, Colour, Number, Point, blend
 from jqmix.rendering.episode import Episode
 from jqmix.rendering.scene import Scene
 
-# Corners of a type's shape (0: a circle) and where the first one points, in degrees from the right.
-SHAPES = {0: (0, 0), 1: (6, 0), 2: (4, 90), 3: (4, 45), 4: (3, 90), 5: (5, 90)}
+# Of a type's shape: corners (0: a circle), where the first one points, in degrees from the right, and how far out.
+SHAPES = {0: (0, 0, 1.0), 1: (6, 0, 1.1), 2: (4, 90, 1.25), 3: (4, 45, 1.25), 4: (3, 90, 1.5), 5: (5, 90, 1.15)}
 MARGIN = 1.5  # of the map around all that happens, in its own units
 LEAST = 12.0  # of the map's width that is shown
 ENLARGED = 1.5  # units, to be seen
@@ -70,7 +70,7 @@ class SMAXScene(Scene):
     def actions(self) -> list[str]:
         return ["↑", "→", "↓", "←", "■", *(str(j + 1) for j in range(self.spec.n_actions - MOVES))]
 
-    def draw(self, canvas: Canvas, index: int, step: int, phase: float) -> None:
+    def draw(self, canvas: Canvas, index: int, step: int, phase: Number) -> None:
         u, scale = self._units[index], canvas.width / self._shown
         after = min(step + 1, self.episodes[index].length)
         x, y, health = (v[step] + phase * (v[after] - v[step]) for v in (u.x, u.y, np.where(u.alive, u.health, 0.0)))
@@ -92,7 +92,7 @@ class SMAXScene(Scene):
     def _colour(self, unit: int) -> Colour:
         return BLUE if unit < self.spec.n_agents else ORANGE
 
-    def _ground(self, canvas: Canvas, scale: float) -> None:
+    def _ground(self, canvas: Canvas, scale: Number) -> None:
         """Lines every four units of length, and the map's edge where it can be seen."""
         for edge in range(0, 33, 4):
             x = canvas.width / 2 + (edge - self._middle[0]) * scale
@@ -105,10 +105,10 @@ class SMAXScene(Scene):
         canvas.line([start, end], blend(colour, WHITE, 0.25), 2.0)
         canvas.circle(end, 3.5, blend(colour, WHITE, 0.25))
 
-    def _unit(self, canvas: Canvas, i: int, at: Point, r: float, kind: int, colour: Colour) -> None:
-        corners, turn = SHAPES[kind]
+    def _unit(self, canvas: Canvas, i: int, at: Point, r: Number, kind: int, colour: Colour) -> None:
+        corners, turn, out = SHAPES[kind]
         if corners:
-            canvas.polygon(_corners(at, 1.15 * r, corners, turn), colour, WHITE, 1.0)
+            canvas.polygon(_corners(at, out * r, corners, turn), colour, WHITE, 1.0)
         else:
             canvas.circle(at, r, colour, WHITE, 1.0)
         if r >= 6:
@@ -120,7 +120,7 @@ def _numbers(units: Bool[np.ndarray, " n"]) -> list[int]:
     return np.flatnonzero(units).tolist()
 
 
-def _fires(u: Units, step: int, after: int, phase: float) -> Bool[np.ndarray, " n"]:
+def _fires(u: Units, step: int, after: int, phase: Number) -> Bool[np.ndarray, " n"]:
     """Whose shot is to be seen now. Whoever fired has more to wait than it had: then it fired when that began."""
     fired = (u.target[after] != NOBODY) & (u.cooldown[after] > u.cooldown[step] - (WORLD_STEPS - 1) * DT)
     since = (TABLE.max_cooldown[u.types] - u.cooldown[after]) / (WORLD_STEPS * DT)
@@ -128,12 +128,12 @@ def _fires(u: Units, step: int, after: int, phase: float) -> Bool[np.ndarray, " 
     return fired & (at <= phase) & (phase <= at + SHOT)
 
 
-def _corners(at: Point, r: float, count: int, turn: float) -> list[Point]:
+def _corners(at: Point, r: Number, count: int, turn: Number) -> list[Point]:
     angles = np.deg2rad(turn + 360 / count * np.arange(count))
     return [(at[0] + r * np.cos(a), at[1] - r * np.sin(a)) for a in angles]
 
 
-def _bar(canvas: Canvas, at: Point, r: float, share: float, colour: Colour) -> None:
+def _bar(canvas: Canvas, at: Point, r: Number, share: Number, colour: Colour) -> None:
     """Health, above a unit."""
     width, x, y = 2.2 * r, at[0] - 1.1 * r, at[1] - 1.35 * r - 4
     canvas.rect(x, y, width, 3, blend(colour, WHITE, 0.75))
@@ -141,7 +141,7 @@ def _bar(canvas: Canvas, at: Point, r: float, share: float, colour: Colour) -> N
         canvas.rect(x, y, max(1.0, width * share), 3, colour)
 
 
-def _cross(canvas: Canvas, at: Point, r: float, colour: Colour) -> None:
+def _cross(canvas: Canvas, at: Point, r: Number, colour: Colour) -> None:
     x, y = at
     for sign in (-1, 1):
         canvas.line([(x - r, y - sign * r), (x + r, y + sign * r)], colour, 1.5)

@@ -1,6 +1,6 @@
 """The switch riddle: who is in the room, whether the bulb is on, and who has been there."""
 
-from jqmix.rendering.canvas import AMBER, FAINT, GREEN, INK, LINE, MUTED, WHITE, Canvas, agent_colour, blend
+from jqmix.rendering.canvas import AMBER, FAINT, GREEN, INK, LINE, MUTED, WHITE, Canvas, Number, agent_colour, blend
 from jqmix.rendering.scene import Scene
 
 MOVES = ("waits", "switches the light", "tells that all have been here")
@@ -14,7 +14,7 @@ class SwitchRiddleScene(Scene):
     def actions(self) -> list[str]:
         return ["·", "⇄", "!"]
 
-    def draw(self, canvas: Canvas, index: int, step: int, phase: float) -> None:
+    def draw(self, canvas: Canvas, index: int, step: int, phase: Number) -> None:
         episode, middle = self.episodes[index], canvas.width / 2
         s = episode.states
         inside, on = int(s.agent_in_room[step]), bool(s.bulb_state[step])
@@ -33,6 +33,6 @@ class SwitchRiddleScene(Scene):
             if s.has_been[step, i] or (i == inside and step < episode.length):
                 canvas.text((x, y + 24), "✓", 13, GREEN, "mm", bold=True)
 
-    def _prisoner(self, canvas: Canvas, x: float, y: float, r: float, number: int) -> None:
+    def _prisoner(self, canvas: Canvas, x: Number, y: Number, r: Number, number: int) -> None:
         canvas.circle((x, y), r, agent_colour(number), WHITE, 1.0)
         canvas.text((x, y), str(number + 1), 0.9 * r, WHITE, "mm", bold=True)

@@ -1,7 +1,7 @@
 """The agents' values under a scene: all Q-values of this step; over time those of the actions taken, and Q_tot."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -13,8 +13,10 @@ from jqmix.rendering.canvas import (
     LINE,
     MUTED,
     WHITE,
+    Area,
     Canvas,
     Colour,
+    Number,
     agent_colour,
     blend,
     number,
@@ -27,19 +29,12 @@ LOWEST = 100.0  # pixels of a strip, which is higher for many agents
 SHADES = 8  # of a cell: few, so that files are small
 
 
-class Area(NamedTuple):
-    x: float
-    y: float
-    width: float
-    height: float
-
-
-def strip_height(n_agents: int, n_actions: int, width: float) -> float:
+def strip_height(n_agents: int, n_actions: int, width: Number) -> float:
     """Pixels that a strip of this width takes."""
     return max(LOWEST, LABELS + n_agents * _cell(n_agents, n_actions, width) + 6)
 
 
-def _cell(n_agents: int, n_actions: int, width: float) -> float:
+def _cell(n_agents: int, n_actions: int, width: Number) -> float:
     """Pixels of a cell: all actions take less than half of the width, all agents the height if that is enough."""
     wide, high = (0.45 * width - 2 * LABELS) / n_actions, (LOWEST - LABELS - 6) / n_agents
     return float(np.clip(min(wide, max(high, 6.0)), LEAST, MOST))
@@ -61,7 +56,7 @@ def draw_strip(canvas: Canvas, episode: Episode, step: int, actions: Sequence[st
         _chart(canvas, area, values, now, title, colour, longest)
 
 
-def _cells(canvas: Canvas, episode: Episode, now: int, actions: Sequence[str], cell: float) -> None:
+def _cells(canvas: Canvas, episode: Episode, now: int, actions: Sequence[str], cell: Number) -> None:
     """A row for each agent: the darker, the better it takes an action to be; what it can't do is left out. The action
     taken is framed: palely, where there was no other."""
     q, avail, taken = episode.q[now], episode.avail[now], episode.action[now]
@@ -102,7 +97,7 @@ def _chart(
     pad = 0.08 * (high - low) or 0.5
     top, bottom = area.y + 11, area.y + area.height - 3
 
-    def place(t: int, value: float) -> tuple[float, float]:
+    def place(t: int, value: Number) -> tuple[float, float]:
         share = (value - low + pad) / (high - low + 2 * pad)
         return area.x + area.width * t / max(longest - 1, 1), bottom - (bottom - top) * share
 

@@ -49,7 +49,7 @@ class Video:
     format: str  # .gif or .mp4
     episodes: int
     frames: int
-    fps: float
+    fps: int | float
     path: Path | None = None
 
     def __repr__(self) -> str:
@@ -76,7 +76,7 @@ class Video:
         return {"text/html": shown_as, "text/plain": repr(self)}
 
 
-def encode(film: "Film", format: str, fps: float | None = None) -> Video:
+def encode(film: "Film", format: str, fps: int | float | None = None) -> Video:
     """Draws a film and encodes it; ``fps`` frames a second, or at its own pace."""
     rate = film.fps if fps is None else fps
     write = {".gif": _write_gif, ".mp4": _write_mp4}[format]
@@ -86,7 +86,7 @@ def encode(film: "Film", format: str, fps: float | None = None) -> Video:
         return Video(path.read_bytes(), format, len(film.episodes), len(film), min(rate, FASTEST))
 
 
-def _write_gif(path: Path, film: "Film", fps: float) -> None:
+def _write_gif(path: Path, film: "Film", fps: int | float) -> None:
     """One palette for all frames, no dithering: between frames little differs, and only that is stored."""
     from PIL import Image
 
@@ -115,7 +115,7 @@ def _palette(film: "Film") -> "Image.Image":
     return joined.quantize(COLOURS, Image.Quantize.MAXCOVERAGE)
 
 
-def _write_mp4(path: Path, film: "Film", fps: float) -> None:
+def _write_mp4(path: Path, film: "Film", fps: int | float) -> None:
     import imageio.v2 as imageio  # type: ignore[import-not-found]
     import numpy as np
 

@@ -35,7 +35,7 @@ def render(
     seed: int = 0,
     member: int = 0,
     best: bool = False,
-    fps: float | None = None,
+    fps: int | float | None = None,
     trust: bool = False,
     overwrite: bool = False,
 ) -> Video:
@@ -96,7 +96,7 @@ def split_up(recording: Recording) -> list[Episode]:
 
     def episode(e: int) -> Episode:
         length = int(recording.episodes.length[e])
-        states = jax.tree.map(lambda x: np.asarray(x[: length + 1, e]), recording.states)
+        states = jax.tree.map(lambda x: x[: length + 1, e], recording.states)
         window, won, q_tot = recording.window, recording.episodes.won, recording.q_tot
         return Episode(
             states=states.inner,  # without the time limit's count
