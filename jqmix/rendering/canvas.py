@@ -130,7 +130,7 @@ class Canvas:
 
 
 def _box(at: Point, r: Number) -> tuple[float, float, float, float]:
-    x, y = float(at[0]), float(at[1])
+    x, y, r = float(at[0]), float(at[1]), float(r)
     return ((x - r) * SCALE, (y - r) * SCALE, (x + r) * SCALE, (y + r) * SCALE)
 
 
