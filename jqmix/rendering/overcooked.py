@@ -57,6 +57,8 @@ def kitchen_of(states: Any, t: int) -> Kitchen:
         grid, agents = states.grid[t], states.agents
         cook = np.stack([agents.pos.x[t], agents.pos.y[t]], axis=-1).astype(int)
         tile, item, timer = np.moveaxis(grid.astype(int), -1, 0)
+        told = (tile == RECIPE) | ((tile == BUTTON) & (timer > 0))
+        item = np.where(told, states.recipe[t], item)
         return Kitchen(tile, item, timer, cook, agents.dir[t], agents.inventory[t])
     height, width = states.wall_map.shape[1:]
     border = (states.maze_map.shape[1] - height) // 2
@@ -129,7 +131,10 @@ class OvercookedScene(Scene):
             canvas.text((x, y), "serve", cell * 0.2, WHITE, "mm", bold=True)
         elif tile in (RECIPE, BUTTON):
             canvas.rect(x - 0.36 * cell, y - 0.36 * cell, 0.72 * cell, 0.72 * cell, WHITE, FAINT, 1.0, radius=3)
-            canvas.text((x, y), "?", cell * 0.4, MUTED, "mm", bold=True)
+            if item:
+                _foods(canvas, x, y, 0.18 * cell, item)
+            else:
+                canvas.text((x, y), "?", cell * 0.4, MUTED, "mm", bold=True)
         elif item:
             _item(canvas, x, y, 0.3 * cell, item)
 

@@ -38,7 +38,7 @@ class PlainScene(Scene):
         zero = top + 8 + height / 2
         each = width / episode.length
         canvas.line([(left, zero), (left + width, zero)], FAINT, 0.8)
-        for t in range(step):
+        for t in np.flatnonzero(reward[:step]).tolist():
             size = height / 2 * abs(reward[t]) / most
             y = zero - size if reward[t] > 0 else zero
             canvas.rect(left + t * each, y, max(each - 1, 1.0), size, BLUE if reward[t] > 0 else ORANGE)

@@ -31,13 +31,13 @@ SHADES = 8  # of a cell: few, so that files are small
 
 def strip_height(n_agents: int, n_actions: int, width: Number) -> float:
     """Pixels that a strip of this width takes."""
-    return max(LOWEST, LABELS + n_agents * _cell(n_agents, n_actions, width) + 6)
+    return max(LOWEST, LABELS + n_agents * _cell(n_agents, n_actions, width)[1] + 6)
 
 
-def _cell(n_agents: int, n_actions: int, width: Number) -> float:
-    """Pixels of a cell: all actions take less than half of the width, all agents the height if that is enough."""
+def _cell(n_agents: int, n_actions: int, width: Number) -> tuple[float, float]:
+    """A cell's width and height: all actions take less than half of the width, all agents the height if they can."""
     wide, high = (0.45 * width - 2 * LABELS) / n_actions, (LOWEST - LABELS - 6) / n_agents
-    return float(np.clip(min(wide, max(high, 6.0)), LEAST, MOST))
+    return float(np.clip(wide, LEAST, MOST)), float(np.clip(high, 6.0, MOST))
 
 
 def draw_strip(canvas: Canvas, episode: Episode, step: int, actions: Sequence[str], longest: int) -> None:
@@ -46,7 +46,7 @@ def draw_strip(canvas: Canvas, episode: Episode, step: int, actions: Sequence[st
     now = min(step, episode.length - 1)
     cell = _cell(n_agents, n_actions, canvas.width)
     _cells(canvas, episode, now, actions, cell)
-    left = LABELS + n_actions * cell + 2 * LABELS + 12
+    left = LABELS + n_actions * cell[0] + 2 * LABELS + 12
     width, height = canvas.width - left - 8, canvas.height - 8
     curves = [(episode.q_taken, "Q of each agent", agent_colour)]
     if episode.q_tot is not None:
@@ -56,25 +56,26 @@ def draw_strip(canvas: Canvas, episode: Episode, step: int, actions: Sequence[st
         _chart(canvas, area, values, now, title, colour, longest)
 
 
-def _cells(canvas: Canvas, episode: Episode, now: int, actions: Sequence[str], cell: Number) -> None:
+def _cells(canvas: Canvas, episode: Episode, now: int, actions: Sequence[str], cell: tuple[float, float]) -> None:
     """A row for each agent: the darker, the better it takes an action to be; what it can't do is left out. The action
     taken is framed: palely, where there was no other."""
     q, avail, taken = episode.q[now], episode.avail[now], episode.action[now]
     low, high = _range(q, avail)
     shade = np.round(SHADES * np.clip((q - low) / np.maximum(high - low, 1e-9), 0.0, 1.0)) / SHADES
-    gap = 1.0 if cell > 6 else 0.5
+    wide, high = cell
+    gap = 1.0 if min(cell) > 6 else 0.5
     for a, name in enumerate(actions):
-        if cell >= 8:
-            canvas.text((2 * LABELS + (a + 0.5) * cell, LABELS / 2), name, 8, MUTED, "mm")
+        if wide >= 8:
+            canvas.text((2 * LABELS + (a + 0.5) * wide, LABELS / 2), name, 8, MUTED, "mm")
     for i in range(len(q)):
-        y = LABELS + i * cell
-        if cell >= 8:
-            canvas.text((2 * LABELS - 5, y + cell / 2), str(i + 1), 8, agent_colour(i), "rm", bold=True)
+        y = LABELS + i * high
+        if high >= 8:
+            canvas.text((2 * LABELS - 5, y + high / 2), str(i + 1), 8, agent_colour(i), "rm", bold=True)
         for a in np.flatnonzero(avail[i]):
             colour = blend(blend(BLUE, WHITE, 0.88), BLUE, float(shade[i, a]))
-            canvas.rect(2 * LABELS + a * cell, y, cell - gap, cell - gap, colour)
-        x, colour = 2 * LABELS + int(taken[i]) * cell, INK if np.sum(avail[i]) > 1 else FAINT
-        canvas.rect(x - gap, y - gap, cell + gap, cell + gap, None, colour, 1.5 if cell > 6 else 1.0)
+            canvas.rect(2 * LABELS + a * wide, y, wide - gap, high - gap, colour)
+        x, colour = 2 * LABELS + int(taken[i]) * wide, INK if np.sum(avail[i]) > 1 else FAINT
+        canvas.rect(x - gap, y - gap, wide + gap, high + gap, None, colour, 1.5 * gap)
 
 
 def _range(q: Float[np.ndarray, "N A"], avail: Bool[np.ndarray, "N A"]) -> tuple[Any, Any]:
