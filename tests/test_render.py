@@ -133,7 +133,12 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+SLOW = ("jaxmarl/smax_3m", "mpe_simple_reference_v3")  # to compile
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in FAMILIES]
+)
 def test_every_family_has_its_picture(name):
     env, episodes = played(name, **FAMILIES[name])
     scene = make_scene(env, episodes)
@@ -226,7 +231,7 @@ def test_long_episodes_make_films_of_bounded_length():
     many = [np.repeat(x, long, axis=0) for x in (episode.avail, episode.q, episode.action, episode.score)]
     plain = Episode(np.zeros(long + 1), *many, None, None)
     made = Film(PlainScene(SMAX("3m"), [plain]), [plain], "")
-    assert len(made) <= film.MOST_FRAMES + 1 and "every 5. step" in made.title
+    assert len(made) <= film.MOST_FRAMES + 1 and "a frame for 5 steps" in made.title
     made.image(len(made) - 1)
 
 

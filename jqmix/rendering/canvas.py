@@ -47,6 +47,7 @@ INK = rgb("#1f2a37")
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 BLUE, ORANGE, GREEN = rgb("#0072b2"), rgb("#d55e00"), rgb("#009e73")
 PINK, SKY, AMBER = rgb("#cc79a7"), rgb("#56b4e9"), rgb("#e69f00")
+THEME = (WHITE, PAPER, LINE, FAINT, MUTED, INK, BLUE, ORANGE, GREEN, PINK, SKY, AMBER)
 AGENTS = (BLUE, AMBER, GREEN, PINK, SKY, ORANGE, rgb("#7a5195"), rgb("#8c6d31"))
 
 

@@ -59,7 +59,7 @@ class Film:
         self.frames = max(1, min(scene.frames, SMOOTH // self.longest))  # of a step
         self.stride = math.ceil(self.longest / MOST_FRAMES)  # steps from one frame to the next
         if self.stride > 1:
-            self.title += f"  ·  every {self.stride}. step"
+            self.title += f"  ·  a frame for {self.stride} steps"
         self._kept: dict[int, Image.Image] = {}  # of episodes that are over
 
     def __len__(self) -> int:

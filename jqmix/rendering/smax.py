@@ -15,7 +15,7 @@ from jqmix.rendering.scene import Scene
 SHAPES = {0: (0, 0, 1.0), 1: (6, 0, 1.1), 2: (4, 90, 1.25), 3: (4, 45, 1.25), 4: (3, 90, 1.5), 5: (5, 90, 1.15)}
 MARGIN = 1.5  # of the map around all that happens, in its own units
 LEAST = 12.0  # of the map's width that is shown
-ENLARGED = 1.5  # units, to be seen
+ENLARGED, CROWD = 0.5, 12  # units are drawn so much larger, to be seen; of more than so many, less
 SHOT = 0.4  # of a step that a shot can be seen
 
 
@@ -78,8 +78,8 @@ class SMAXScene(Scene):
             [canvas.width / 2 + (x - self._middle[0]) * scale, canvas.height / 2 - (y - self._middle[1]) * scale], -1
         )
         self._ground(canvas, scale)
-        radius = np.maximum(TABLE.radius[u.types] * scale * ENLARGED, 4.0)
         alive = u.alive[step]
+        radius = np.maximum(TABLE.radius[u.types] * scale * (1 + ENLARGED * min(1.0, CROWD / len(alive))), 4.0)
         for i in _numbers(~alive):
             _cross(canvas, place[i], radius[i] * 0.45, blend(self._colour(i), PAPER, 0.6))
         for i in _numbers(alive & (phase > 0) & _fires(u, step, after, phase)):

@@ -105,8 +105,10 @@ def _write_gif(path: Path, film: "Film", fps: int | float) -> None:
 
 
 def _palette(film: "Film") -> "Image.Image":
-    """The colours of a few frames, in one picture."""
+    """The theme's colours as they are, and those of a few frames, in one picture."""
     from PIL import Image
+
+    from jqmix.rendering.canvas import THEME
 
     last = len(film) - 1
     chosen = sorted({round(last * k / (SAMPLES - 1)) for k in range(SAMPLES)})
@@ -115,7 +117,10 @@ def _palette(film: "Film") -> "Image.Image":
     joined = Image.new("RGB", (width, height * len(images)))
     for k, image in enumerate(images):
         joined.paste(image, (0, k * height))
-    return joined.quantize(COLOURS, Image.Quantize.MAXCOVERAGE)
+    found = joined.quantize(COLOURS, Image.Quantize.MAXCOVERAGE).getpalette() or []
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([*itertools.chain(*THEME), *found[: 3 * COLOURS]])
+    return palette
 
 
 def _write_mp4(path: Path, film: "Film", fps: int | float) -> None:
