@@ -447,7 +447,7 @@ def _render(args: argparse.Namespace) -> None:
     options = {name: getattr(args, name) for name in ("episodes", "seed", "member", "best", "fps", "trust")}
     with _stdout_for_results():
         video = render(args.run_dir, out, overwrite=args.overwrite, **options)
-    print(f"{video.path}: {video.episodes} episodes, {video.frames} frames, {len(video.data) / 1e6:.2g} MB")
+    print(f"{video.path}: {video.about}")
 
 
 def _bench(args: argparse.Namespace) -> None:

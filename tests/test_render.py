@@ -348,7 +348,7 @@ def test_what_is_missing_for_mp4_is_said(run_dir, tmp_path, capsys, monkeypatch)
 
 def test_a_notebook_shows_it(run_dir, tmp_path):
     video = jqmix.render(run_dir, episodes=1, trust=True)
-    assert repr(video).startswith("Video(not written: 1 episodes, 4 frames, ") and len(repr(video)) < 100
+    assert repr(video).startswith("Video(not written: 1 episode, 4 frames, ") and len(repr(video)) < 100
     page = video._repr_mimebundle_()["text/html"]
     shown = base64.b64decode(page.partition("base64,")[2].partition('"')[0])
     assert shown == video.data and Image.open(io.BytesIO(shown)).n_frames == 4

@@ -56,9 +56,13 @@ class Video:
     path: Path | None = None
 
     def __repr__(self) -> str:
-        where = "not written" if self.path is None else str(self.path)
-        size = f"{len(self.data) / 1e6:.2g} MB"
-        return f"Video({where}: {self.episodes} episodes, {self.frames} frames, {size})"
+        return f"Video({'not written' if self.path is None else self.path}: {self.about})"
+
+    @property
+    def about(self) -> str:
+        """How much it is: ``4 episodes, 69 frames, 0.32 MB``."""
+        episodes = f"{self.episodes} episode{'s' if self.episodes > 1 else ''}"
+        return f"{episodes}, {self.frames} frames, {len(self.data) / 1e6:.2g} MB"
 
     def save(self, out: str | os.PathLike[str], overwrite: bool = False) -> Path:
         """Writes the video to ``out``, whose ending must be its format's. Raises ``ConfigError``, one line, where it
