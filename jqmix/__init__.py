@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from jqmix.runs.experiment import Result, resume, train
     from jqmix.runs.export import export
     from jqmix.runs.policy import Policy, load_policy
+    from jqmix.runs.render import render
     from jqmix.settings import setting
     from jqmix.types import EnvSpec, TimeStep, Window
 
@@ -34,6 +35,7 @@ _HOME = {
     "train": "jqmix.runs.experiment",
     "Policy": "jqmix.runs.policy",
     "load_policy": "jqmix.runs.policy",
+    "render": "jqmix.runs.render",
     "setting": "jqmix.settings",
     "EnvSpec": "jqmix.types",
     "TimeStep": "jqmix.types",
@@ -60,6 +62,7 @@ __all__ = [
     "register",
     "register_core",
     "register_mixer",
+    "render",
     "resume",
     "setting",
     "train",

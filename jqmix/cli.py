@@ -138,6 +138,7 @@ def _parser(foreign: Sequence[str] = ()) -> _Parser:
     _add_export_arguments(command("export", _export, "A trained policy as a folder that runs anywhere, without jqmix."))
     about = "The joint values that a run on a matrix game or the two-step game learned, next to the true ones."
     _add_igm_arguments(command("igm", _igm, about))
+    _add_render_arguments(command("render", _render, "A film of greedy episodes of a run, as GIF or MP4."))
     _add_envs_arguments(command("envs", _envs, "Every environment with its sizes; or one's own, checked."))
     return parser
 
@@ -247,6 +248,18 @@ def _add_igm_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="PNG", help="draw them into this file, too")
     _add_trust_flag(parser)
     _add_json_flag(parser)
+
+
+def _add_render_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_dir", metavar="RUN_DIR")
+    parser.add_argument("--out", metavar="FILE", help=".gif, or .mp4 with jqmix[video] (RUN_DIR/episode.gif)")
+    parser.add_argument("--episodes", type=_whole(1, 16), default=4, help="so many side by side, 1 to 16 (4)")
+    parser.add_argument("--seed", type=_whole(0, INT32), default=0, help="of the environments, as in evaluate (0)")
+    parser.add_argument("--member", type=_whole(0, INT32), default=0, help="of the run, counted from 0 (0)")
+    parser.add_argument("--best", action="store_true", help="the parameters that played best while training")
+    parser.add_argument("--fps", type=_whole(1, 50), help="frames per second, 1 to 50 (what suits the environment)")
+    _add_trust_flag(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace the file if it is there")
 
 
 def _add_envs_arguments(parser: argparse.ArgumentParser) -> None:
@@ -457,6 +470,23 @@ def _igm(args: argparse.Namespace) -> None:
     print(json.dumps(rows) if args.json else "\n\n".join(values.text() for values in situations))
     if args.out is not None:
         draw_value_tables(situations, args.out)
+
+
+def _render(args: argparse.Namespace) -> None:
+    _check_there(args.run_dir, "config.yaml")
+    from jqmix.rendering.video import video_format
+
+    out = Path(args.run_dir) / "episode.gif" if args.out is None else args.out
+    video_format(out, args.overwrite)
+    from jqmix.runs.jax_settings import check_environment
+
+    check_environment()
+    from jqmix.runs.render import render
+
+    options = {name: getattr(args, name) for name in ("episodes", "seed", "member", "best", "fps", "trust")}
+    with _stdout_for_results():
+        video = render(args.run_dir, out, overwrite=args.overwrite, **options)
+    print(f"{video.path}: {video.about}")
 
 
 def _bench(args: argparse.Namespace) -> None:

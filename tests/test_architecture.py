@@ -34,10 +34,21 @@ MAY_IMPORT = {
     "buffers": {"types", "config", "kernels", "envs", "buffers"},
     "learning": {"types", "inputs", "config", "kernels", "envs", "networks", "buffers", "learning"},
     "analysis": {"inputs", "settings", "config", "files", "envs", "analysis"},  # of envs the registry's names alone
+    "rendering": {"types", "inputs", "files", "envs", "rendering"},
     "runs": BASE
-    | {"interrupts", "kernels", "exported_policy", "envs"}
-    | {"networks", "buffers", "learning", "analysis", "runs"},
-    "cli": BASE | {"interrupts", "envs", "analysis", "runs"},
+    | {
+        "interrupts",
+        "kernels",
+        "exported_policy",
+        "envs",
+        "networks",
+        "buffers",
+        "learning",
+        "analysis",
+        "rendering",
+        "runs",
+    },
+    "cli": BASE | {"interrupts", "envs", "analysis", "rendering", "runs"},
 }
 WITHOUT_JAX = ("inputs", "interrupts", "settings", "plugins", "config", "files", "exported_policy", "analysis", "cli")
 

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jqmix.types import EnvSpec, TimeStep
 
@@ -103,6 +104,13 @@ class Poisoned(Counting):
         wrong = jnp.float32(7.0) if self.field == "range" else jnp.nan
         field = "reward" if self.field == "range" else self.field
         return state, timestep._replace(**{field: jnp.where(now, wrong, getattr(timestep, field))})
+
+
+class Painted(Counting):
+    """Counting that shows itself: a picture as grey as it is late."""
+
+    def render(self, state):
+        return np.full((4, 6, 3), 50 * int(state), np.uint8)
 
 
 # A run of seconds, by the names of the configuration's fields.

@@ -20,7 +20,8 @@ class DecPOMDP(Protocol):
     An environment whose observations follow from less than they take may say so with ``pack(state, timestep)`` and
     ``unpack(packed) -> Seen``, for one environment: replay then keeps that. One that draws all of a step's randomness
     first may offer ``noise(key)`` and ``step_with(noise, state, actions)``: a window then draws that of its steps at
-    once.
+    once. One that can show itself may offer ``render(state)``, an array [H, W, 3] of uint8 (red, green, blue): films
+    (`jqmix render`) then show that. It is called outside compiled programs, and may use any library.
     """
 
     @property

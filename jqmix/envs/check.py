@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, UInt8
 
 from jqmix.envs.base import Batched, TimeLimit
 from jqmix.envs.errors import EnvError
@@ -48,7 +48,8 @@ def check_env(env: Any, *, steps: int = STEPS, seed: int = 0) -> None:
     """Checks one environment (not a batch): its spec, its shapes and dtypes, then ``steps`` steps of random play.
 
     The play is that of training: eight copies at once, in the environment's own form for many if it has one, and
-    with what it draws, packs and unpacks by itself. Raises ``EnvError``, one line, for the first thing that is wrong.
+    with what it draws, packs and unpacks by itself. Where it has a ``render``, that is tried, too. Raises
+    ``EnvError``, one line, for the first thing that is wrong.
     """
     check_interface(env)
     if hasattr(_users(env), "batched"):
@@ -57,6 +58,21 @@ def check_env(env: Any, *, steps: int = STEPS, seed: int = 0) -> None:
     with jax.disable_jit(False), _blaming(env, "step"):
         found = jax.device_get(_played(limited, steps, seed))
     _report(env, found)
+    if hasattr(_users(env), "render"):
+        rendered(env, _users(env).reset(jax.random.key(seed))[0])
+
+
+def rendered(env: Any, state: Any) -> UInt8[np.ndarray, "H W 3"]:
+    """The picture that an environment draws of a state by its ``render``. Raises ``EnvError``, one line, if it is
+    none."""
+    env = _users(env)
+    _check_signature(env, "render")
+    with _blaming(env, "render"):
+        picture = np.asarray(env.render(state))
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
+        given = f"{picture.dtype}{list(picture.shape)}"
+        raise _wrong(env, "render", f"returns {given}; it must be uint8[H, W, 3], red, green and blue from 0 to 255")
+    return picture
 
 
 def check_interface(env: Any, batch: int | None = None) -> None:
@@ -177,6 +193,7 @@ PARAMETERS = {
     "step_with": ("noise", "state", "actions"),
     "pack": ("state", "timestep"),
     "unpack": ("packed",),
+    "render": ("state",),
 }
 
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jqmix.config import CHOICES, Config, check_window, window_start
-from jqmix.envs.base import BatchedDecPOMDP
+from jqmix.envs.base import BatchedDecPOMDP, DecPOMDP
 from jqmix.envs.check import check_env
 from jqmix.envs.registry import entries, make_env
 from jqmix.learning import count, dqn, health, pqn
@@ -319,11 +319,16 @@ def build_env(cfg: Config, batch: int) -> BatchedDecPOMDP:
     return make_env(cfg.env.name, batch=batch, **_options(cfg))
 
 
+def build_single_env(cfg: Config) -> DecPOMDP:
+    """One environment as the configuration describes it."""
+    return make_env(cfg.env.name, **_options(cfg))
+
+
 def check_own_env(cfg: Config) -> None:
     """Plays an environment that is not one of ours as it is, for a moment. Raises ``EnvError`` for what is wrong."""
     env = cfg.env
     if env.factory or env.kwargs or entries()[env.name].sizes is None:
-        check_env(make_env(env.name, **_options(cfg)))
+        check_env(build_single_env(cfg))
 
 
 def _options(cfg: Config) -> dict[str, Any]:

@@ -411,6 +411,12 @@ class Learned(NamedTuple):
         """All that was learned, of agents and mixer, which may have nothing to learn."""
         return {"mixer": {}} | self.tree["learner"]["params"]
 
+    def row(self, member: int) -> int:
+        """Where a member is on the leaves' axis. Raises ``ConfigError`` if it was not trained yet."""
+        if member not in self.members:
+            raise ConfigError(f"member: {member} was not trained yet; {', '.join(map(str, self.members))} were")
+        return self.members.index(member)
+
     def agents(self, best: bool = False) -> Any:
         """The agents' parameters: the newest, or those that played best in an evaluation."""
         if not best:

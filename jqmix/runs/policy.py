@@ -135,16 +135,19 @@ def load_policy(run_dir: str | Path, member: int = 0, best: bool = False, trust:
 def load_trained(run_dir: Path, member: int, best: bool, trust: bool) -> Trained:
     """As :func:`load_policy`, of a run's directory."""
     cfg = load_run_config(run_dir, trust, harmless=("env.factory",))
-    if not 0 <= member < cfg.seeds:
-        raise ConfigError(f"member: {member} is not one of 0 … {cfg.seeds - 1}")
+    check_member(cfg, member)
     learner = make_learner(cfg, read_spec(run_dir))
     learned = checkpoint.load_learned(run_dir, cfg, warn)
     check_fits(learned.params, learner, run_dir)
-    if member not in learned.members:
-        raise ConfigError(f"member: {member} was not trained yet; {', '.join(map(str, learned.members))} were")
-    row = learned.members.index(member)
+    row = learned.row(member)
     params = jax.tree.map(lambda x: jnp.asarray(x[row]), learned.agents(best))
     return Trained(learner.agent, params, cfg, member, best, learned.env_steps(row, best))
+
+
+def check_member(cfg: Config, member: int) -> None:
+    """Raises ``ConfigError`` unless the run has such a member."""
+    if not 0 <= member < cfg.seeds:
+        raise ConfigError(f"member: {member} is not one of 0 … {cfg.seeds - 1}")
 
 
 def load_run_config(run_dir: Path, trust: bool = False, harmless: Sequence[str] = ()) -> Config:
