@@ -17,9 +17,9 @@ from jqmix.interrupts import Interrupted
 from jqmix.runs import checkpoint, schedule, training
 from jqmix.runs.experiment import resume, train
 from jqmix.runs.log import Log
-from jqmix.runs.loggers import Terminal
 from jqmix.runs.policy import evaluate_run, load_policy
 from jqmix.runs.run_dir import RunDir, RunError
+from jqmix.runs.terminal import Terminal
 
 SMALL = {
     "env.name": "chain_probe",

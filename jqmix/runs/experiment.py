@@ -28,8 +28,8 @@ from jqmix.runs.devices import make_mesh
 from jqmix.runs.groups import Group, Part, Run, settings_of
 from jqmix.runs.jax_settings import settled
 from jqmix.runs.log import Log
-from jqmix.runs.loggers import Line, Terminal
 from jqmix.runs.memory import MemoryPlan, make_plan
+from jqmix.runs.metrics_file import Line
 from jqmix.runs.policy import load_run_config
 from jqmix.runs.population import (
     Population,
@@ -43,6 +43,7 @@ from jqmix.runs.population import (
 from jqmix.runs.provenance import commit
 from jqmix.runs.run_dir import RunDir, RunError
 from jqmix.runs.saver import Saver
+from jqmix.runs.terminal import Terminal
 from jqmix.runs.training import Training
 from jqmix.types import EnvSpec
 

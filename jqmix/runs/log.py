@@ -10,8 +10,9 @@ from jqmix.learning.count import Count, numbers
 from jqmix.learning.health import FAULTS
 from jqmix.runs.checkpoint import Manifest, Saved
 from jqmix.runs.groups import Group, Part, Run
-from jqmix.runs.loggers import Line, MetricsFile, Terminal, to_line
+from jqmix.runs.metrics_file import Line, MetricsFile, to_line
 from jqmix.runs.run_dir import RunError
+from jqmix.runs.terminal import Terminal
 
 
 class Log:
