@@ -201,7 +201,8 @@ class _Session:
             for run in self.runs:
                 run.dir.update(run.cfg, metadata(run.cfg, spec, member, plan))
             if to_do:
-                for line in _headlines(self.cfg, spec, metadata(self.cfg, spec, member, plan)):
+                kind = "member" if self.in_study else "seed"
+                for line in _headlines(self.cfg, spec, metadata(self.cfg, spec, member, plan), kind):
                     self.terminal.say(line)
                 self.terminal.say(str(plan))
                 self.compiled(to_do[0])
@@ -364,12 +365,11 @@ class _Session:
                 self.terminal.say(line, to_copy=True)
 
 
-def _headlines(cfg: Config, spec: EnvSpec, info: dict[str, Any]) -> list[str]:
+def _headlines(cfg: Config, spec: EnvSpec, info: dict[str, Any], kind: str) -> list[str]:
     ratio, device = info["replay_ratio"], info["device"]
-    seeds = f"{cfg.seeds} seed{'s' * (cfg.seeds > 1)}"
     return [
         f"{cfg.algo.mixer} on {spec.name}: {spec.n_agents} agents, {spec.n_actions} actions; "
-        f"{seeds} × {cfg.rollouts} rollouts on {device['count']} × {device['kind']}",
+        f"{cfg.seeds} {kind}{'s' * (cfg.seeds > 1)} × {cfg.rollouts} rollouts on {device['count']} × {device['kind']}",
         f"{info['parameter_count']:,} parameters; {ratio['windows_drawn_per_window']:g} windows drawn per window "
         f"collected, {ratio['updates_per_1000_steps']:.3g} updates per 1000 steps",
     ]

@@ -85,7 +85,7 @@ class Terminal:
                     _discard(self._display.console.file)
 
     def _tick(self) -> None:
-        while not self._ended.wait(self._display.tick_s):
+        while not self._ended.wait(self._display.tick_s if self._stages else max(self._display.tick_s, 1.0)):
             self._draw()
 
     def _show(self, status: Callable[[], list[Text]]) -> None:
@@ -97,10 +97,13 @@ class Terminal:
         self._draw()
 
     def stop(self) -> None:
-        """What is shown stays, and nothing is under way any more."""
+        """The bar stays as it is, and nothing is under way any more."""
         self._ended.set()
         if self._ticking is not None:
             self._ticking.join()
+        if self._stages:
+            self._stages, self._status = [], list
+        self._draw()
         with self._lock:
             if not self._broken:
                 with contextlib.suppress(OSError, ValueError):
@@ -188,7 +191,7 @@ class Terminal:
         if is_best:
             fields[1].stylize("bold green")
         if len(lines) > 1:
-            fields.append(_best_run(lines, progress.metric))
+            fields.append(_range(lines, progress.metric))
         if not self.live:
             fields += progress.pace()
         self._spoken, self._last_said = True, time.perf_counter()
@@ -253,13 +256,13 @@ class _Progress:
         if value is None:
             return False
         is_best = all(value > known for _, known in self.history)
-        self.history.append((steps, value))
+        self.history.append((float(steps), value))
         return is_best
 
     def fields(self) -> list[Text]:
         """How far."""
         share = min(self.steps / self.total, 1.0)
-        fields = [Text(f"{share:4.0%}"), Text(f"{min(self.steps, self.total):,}/{self.total:,} steps"), *self.pace()]
+        fields = [Text(f"{share:.0%}"), Text(f"{min(self.steps, self.total):,}/{self.total:,} steps"), *self.pace()]
         if self.what:
             fields.insert(0, Text(self.what, "bold"))
         return [*fields, Text(self.note, "dim")] if self.note else fields
@@ -342,24 +345,22 @@ def metric_of(lines: Sequence[Line]) -> str:
 def mean_curve(members: Sequence[Sequence[Line]], metric: str) -> list[Point]:
     """The members' mean, evaluation by evaluation, over their mean steps; of those that made so many."""
     columns = itertools.zip_longest(*members, fillvalue={})
-    comparable = [[line for line in lines if metric in line] for lines in columns]
-    return [
-        (_mean([x["env_steps"] for x in lines]), _mean([x[metric] for x in lines])) for lines in comparable if lines
-    ]
+    made = [[(line["env_steps"], line[metric]) for line in lines if metric in line] for lines in columns]
+    return [(_mean([steps for steps, _ in some]), _mean([value for _, value in some])) for some in made if some]
 
 
 def limits_of(points: Sequence[Point], metric: str) -> tuple[float, float]:
     """What a plot of the metric covers: all that a win rate can be, of returns those that there are."""
-    values = [value for _, value in points]
-    return (0.0, 1.0) if metric == WIN_RATE else (min(values), max(values))
+    if metric == WIN_RATE:
+        return 0.0, 1.0
+    low, high = min(value for _, value in points), max(value for _, value in points)
+    return (low, high) if low < high else (low - 1.0, high + 1.0)
 
 
-def _best_run(lines: Mapping[str, Sequence[Line]], metric: str) -> Text:
-    means = {name: mean for name, some in lines.items() if (mean := mean_of(some, metric)) is not None}
-    if not means:
-        return Text("–")
-    best = max(means, key=lambda name: means[name])
-    return Text(f"best {number(means[best])} of {best}")
+def _range(lines: Mapping[str, Sequence[Line]], metric: str) -> Text:
+    """From the run with the lowest mean to the one with the highest."""
+    means = [mean for some in lines.values() if (mean := mean_of(some, metric)) is not None]
+    return Text(f"runs {number(min(means))} to {number(max(means))}" if means else "–")
 
 
 def _table(members: Sequence[MemberResults], metric: str) -> Table:
@@ -399,7 +400,7 @@ def _cells(member: MemberResults, names: Sequence[str], absolute: Sequence[str])
     return [str(member.seed), steps, *(number(line[name]) if name in line else "–" for name, line in sources)]
 
 
-def _mean(values: Sequence[float]) -> float:
+def _mean(values: Sequence[int | float]) -> float:
     return sum(values) / len(values)
 
 
