@@ -127,7 +127,7 @@ def test_evaluate(run_dir, capsys):
     assert main(["evaluate", str(run_dir), "--episodes", "5"]) == 0
     out, err = capsys.readouterr()
     assert "return_mean" in out
-    assert f"evaluating {run_dir}\n" in err and "playing 5 episodes of each of 2 seed(s) …\n" in err
+    assert f"evaluating {run_dir}\n" in err and "playing 5 episodes for each of 2 seeds …\n" in err
 
 
 def test_report(run_dir, tmp_path, capsys):

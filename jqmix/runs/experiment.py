@@ -370,8 +370,8 @@ def _headlines(cfg: Config, spec: EnvSpec, info: dict[str, Any], kind: str) -> l
     return [
         f"{cfg.algo.mixer} on {spec.name}: {spec.n_agents} agents, {spec.n_actions} actions; "
         f"{cfg.seeds} {kind}{'s' * (cfg.seeds > 1)} × {cfg.rollouts} rollouts on {device['count']} × {device['kind']}",
-        f"{info['parameter_count']:,} parameters; {ratio['windows_drawn_per_window']:g} windows drawn per window "
-        f"collected, {ratio['updates_per_1000_steps']:.3g} updates per 1000 steps",
+        f"{info['parameter_count']:,} parameters; replay ratio {ratio['windows_drawn_per_window']:g} draws per window, "
+        f"{ratio['updates_per_1000_steps']:.3g} updates per 1000 steps",
     ]
 
 

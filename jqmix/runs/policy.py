@@ -180,9 +180,10 @@ def evaluate_run(
     check_room("episodes", f"{env.size} at a time", need)
     play = jax.jit(partial(_play, learner.agent, env, at_once))
     key, sums = jax.random.key(seed), {}
+    each = f" for each of {len(members)} seeds" if len(members) > 1 else ""
     for first in range(0, episodes, env.size):
         count = f"{min(first + env.size, episodes):,} of {episodes:,}" if episodes > env.size else f"{episodes:,}"
-        stage(f"playing {count} episodes of each of {len(members)} seed(s)")
+        stage(f"playing {count} episodes{each}")
         played = play(params, key if first == 0 else jax.random.fold_in(key, first // env.size))
         new = _sums(jax.device_get(played), min(env.size, episodes - first))
         sums = {name: x + sums.get(name, 0.0) for name, x in new.items()}

@@ -20,7 +20,7 @@ from jqmix.files import warn
 from jqmix.inputs import one_line
 from jqmix.runs.display import make_display
 from jqmix.runs.metrics_file import Line
-from jqmix.runs.text_plots import Point, bar, curve, number, sparkline
+from jqmix.runs.text_plots import Point, short_number, sparkline, text_bar, text_curve
 
 LINES = 20  # evaluations of a run that get a line of their own, about
 SILENCE_S = 60.0  # where nothing is live, a line at least so often while a run trains
@@ -146,7 +146,7 @@ class Terminal:
         for (what, begin), end in zip(self._stages, ends, strict=True):
             parts[what] = parts.get(what, 0.0) + end - begin
         self._stages, self._status = [], list
-        told = ", ".join(f"{what} {seconds:.1f}" for what, seconds in parts.items())
+        told = ", ".join(f"{what.split()[0]} {seconds:.1f}" for what, seconds in parts.items())
         self.say(f"ready after {sum(parts.values()):.1f} s: {told}")
         return sum(parts.values())
 
@@ -210,8 +210,10 @@ class Terminal:
             title = "win rate" if metric == WIN_RATE else "return"
             mean = f", mean of {len(evaluated)} seeds" if len(evaluated) > 1 else ""
             width = min(self._display.width, CURVE[0])
-            drawn = curve(points, limits_of(points, metric), width, CURVE[1], self._ascii)
-            self._draw(Group(Text(f"\n{title} of greedy play{mean}", "bold"), Text("\n".join(drawn), no_wrap=True)))
+            drawn = text_curve(points, limits_of(points, metric), width, CURVE[1], self._ascii)
+            plot = Text("\n".join(drawn), no_wrap=True)
+            plot.highlight_regex(r"[▁-█]+", "green")
+            self._draw(Group(Text(f"\n{title} of greedy play{mean}", "bold"), plot))
         self._draw(_table(members, metric))
 
     def summary_by_run(self, members: Mapping[str, Sequence[MemberResults]]) -> None:
@@ -225,7 +227,7 @@ class Terminal:
             table.add_column(name, justify="right", no_wrap=True)
         for name, some in members.items():
             last = [m.evaluations[-1][metric] for m in some if m.evaluations and m.fault is None]
-            told = [number(x) for x in (sum(last) / len(last), min(last), max(last))] if last else ["–"] * 3
+            told = [short_number(x) for x in (sum(last) / len(last), min(last), max(last))] if last else ["–"] * 3
             table.add_row(name, str(len(last)), *told)
         self._draw(table)
 
@@ -273,14 +275,14 @@ class _Progress:
             return [Text(f"– steps/s{self.members}")]
         speed, now = (steps - before) / (last - then), time.perf_counter()
         left = (self.total - steps) / speed - (now - last)
-        ends = f"{duration(left)} left" if steps < self.total else f"took {duration(last - self._begin)}"
+        ends = f"{clock(left)} left" if steps < self.total else f"took {clock(last - self._begin)}"
         return [Text(f"{speed:,.0f} steps/s{self.members}"), Text(ends, "cyan")]
 
     def results(self) -> list[Text]:
         """The newest evaluation, and what learning says; the metric that counts comes first."""
         names = [self.metric, *(name for name in NAMES if name != self.metric)]
         label = {**NAMES, "train/epsilon": "eps" if self._ascii else NAMES["train/epsilon"]}
-        return [Text(f"{label[name]} {number(self._line[name])}") for name in names if name in self._line]
+        return [Text(f"{label[name]} {short_number(self._line[name])}") for name in names if name in self._line]
 
     def _standing(self) -> list[Text]:
         """The newest evaluation with a sparkline and the best so far."""
@@ -291,14 +293,14 @@ class _Progress:
         sparks = sparkline([value for _, value in self.history[-SPARKS:]], low, high, self._ascii)
         at, best = max(self.history, key=lambda point: point[1])
         newest = Text.assemble((results[0].plain, "bold"), " ", (sparks, "green"))
-        return [newest, Text(f"best {number(best)} at {short(at)}"), *results[1:]]
+        return [newest, Text(f"best {short_number(best)} at {short_count(at)}"), *results[1:]]
 
     def lines(self, width: int) -> list[Text]:
         """For a display so wide."""
         fields = self.fields()
         first = packed(fields, width - 12)
         room = min(width - first[0].cell_len - 2, 40)
-        done, rest = bar(self.steps / self.total, room, self._ascii)
+        done, rest = text_bar(self.steps / self.total, room, self._ascii)
         first[0] = Text.assemble((done, "green"), (rest, "bright_black"), "  ", first[0])
         return [*first, *packed(self._standing(), width)]
 
@@ -317,14 +319,14 @@ def packed(fields: Sequence[Text], width: int, indent: int = 0) -> list[Text]:
     return lines
 
 
-def duration(seconds: float) -> str:
+def clock(seconds: float) -> str:
     """As a clock has it: ``0:07``, ``1:02:33``."""
     minutes, rest = divmod(max(round(seconds), 0), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def short(steps: float) -> str:
+def short_count(steps: float) -> str:
     """A count in four letters or so: ``640``, ``16k``, ``9.4M``."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if steps >= size:
@@ -360,7 +362,7 @@ def limits_of(points: Sequence[Point], metric: str) -> tuple[float, float]:
 def _range(lines: Mapping[str, Sequence[Line]], metric: str) -> Text:
     """From the run with the lowest mean to the one with the highest."""
     means = [mean for some in lines.values() if (mean := mean_of(some, metric)) is not None]
-    return Text(f"runs {number(min(means))} to {number(max(means))}" if means else "–")
+    return Text(f"runs {short_number(min(means))} to {short_number(max(means))}" if means else "–")
 
 
 def _table(members: Sequence[MemberResults], metric: str) -> Table:
@@ -383,7 +385,9 @@ def _table(members: Sequence[MemberResults], metric: str) -> Table:
         columns = [(name, last) for name in names] + [(absolute, best)] * with_best
         for what, fold in (("mean", _mean), ("lowest", min), ("highest", max))[: 1 if shown else 3]:
             folded = ([line[name] for line in some if name in line] for name, some in columns)
-            table.add_row(what, f"{len(last)} seeds", *(number(fold(x)) if x else "–" for x in folded), style="bold")
+            table.add_row(
+                what, f"{len(last)} seeds", *(short_number(fold(x)) if x else "–" for x in folded), style="bold"
+            )
     return table
 
 
@@ -397,7 +401,7 @@ def _cells(member: MemberResults, names: Sequence[str], absolute: Sequence[str])
     if member.fault is not None:
         steps = f"frozen at {member.fault['fault_env_steps']:,}"
     sources = [(name, last) for name in names] + [(name, member.absolute or {}) for name in absolute]
-    return [str(member.seed), steps, *(number(line[name]) if name in line else "–" for name, line in sources)]
+    return [str(member.seed), steps, *(short_number(line[name]) if name in line else "–" for name, line in sources)]
 
 
 def _mean(values: Sequence[int | float]) -> float:
