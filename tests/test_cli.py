@@ -199,7 +199,7 @@ def test_bench(capsys):
         (["train", "--env.name", "matrix_game", "--env.kwargs", "{pay: 1}"], "env.kwargs: "),
         (["train", "--env.factory", "no.module:f"], "env.factory: cannot load"),
         (["train", "--env.factory", "worlds:Counting", "--window", "2"], "window: 2 does not cover an episode"),
-        (["evaluate", "x", "--episods", "4"], "--episods: no such argument; did you mean --episodes?"),
+        (["evaluate", "x", "--episods", "4"], "--episods: no such argument; did you mean --episodes"),
         (["evaluate", "x", "--eval.every", "4"], "--eval.every: no such argument (see --help)"),
         (["report", "x", "--mixer.embed", "4"], "--mixer.embed: no such argument (see --help)"),
         (["evaluate", "nowhere"], "run_dir: nowhere is not a run directory"),
