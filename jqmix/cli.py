@@ -59,6 +59,11 @@ class _Parser(argparse.ArgumentParser):
     def print_help(self, file: Any = None) -> None:
         (file or sys.stdout).write(self.format_help())
 
+    def flags(self) -> list[str]:
+        """All that it takes and help shows, each in its first spelling."""
+        shown = (action for action in self._actions if action.help != argparse.SUPPRESS)
+        return [action.option_strings[0] for action in shown if action.option_strings]
+
     def error(self, message: str) -> NoReturn:
         _complain(message)
         raise SystemExit(2)
@@ -119,7 +124,7 @@ def _parser(foreign: Sequence[str] = ()) -> _Parser:
 
     def command(name: str, run: Callable[[argparse.Namespace], None], about: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=about, description=about, allow_abbrev=False)
-        sub.set_defaults(run=run)
+        sub.set_defaults(run=run, parser=sub)
         return sub
 
     _add_train_arguments(command("train", _train, "Train a population and write its run directory."), foreign)
@@ -161,6 +166,7 @@ def _add_train_arguments(parser: argparse.ArgumentParser, foreign: Sequence[str]
     _add_config_flags(parser, foreign)
     parser.usage = f"{parser.prog} [CONFIG] [--field VALUE …]"
     parser.add_argument("--quiet", action="store_true", help="print the run directory alone")
+    _add_json_flag(parser)
     parser.epilog = "presets: " + ", ".join(preset_names())
 
 
@@ -203,6 +209,7 @@ def _add_resume_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_trust_flag(parser)
     parser.add_argument("--quiet", action="store_true", help="print the run directory alone")
+    _add_json_flag(parser)
 
 
 def _add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -359,9 +366,7 @@ def _train(args: argparse.Namespace) -> None:
     _prepare()
     from jqmix.runs.experiment import train
 
-    result = train(cfg, quiet=args.quiet)
-    if args.quiet:
-        print(result.run_dir)
+    _print_result(args, lambda: train(cfg, quiet=args.quiet))
 
 
 def _resume(args: argparse.Namespace) -> None:
@@ -373,8 +378,16 @@ def _resume(args: argparse.Namespace) -> None:
         return _resume_study(path, args)
     from jqmix.runs.experiment import resume
 
-    result = resume(path, args.total_steps, quiet=args.quiet, trust=args.trust)
-    if args.quiet:
+    _print_result(args, lambda: resume(path, args.total_steps, quiet=args.quiet, trust=args.trust))
+
+
+def _print_result(args: argparse.Namespace, compute: Callable[[], Any]) -> None:
+    """What a run came to, as the flags ask for it. With ``--json``, stdout is for that alone."""
+    with _stdout_for_results() if args.json else contextlib.nullcontext():
+        result = compute()
+    if args.json:
+        print(json.dumps(result.summary()))
+    elif args.quiet:
         print(result.run_dir)
 
 
@@ -384,8 +397,11 @@ def _resume_study(path: Any, args: argparse.Namespace) -> None:
     from jqmix.analysis.report import report
     from jqmix.runs.ablate import resume_study
 
-    resume_study(path, args.trust)
-    rows, written = report([path], overwrite=True)
+    with _stdout_for_results() if args.json else contextlib.nullcontext():
+        resume_study(path, args.trust)
+        rows, written = report([path], overwrite=True)
+    if args.json:
+        return print(json.dumps(rows))
     _print_table(rows)
     print(f"report: {written / 'report.md'}")
 
@@ -431,9 +447,11 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     check_environment()
     from jqmix.runs.policy import evaluate_run
+    from jqmix.runs.terminal import Terminal
 
-    with _stdout_for_results():
-        rows = evaluate_run(args.run_dir, args.episodes, args.seed, args.best, args.trust)
+    with _stdout_for_results(), Terminal() as terminal:
+        terminal.say(f"evaluating {args.run_dir}", to_copy=True)
+        rows = evaluate_run(args.run_dir, args.episodes, args.seed, args.best, args.trust, terminal.stage)
     if args.json:
         print(json.dumps(rows))
     else:
@@ -609,7 +627,7 @@ def main(argv: list[str] | None = None) -> int:
         try:
             args, unknown = _parse(argv)
             if unknown:
-                raise ConfigError(_unknown_flag(unknown[0]))
+                raise ConfigError(_unknown_flag(unknown[0], args.parser.flags()))
             _refuse_dashes(args)
             args.run(args)
         finally:
@@ -644,8 +662,7 @@ def _refuse_dashes(args: argparse.Namespace) -> None:
             raise ConfigError(f"{name}: '--' is not allowed")
 
 
-def _unknown_flag(flag: str) -> str:
-    flags = [f"--{path.replace('_', '-')}" for path in known_fields()]
+def _unknown_flag(flag: str, flags: Sequence[str]) -> str:
     near = difflib.get_close_matches(shown(flag.split("=")[0]), flags, n=3, cutoff=0.5)
     return f"{shown(flag)}: no such argument" + (f"; did you mean {', '.join(near)}?" if near else " (see --help)")
 

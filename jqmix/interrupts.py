@@ -132,16 +132,27 @@ def watched() -> Iterator[Stop]:
             signal.signal(signum, before[signum])
 
 
+_said = 0
+
+
+def times_said() -> int:
+    """How often :func:`say` wrote past everything else that shows things."""
+    return _said
+
+
 def say(text: str) -> None:
     """One line on stderr, straight to the file, as the main thread may hold the stream's lock."""
+    global _said
     with contextlib.suppress(OSError):
         os.write(2, f"\njqmix: {text}\n".encode())
+    _said += 1
 
 
 def _exit(code: int) -> None:
     with contextlib.suppress(OSError):
-        if os.isatty(1):
-            os.write(1, b"\x1b[?25h\n")  # a progress bar hides the cursor
+        shown = next((fd for fd in (1, 2) if os.isatty(fd)), None)
+        if shown is not None:
+            os.write(shown, b"\x1b[?25h\n")  # a progress bar hides the cursor
     os._exit(code)
 
 

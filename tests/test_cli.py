@@ -56,7 +56,48 @@ def test_train_says_where_first_and_what_last(tmp_path, capsys):
     out = capsys.readouterr().out.splitlines()
     assert out[0] == f"run directory: {tmp_path / 'r'}"
     assert any("steps/s" in line and "return" in line for line in out)
-    assert "steps/s" in out[-1]
+    assert "steps/s" in out[-6] and out[-5] == "next:"
+    assert all(line.startswith("  jqmix ") for line in out[-4:])
+
+
+def test_what_to_do_next_can_be_done(run_dir):
+    """Every command that a run ends with is one, and takes what it is given."""
+    from jqmix.cli import _parse
+    from jqmix.runs.experiment import _next_commands
+    from jqmix.runs.groups import Run
+    from jqmix.runs.run_dir import RunDir
+
+    lock = RunDir(run_dir, made=False)
+    commands = [line.split("#")[0].split() for line in _next_commands(Run(load_config(run_dir), lock, 0))[1:]]
+    lock.close()
+    assert [words[:3] for words in commands] == [
+        ["jqmix", name, str(run_dir)] for name in ("evaluate", "report", "render", "resume")
+    ]
+    for _, name, *rest in commands:
+        if name != "render":
+            assert _parse([name, *rest])[1] == []
+
+
+def test_json_is_all_that_stdout_gets(tmp_path, capsys):
+    path = tmp_path / "run"
+    assert main(["train", *SMALL, "--seeds", "2", "--run-dir", str(path), "--json"]) == 0
+    out, err = capsys.readouterr()
+    told = json.loads(out)
+    assert (told["run_dir"], told["seeds"], told["env_steps"]) == (str(path), [0, 1], 256)
+    assert told["steps_per_s"] == pytest.approx(256 / told["train_s"])
+    assert told["startup_s"] > told["trace_s"] + told["compile_s"] > 0
+    assert [(row["seed"], row["env_steps"]) for row in told["results"]] == [(0, 128), (1, 128)]
+    assert {"eval/return_mean", "absolute/return_mean"} <= told["results"][0].keys()
+    assert err.startswith(f"run directory: {path}\n") and "steps/s" in err
+
+
+def test_a_sweep_says_where_it_is(tmp_path, capsys):
+    assert main(["sweep", *SMALL, "--grid", "algo.td_lambda=0,0.6", "--out", str(tmp_path / "study")]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == f"study: {tmp_path / 'study'}"
+    assert out[1] == "algo.td_lambda=0.0; algo.td_lambda=0.6"
+    assert any(line.startswith(" 64 steps  return ") and " steps/s × 2 members" in line for line in out)
+    assert not any("next:" in line or "run directory:" in line for line in out)
 
 
 def test_a_runs_config_repeats_it(run_dir, tmp_path):
@@ -84,7 +125,9 @@ def test_evaluate(run_dir, capsys):
     rows = json.loads(capsys.readouterr().out)
     assert [(r["member"], r["seed"], r["episodes"]) for r in rows] == [(0, 3, 5.0), (1, 4, 5.0)]
     assert main(["evaluate", str(run_dir), "--episodes", "5"]) == 0
-    assert "return_mean" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "return_mean" in out
+    assert f"evaluating {run_dir}\n" in err and "playing 5 episodes for each of 2 seeds …\n" in err
 
 
 def test_report(run_dir, tmp_path, capsys):
@@ -156,6 +199,9 @@ def test_bench(capsys):
         (["train", "--env.name", "matrix_game", "--env.kwargs", "{pay: 1}"], "env.kwargs: "),
         (["train", "--env.factory", "no.module:f"], "env.factory: cannot load"),
         (["train", "--env.factory", "worlds:Counting", "--window", "2"], "window: 2 does not cover an episode"),
+        (["evaluate", "x", "--episods", "4"], "--episods: no such argument; did you mean --episodes"),
+        (["evaluate", "x", "--eval.every", "4"], "--eval.every: no such argument (see --help)"),
+        (["report", "x", "--mixer.embed", "4"], "--mixer.embed: no such argument (see --help)"),
         (["evaluate", "nowhere"], "run_dir: nowhere is not a run directory"),
         (["evaluate", "x", "--episodes", "0"], "--episodes: '0' is not allowed; it takes a whole number ≥ 1"),
         (

@@ -18,9 +18,9 @@ from jqmix.interrupts import Interrupted
 from jqmix.runs import checkpoint, schedule, training
 from jqmix.runs.experiment import resume, train
 from jqmix.runs.log import Log
-from jqmix.runs.loggers import Terminal
 from jqmix.runs.policy import evaluate_run, load_policy
 from jqmix.runs.run_dir import RunDir, RunError
+from jqmix.runs.terminal import Terminal
 
 SMALL = worlds.SMALL_RUN | {"checkpoint.every": 200, "checkpoint.share": 1.0, "total_steps": 2000}
 
@@ -290,7 +290,7 @@ def test_two_starts_at_the_same_instant(tmp_path):
 def test_a_directory_deleted_under_a_run(tmp_path, monkeypatch):
     path = tmp_path / "run"
     seen = []
-    monkeypatch.setattr(Terminal, "chunk", lambda self, lines: seen.append(lines) or shutil.rmtree(path, True))
+    monkeypatch.setattr(Terminal, "evaluation", lambda *args: seen.append(args) or shutil.rmtree(path, True))
     with pytest.raises(RunError, match="was deleted or renamed while the run went on"):
         train(config(path), quiet=True)
     assert len(seen) == 1
@@ -456,7 +456,7 @@ def test_what_a_killed_start_left_is_no_obstacle(tmp_path):
 
 def test_a_deleted_log_stops_the_run(tmp_path, monkeypatch):
     path = tmp_path / "run"
-    monkeypatch.setattr(Terminal, "chunk", lambda self, lines: (path / "metrics.jsonl").unlink(missing_ok=True))
+    monkeypatch.setattr(Terminal, "evaluation", lambda *args: (path / "metrics.jsonl").unlink(missing_ok=True))
     with pytest.raises(RunError, match=r"metrics\.jsonl could not be written"):
         train(config(path), quiet=True)
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 
 from jqmix.analysis.results import group_by
@@ -10,11 +9,14 @@ from jqmix.analysis.study import Study, load_study
 from jqmix.config import foreign_code
 from jqmix.interrupts import say as say_to_stderr
 from jqmix.interrupts import watched
-from jqmix.runs.experiment import Result, shape_of, train_together
+from jqmix.runs.experiment import shape_of, train_together
 from jqmix.runs.run_dir import RunDir
+from jqmix.runs.terminal import Terminal
+
+MOST_NAMES = 6  # configurations of a program that are told by name
 
 
-def run_study(study: Study, out: str | None, kind: str, say: Callable[[str], None] = print) -> Path:
+def run_study(study: Study, out: str | None, kind: str) -> Path:
     """Trains all configurations of a study; returns its folder (``out``, or a new one in runs/).
 
     Raises ``ConfigError`` if the folder holds anything.
@@ -23,24 +25,25 @@ def run_study(study: Study, out: str | None, kind: str, say: Callable[[str], Non
     folder = RunDir.create(out, f"{kind}_{first.env.name}", "out")
     try:
         study.save(folder.path)
-        say(f"study: {folder.path}")
-        _train(study, folder.path, say)
+        _train(study, folder.path)
     finally:
         folder.close()
     return folder.path
 
 
-def resume_study(path: Path, trust: bool = False, say: Callable[[str], None] = print) -> None:
+def resume_study(path: Path, trust: bool = False) -> None:
     """Goes on with a study where it stopped. Raises ``ConfigError`` if it is none, if it is in use, and, unless told to
     ``trust`` it, where it names code of its own."""
     study, folder = load_study(path, trust), RunDir(path, made=False)
     try:
-        _train(study, path, say)
+        _train(study, path)
     finally:
         folder.close()
 
 
-def _train(study: Study, folder: Path, say: Callable[[str], None]) -> None:
+def _train(study: Study, folder: Path) -> None:
+    say = Terminal().say
+    say(f"study: {folder}", to_copy=True)
     trusted = any(map(foreign_code, study.configs.values()))
 
     def tell() -> None:
@@ -49,18 +52,12 @@ def _train(study: Study, folder: Path, say: Callable[[str], None]) -> None:
     programs = list(group_by(study.configs.items(), lambda item: shape_of(item[1])).values())
     with watched() as stop, stop.undoing(tell):
         for number, items in enumerate(programs, 1):
-            say(f"program {number} of {len(programs)}: {'; '.join(name for name, _ in items)}")
+            label = f"program {number} of {len(programs)}" if len(programs) > 1 else ""
+            say(": ".join(filter(None, (label, _told([name for name, _ in items])))))
             placed = [dataclasses.replace(cfg, run_dir=str(folder / name)) for name, cfg in items]
-            say(_done(train_together(placed, quiet=True, resuming=True)))
+            train_together(placed, resuming=True, label=label)
 
 
-def _done(results: list[Result]) -> str:
-    last = [[line for line in r.metrics if "eval/return_mean" in line][-1:] for r in results]
-    lines = [line for some in last for line in some]
-    metric = "eval/win_rate" if any("eval/win_rate" in line for line in lines) else "eval/return_mean"
-    found = ", ".join(f"{line[metric]:.3g}" for line in lines if metric in line)
-    first = results[0]
-    return (
-        f"  compiled in {first.trace_s + first.compile_s:.0f} s, trained in {first.train_s:.0f} s; "
-        f"last {metric} of each one's last seed: {found}"
-    )
+def _told(names: list[str]) -> str:
+    rest = len(names) - MOST_NAMES
+    return "; ".join(names[:MOST_NAMES] + ([f"and {rest} more"] if rest > 0 else []))

@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 
+from jqmix.analysis.results import MemberResults, read_run
 from jqmix.config import Config, ConfigError, flatten, foreign_code, renamed, to_dict, traced_paths
 from jqmix.files import warn
 from jqmix.interrupts import Interrupted, Stop, watched
@@ -28,8 +29,8 @@ from jqmix.runs.devices import make_mesh
 from jqmix.runs.groups import Group, Part, Run, settings_of
 from jqmix.runs.jax_settings import settled
 from jqmix.runs.log import Log
-from jqmix.runs.loggers import Line, Terminal
 from jqmix.runs.memory import MemoryPlan, make_plan
+from jqmix.runs.metrics_file import Line
 from jqmix.runs.policy import load_run_config
 from jqmix.runs.population import (
     Population,
@@ -43,6 +44,7 @@ from jqmix.runs.population import (
 from jqmix.runs.provenance import commit
 from jqmix.runs.run_dir import RunDir, RunError
 from jqmix.runs.saver import Saver
+from jqmix.runs.terminal import Terminal
 from jqmix.runs.training import Training
 from jqmix.types import EnvSpec
 
@@ -56,6 +58,8 @@ class Result:
     trace_s: float
     compile_s: float
     train_s: float
+    startup_s: float = 0.0  # from the call until training began, all of it
+    env_steps: int = 0  # made by this call, over all members
 
     @property
     def metrics(self) -> list[Line]:
@@ -67,6 +71,24 @@ class Result:
     def params(self) -> Any:
         """What the members learned; leaves lead with P."""
         return checkpoint.load_learned(self.run_dir, self.config, warn).params
+
+    def summary(self) -> dict[str, Any]:
+        """What came out, as JSON has it: every member's last evaluation, speed over all members, and times."""
+        members = read_run(self.run_dir).members
+        return {
+            "run_dir": str(self.run_dir),
+            "seeds": [member.seed for member in members],
+            "results": [_last_lines(member) for member in members],
+            "env_steps": self.env_steps,
+            "steps_per_s": self.env_steps / self.train_s,
+            **{name: getattr(self, name) for name in ("startup_s", "trace_s", "compile_s", "train_s")},
+        }
+
+
+def _last_lines(member: MemberResults) -> Line:
+    """A member's last evaluation, with the absolute metric and what was not finite, if there is any."""
+    last = member.evaluations[-1] if member.evaluations else {}
+    return (member.fault or {}) | (member.absolute or {}) | last
 
 
 def _version(package: str) -> str | None:
@@ -132,27 +154,34 @@ def resume(run_dir: str | Path, total_steps: int | None = None, quiet: bool = Fa
 
 
 @settled()
-def train_together(cfgs: Sequence[Config], quiet: bool = False, resuming: bool = False) -> list[Result]:
+def train_together(
+    cfgs: Sequence[Config], quiet: bool = False, resuming: bool = False, label: str | None = None
+) -> list[Result]:
     """The same for configurations of one shape: all their members in one program, a run directory for each of them.
 
-    ``resuming``: those of the directories that are there go on from their checkpoints.
+    ``resuming``: those of the directories that are there go on from their checkpoints. ``label``: what they are in a
+    study, which says where it lies and how it goes on by itself.
     """
     if len({shape_of(cfg) for cfg in cfgs}) > 1:
         raise ValueError("configurations that are trained together may differ in traced fields and seeds alone")
     with watched() as stop, contextlib.ExitStack() as stack:
-        session = _Session(cfgs, stop, Terminal(cfgs[0].total_steps, quiet), stack)
-        return session.train(resuming)
+        terminal = stack.enter_context(Terminal(quiet, label or ""))
+        return _Session(cfgs, stop, terminal, stack, label is not None).train(resuming)
 
 
 class _Session:
     """Everything that the training of one program shares."""
 
-    def __init__(self, cfgs: Sequence[Config], stop: Stop, terminal: Terminal, stack: contextlib.ExitStack):
+    def __init__(
+        self, cfgs: Sequence[Config], stop: Stop, terminal: Terminal, stack: contextlib.ExitStack, in_study: bool
+    ):
         self.cfgs = cfgs
         self.cfg = replace(cfgs[0], seeds=sum(c.seeds for c in cfgs), group=cfgs[0].group if len(cfgs) == 1 else None)
         self.stop = stop
         self.terminal = terminal
         self.stack = stack
+        self.in_study = in_study
+        self.startup_s = 0.0
         self.runs: list[Run] = []
         self.starts: Starts = starts_of(*cfgs)
         self.programs: dict[int, Population] = {}
@@ -160,7 +189,7 @@ class _Session:
     # Before training
 
     def train(self, resuming: bool) -> list[Result]:
-        self.terminal.hint("building the environment …")
+        self.terminal.stage("building the environment")
         check_own_env(self.cfg)
         spec, member = abstract_member(self.cfg)
         self.stop.raise_if_asked()
@@ -172,7 +201,9 @@ class _Session:
             for run in self.runs:
                 run.dir.update(run.cfg, metadata(run.cfg, spec, member, plan))
             if to_do:
-                self.terminal.say(_headline(self.cfg, spec, metadata(self.cfg, spec, member, plan)))
+                kind = "member" if self.in_study else "seed"
+                for line in _headlines(self.cfg, spec, metadata(self.cfg, spec, member, plan), kind):
+                    self.terminal.say(line)
                 self.terminal.say(str(plan))
                 self.compiled(to_do[0])
             else:
@@ -202,7 +233,8 @@ class _Session:
             name = f"{spec.name}_{cfg.algo.mixer}"
             run_dir = RunDir(Path(cfg.run_dir or ""), made=False) if there else RunDir.create(cfg.run_dir, name)
             self.stack.callback(run_dir.close)
-            self.terminal.say(f"run directory: {run_dir.path}")
+            if not self.in_study:
+                self.terminal.say(f"run directory: {run_dir.path}", to_copy=True)
             run = Run(cfg, run_dir, first)
             if there:
                 self._check_unchanged(run)
@@ -271,10 +303,9 @@ class _Session:
     def compiled(self, group: Group) -> Population:
         """The program for so many members, compiled once for each number."""
         if group.size not in self.programs:
-            self.terminal.hint("tracing and compiling …")
-            program = compile_population(self.cfg, group.size, self.starts.slice(group.first, group.size))
-            self.terminal.say(f"traced in {program.trace_s:.1f} s, compiled in {program.compile_s:.1f} s")
-            self.programs[group.size] = program
+            starts = self.starts.slice(group.first, group.size)
+            self.programs[group.size] = compile_population(self.cfg, group.size, starts, self.terminal.stage)
+            self.startup_s += self.terminal.ready()
         return self.programs[group.size]
 
     # Training
@@ -294,8 +325,6 @@ class _Session:
         except RunError as error:
             there = all(run.path.is_dir() for run in self.runs)
             raise RunError(f"{error}; {self._how_to_go_on()}" if there else str(error)) from None
-        finally:
-            self.terminal.stop()
         for run in self.runs:
             log.files[run.path].sort([group.members_of(run) for group in groups])
         return self._end(log)
@@ -310,27 +339,53 @@ class _Session:
     def _end(self, log: Log) -> list[Result]:
         programs, train_s = self.programs.values(), log.elapsed()
         trace_s, compile_s = (sum((getattr(p, name) for p in programs), 0.0) for name in ("trace_s", "compile_s"))
-        results = [Result(run.cfg, run.path, trace_s, compile_s, train_s) for run in self.runs]
+        times = trace_s, compile_s, train_s, self.startup_s
+        results = [Result(run.cfg, run.path, *times, log.steps_made) for run in self.runs]
+        self.terminal.stop()
         if log.steps_made:
-            self.terminal.summary(log.newest())
-            where = ", ".join(str(run.path) for run in self.runs)
-            speed = log.steps_made / train_s
-            self.terminal.say(
-                f"{log.steps_made:,} environment steps in {train_s:.1f} s ({speed:,.0f} steps/s); saved in {where}"
-            )
+            self._summarise(log.steps_made, train_s)
         if len(self.runs) == 1 and len(log.faults) == self.cfg.seeds:
             raise RunError("no member is left: " + "; ".join(log.faults.values()))
         return results
 
+    def _summarise(self, steps: int, train_s: float) -> None:
+        """What came out, and what may be done with it."""
+        found: dict[str, list[MemberResults]] = {}
+        for run in self.runs:
+            with contextlib.suppress(ConfigError):  # it was never evaluated
+                found[run.path.name] = read_run(run.path).members
+        if self.in_study:
+            self.terminal.summary_by_run(found)
+        else:
+            self.terminal.summary([member for members in found.values() for member in members])
+        among = f" over {self.cfg.seeds} {'members' if self.in_study else 'seeds'}" if self.cfg.seeds > 1 else ""
+        self.terminal.say(f"{steps:,} environment steps{among} in {train_s:.1f} s ({steps / train_s:,.0f} steps/s)")
+        if not self.in_study:
+            for line in _next_commands(self.runs[0]):
+                self.terminal.say(line, to_copy=True)
 
-def _headline(cfg: Config, spec: EnvSpec, info: dict[str, Any]) -> str:
+
+def _headlines(cfg: Config, spec: EnvSpec, info: dict[str, Any], kind: str) -> list[str]:
     ratio, device = info["replay_ratio"], info["device"]
-    return (
-        f"{cfg.algo.mixer} on {spec.name}: {spec.n_agents} agents, {spec.n_actions} actions, {cfg.seeds} member(s) × "
-        f"{cfg.rollouts} rollouts on {device['count']} × {device['kind']}; {info['parameter_count']:,} parameters; "
-        f"replay ratio {ratio['windows_drawn_per_window']:g} windows drawn per window collected, "
-        f"{ratio['updates_per_1000_steps']:.3g} updates per 1000 steps"
-    )
+    return [
+        f"{cfg.algo.mixer} on {spec.name}: {spec.n_agents} agents, {spec.n_actions} actions; "
+        f"{cfg.seeds} {kind}{'s' * (cfg.seeds > 1)} × {cfg.rollouts} rollouts on {device['count']} × {device['kind']}",
+        f"{info['parameter_count']:,} parameters; replay ratio {ratio['windows_drawn_per_window']:g} draws per window, "
+        f"{ratio['updates_per_1000_steps']:.3g} updates per 1000 steps",
+    ]
+
+
+def _next_commands(run: Run) -> list[str]:
+    """What may be done with a run that ended, to copy."""
+    path, trust = shlex.quote(str(run.path)), " --trust" if foreign_code(run.cfg) else ""
+    commands = {
+        f"jqmix evaluate {path}{trust}": "play more greedy episodes",
+        f"jqmix report {path}": "learning curves with intervals",
+        f"jqmix render {path}{trust}": "watch it play",
+        f"jqmix resume {path} --total-steps {2 * run.cfg.total_steps}{trust}": "train on",
+    }
+    width = max(map(len, commands))
+    return ["next:", *(f"  {command:{width}}  # {what}" for command, what in commands.items())]
 
 
 def _recorded_group(run_dir: Path) -> int | None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from jqmix.config import Config, flatten, to_dict
 from jqmix.runs import checkpoint
 from jqmix.runs.checkpoint import Manifest, Saved
-from jqmix.runs.loggers import MetricsFile
+from jqmix.runs.metrics_file import MetricsFile
 from jqmix.runs.run_dir import RunDir
 
 # Fields that may change when a run is resumed.

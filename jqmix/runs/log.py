@@ -1,17 +1,21 @@
 """Where the calls of a program are logged: the files of its runs first, then the terminal."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-from jqmix.config import Config
+from jqmix.analysis.results import MemberResults, read_run
+from jqmix.config import Config, ConfigError
 from jqmix.learning.count import Count, numbers
 from jqmix.learning.health import FAULTS
 from jqmix.runs.checkpoint import Manifest, Saved
 from jqmix.runs.groups import Group, Part, Run
-from jqmix.runs.loggers import Line, MetricsFile, Terminal, to_line
+from jqmix.runs.metrics_file import Line, MetricsFile, to_line
 from jqmix.runs.run_dir import RunError
+from jqmix.runs.terminal import Terminal, mean_curve, metric_of
+from jqmix.runs.text_plots import Point
 
 
 class Log:
@@ -25,7 +29,6 @@ class Log:
         self.faults: dict[int, str] = {}  # of members that stay as they are
         self.must_stop = False
         self.steps_made = 0
-        self._newest: dict[int, Line] = {}
         self._strange: set[int] = set()
         keep = {run.path: dict.fromkeys(range(run.cfg.seeds), (sys.maxsize, sys.maxsize)) for run in runs}
         for group in groups:
@@ -61,6 +64,7 @@ class Log:
         steps, faults = numbers(metrics.pop("env_steps")), metrics.pop("fault")
         found_at = numbers(faults.env_steps)
         new: list[Line] = []
+        shown: dict[str, list[Line]] = {}
         for row, m in enumerate(range(group.first, group.last)):
             if m in self.faults:
                 continue
@@ -78,15 +82,14 @@ class Log:
                 new.append(to_line(_absolute(values), head) | {"absolute/env_steps": best[row]})
             elif complete:
                 self._note_strange(m, values["train/strange_rewards"])
-                self._newest[m] = to_line(values, head)
-                new.append(self._newest[m])
+                new.append(to_line(values, head))
+                shown.setdefault(run.path.name, []).append(new[-1])
             self._write(run, new[-1:] if code or complete else [])
-        shown = [line for line in new if "fault" not in line and best is None]
         slowest = self._slowest(group)
         if shown:
-            self.terminal.chunk(shown)
+            self.terminal.evaluation(shown, self.members(group))
         elif slowest is not None:
-            self.terminal.progress(slowest, group.size)
+            self.terminal.progress(slowest, self.members(group))
         return slowest
 
     def _write(self, run: Run, lines: list[Line]) -> None:
@@ -127,9 +130,18 @@ class Log:
     def all_frozen(self, group: Group) -> bool:
         return self._slowest(group) is None
 
-    def newest(self) -> list[Line]:
-        """Every member's last evaluation, of those that made one."""
-        return [self._newest[m] for m in sorted(self._newest)]
+    def members(self, group: Group) -> str:
+        """How many a group trains, for what tells of each of them; nothing of one alone."""
+        if group.size == 1:
+            return ""
+        frozen = sum(m in self.faults for m in range(group.first, group.last))
+        kind = "seeds" if len(self.runs) == 1 else "members"
+        return f" × {group.size - frozen} {kind}" + (f" ({frozen} frozen)" if frozen else "")
+
+    def history(self, group: Group) -> list[Point]:
+        """What the members that go on showed in evaluations before: steps and the mean of their metric."""
+        found = [member.evaluations for part in group.parts if group.sources for member in _results_of(part)]
+        return mean_curve(found, metric_of(found[0])) if found and found[0] else []
 
     def elapsed(self) -> float:
         """Seconds of this process."""
@@ -147,6 +159,13 @@ class Log:
     def close(self) -> None:
         for file in self.files.values():
             file.close()
+
+
+def _results_of(part: Part) -> list[MemberResults]:
+    with contextlib.suppress(ConfigError):  # no evaluation yet
+        first = part.run.cfg.seed
+        return [member for member in read_run(part.run.path).members if member.seed - first in part.members]
+    return []
 
 
 def _absolute(values: dict[str, float]) -> dict[str, float]:

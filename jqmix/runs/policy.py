@@ -1,7 +1,7 @@
 """A trained policy, to run on its own: each agent acts on its own history."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -203,10 +203,15 @@ SUMMED = {"length_mean": "length", "return_mean": "score", "win_rate": "won"}
 
 @settled()
 def evaluate_run(
-    run_dir: str | Path, episodes: int = 128, seed: int = 0, best: bool = False, trust: bool = False
+    run_dir: str | Path,
+    episodes: int = 128,
+    seed: int = 0,
+    best: bool = False,
+    trust: bool = False,
+    stage: Callable[[str], None] = lambda what: None,
 ) -> list[dict[str, int | float]]:
     """Exactly ``episodes`` whole greedy episodes for every member of a run that was trained, all of them from the same
-    key, with what it learned last, or with what played best in an evaluation.
+    key, with what it learned last, or with what played best in an evaluation. ``stage`` is told what is being done.
 
     Raises ``ConfigError`` as :func:`load_policy` does, where what is played at a time does not fit in memory, and,
     unless told to ``trust`` it, for a run whose environment is code of its own.
@@ -215,6 +220,7 @@ def evaluate_run(
         if not low <= value < 2**31:
             raise ConfigError(f"{name}: {value} is out of range; it must be ≥ {low} and < {2**31}")
     run_dir = Path(run_dir)
+    stage("loading the run")
     cfg = load_run_config(run_dir, trust)
     env = build_env(cfg, min(episodes, EPISODES_AT_ONCE))
     learner = make_learner(cfg, env.spec)
@@ -226,7 +232,10 @@ def evaluate_run(
     check_room("episodes", f"{env.size} at a time", need)
     play = jax.jit(partial(_play, learner.agent, env, at_once))
     key, sums = jax.random.key(seed), {}
+    each = f" for each of {len(members)} seeds" if len(members) > 1 else ""
     for first in range(0, episodes, env.size):
+        count = f"{min(first + env.size, episodes):,} of {episodes:,}" if episodes > env.size else f"{episodes:,}"
+        stage(f"playing {count} episodes{each}")
         played = play(params, key if first == 0 else jax.random.fold_in(key, first // env.size))
         new = _sums(jax.device_get(played), min(env.size, episodes - first))
         sums = {name: x + sums.get(name, 0.0) for name, x in new.items()}

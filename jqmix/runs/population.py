@@ -124,13 +124,20 @@ def abstract_member(cfg: Config) -> tuple[EnvSpec, Member]:
     return program.env.spec, member
 
 
-def compile_population(cfg: Config, group: int | None = None, starts: Starts | None = None) -> Population:
+def compile_population(
+    cfg: Config,
+    group: int | None = None,
+    starts: Starts | None = None,
+    stage: Callable[[str], None] = lambda what: None,
+) -> Population:
     """Initialises the first ``group`` members (all of them unless told) and compiles their programs.
 
     Members are those of ``cfg``, or those that ``starts`` says, with hyperparameters of their own. They are shared out
     over this host's devices, and so are their batches where CPU cores are left. One pair of programs serves every group
-    of the same size. Training need not wait for the evaluation, which compiles in a thread.
+    of the same size. Training need not wait for the evaluation, which compiles in a thread. ``stage`` is told what is
+    being done.
     """
+    stage("initialising")
     starts = starts_of(cfg) if starts is None else starts
     size = group or len(starts.seed)
     mesh = make_mesh(size, learning_batch(cfg))
@@ -154,9 +161,11 @@ def compile_population(cfg: Config, group: int | None = None, starts: Starts | N
     options = compiler_options()
     # Training first: no update waits for the evaluation, which would take cores from it where these are few.
     pool = ThreadPoolExecutor(2 if cpu_cores() > 2 else 1, thread_name_prefix="compile")
+    stage("tracing")
     begin = time.perf_counter()
     training = lowered(program.train, members, shared, np.int32(1))
     traced = time.perf_counter()
+    stage("compiling")
     compiling = pool.submit(_timed_compile, training, options)
     evaluation = lowered(program.evaluate, _without_rollouts(members), shared, on_host(whole_evaluation(cfg)))
     evaluating = pool.submit(evaluation.compile, options)

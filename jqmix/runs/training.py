@@ -68,12 +68,9 @@ class Training:
 
     def run(self) -> None:
         group = self.group
-        what = (
-            "training"
-            if group.size == self.cfg.seeds
-            else f"members {group.first + 1}–{group.last} of {self.cfg.seeds}"
-        )
-        self.terminal.start(what, self.schedule.steps)
+        total, steps = self.cfg.total_steps, self.schedule.steps
+        some = f"members {group.first + 1}–{group.last} of {self.cfg.seeds}" if group.size < self.cfg.seeds else ""
+        self.terminal.start(some, total, steps, self.log.members(group), self.log.history(group))
         self._train()
         self._save()
         self._evaluate()
@@ -90,6 +87,8 @@ class Training:
         if call.iterations:
             made = self.population.train(self.members, self.shared, call.iterations)
         else:
+            if not self.population.evaluation.done():
+                self.terminal.note("compiling the evaluation")
             episodes = self.cfg.eval.episodes * (self.cfg.eval.absolute if absolute else 1)
             rounds = Rounds(call.rounds, call.first, episodes, call.complete and not absolute, absolute)
             made = self.population.evaluate(self.members, self.shared, rounds)
@@ -150,6 +149,7 @@ class Training:
         while played < total:
             self._leave_if_asked()
             rounds = min(self.pace.rounds, total - played)
+            self.terminal.note("replaying the best")
             self._call(Call(0, rounds, played, played + rounds == total), absolute=True)
             self._wait(made_at)
             played += rounds
