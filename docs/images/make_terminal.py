@@ -9,6 +9,7 @@ import io
 import itertools
 import os
 import pty
+import re
 import struct
 import sys
 import tempfile
@@ -62,7 +63,9 @@ def main() -> None:
     console = Console(record=True, file=io.StringIO(), width=COLUMNS, color_system="truecolor", force_terminal=True)
     console.print(Text(f"$ {' '.join(command)}", "bold"))
     console.print(Text("\n").join(lines))
-    console.save_svg(str(Path(__file__).with_name("terminal.svg")), title="jqmix")
+    # Without the font that rich would have loaded from elsewhere.
+    drawing = re.sub(r"@font-face \{.*?\}\n", "", console.export_svg(title="jqmix"), flags=re.DOTALL)
+    Path(__file__).with_name("terminal.svg").write_text(drawing, encoding="utf-8")
 
 
 if __name__ == "__main__":
