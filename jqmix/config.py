@@ -116,8 +116,8 @@ class OptimConfig:
         "adam", "adam and radam (β 0.9/0.999, ε 1e-8), or rmsprop (α 0.99, ε 1e-5)"
     )
     lr: float = setting(1e-3, "learning rate", above=0, traced=True)
-    lr_end: float = setting(
-        1.0, "the learning rate falls linearly to this share of lr at total_steps", low=0, high=1, traced=True
+    lr_end_factor: float = setting(
+        1.0, "the learning rate falls linearly to this share of optim.lr at total_steps", low=0, high=1, traced=True
     )
     grad_clip: float = setting(10.0, "largest global gradient norm", above=0, traced=True)
 
@@ -329,6 +329,7 @@ RENAMED: dict[str, str] = {
     "algo.wqmix_alpha": "mixer.alpha",
     "agent.recurrent": "agent.core",
     "agent.one_kernel": "core.one_kernel",
+    "optim.lr_end": "optim.lr_end_factor",
 }
 
 

@@ -277,7 +277,7 @@ class Program(NamedTuple):
     def now(self, member: Member) -> Config:
         """The configuration with the member's own traced fields, and schedules at their value of now."""
         cfg = bind(self.cfg, member.hyper)
-        lr = self._over_all_steps(member, cfg.optim.lr, cfg.optim.lr * cfg.optim.lr_end)
+        lr = self._over_all_steps(member, cfg.optim.lr, cfg.optim.lr * cfg.optim.lr_end_factor)
         beta = self._over_all_steps(member, cfg.replay.priority_beta, 1.0)
         return bind(cfg, {"optim.lr": lr, "replay.priority_beta": beta})
 
