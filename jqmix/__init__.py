@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from jqmix.networks.cores import register_core
     from jqmix.networks.mixers import register_mixer
     from jqmix.runs.experiment import Result, resume, train
+    from jqmix.runs.log import StopTraining
     from jqmix.runs.policy import Policy, load_policy
     from jqmix.settings import setting
     from jqmix.types import EnvSpec, TimeStep, Window
@@ -30,6 +31,7 @@ _HOME = {
     "Result": "jqmix.runs.experiment",
     "resume": "jqmix.runs.experiment",
     "train": "jqmix.runs.experiment",
+    "StopTraining": "jqmix.runs.log",
     "Policy": "jqmix.runs.policy",
     "load_policy": "jqmix.runs.policy",
     "setting": "jqmix.settings",
@@ -45,6 +47,7 @@ __all__ = [
     "EnvSpec",
     "Policy",
     "Result",
+    "StopTraining",
     "TimeStep",
     "Window",
     "check_env",

@@ -197,6 +197,7 @@ def _add_resume_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--total-steps", type=_whole(1, STEPS), metavar="N", help="go on to so many steps; also a finished run"
     )
+    parser.add_argument("--log", metavar="NAMES", help="trackers, in place of the run's own; none: without")
     _add_trust_flag(parser)
     parser.add_argument("--quiet", action="store_true", help="print the run directory alone")
 
@@ -336,7 +337,7 @@ def _resume(args: argparse.Namespace) -> None:
         return _resume_study(path, args)
     from jqmix.runs.experiment import resume
 
-    result = resume(path, args.total_steps, quiet=args.quiet, trust=args.trust)
+    result = resume(path, args.total_steps, quiet=args.quiet, trust=args.trust, log=args.log)
     if args.quiet:
         print(result.run_dir)
 
@@ -344,6 +345,8 @@ def _resume(args: argparse.Namespace) -> None:
 def _resume_study(path: Any, args: argparse.Namespace) -> None:
     if args.total_steps is not None:
         raise ConfigError("total_steps: a study's configurations have their own; it goes on to these")
+    if args.log is not None:
+        raise ConfigError("log: a study's configurations have their own; it goes on with these")
     from jqmix.analysis.report import report
     from jqmix.runs.ablate import resume_study
 
@@ -422,8 +425,9 @@ def _igm(args: argparse.Namespace) -> None:
 
 def _bench(args: argparse.Namespace) -> None:
     cfg = _run_config(args)
-    if "run_dir" in _given(args):
-        raise ConfigError("run_dir: has no effect; bench writes nothing")
+    for field in ("run_dir", "log"):
+        if field in _given(args):
+            raise ConfigError(f"{field}: has no effect; bench writes nothing")
     _prepare(cache=False)
     from jqmix.runs.bench import bench
 

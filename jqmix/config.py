@@ -29,6 +29,7 @@ from jqmix.networks.mixers import MIXERS
 from jqmix.networks.mixers.settings import QMixSettings
 from jqmix.plugins import Registry
 from jqmix.settings import Leaf, coerce, describe_type, read_value, setting, settings_in
+from jqmix.trackers.base import TRACKERS, tracker_names
 
 # Highest values that are sensible; what they come to together is for the memory plan.
 WIDTH, ROLLOUTS, EPISODES, STEPS = 2**14, 2**20, 10**7, 10**15
@@ -208,6 +209,9 @@ class Config:
     group: int | None = setting(None, "members trained at once, group after group (as many as fit unless set)", low=1)
     on_nan: Literal["freeze", "stop"] = setting(
         "freeze", "a member whose numbers are no longer finite stays as it was while the others go on; or all stop"
+    )
+    log: str | None = setting(
+        None, f"trackers that get the run's numbers, with commas between: {', '.join(TRACKERS)} (each an extra)"
     )
     run_dir: str | None = setting(None, "where the run is written (runs/<env>_<mixer>_<time> unless set)")
 
@@ -403,6 +407,7 @@ def check(cfg: Config) -> None:
     _check_env(cfg.env)
     if cfg.run_dir is not None:
         check_path_text("run_dir", cfg.run_dir)
+    tracker_names(cfg.log)
     (_check_replay if cfg.algo.name == "dqn" else _check_pqn)(cfg)
     if cfg.explore.eps_end > cfg.explore.eps_start:
         raise ConfigError(f"explore.eps_end: {cfg.explore.eps_end} must be ≤ explore.eps_start {cfg.explore.eps_start}")

@@ -27,15 +27,18 @@ MAY_IMPORT = {
     "plugins": {"inputs", "settings", "envs"},  # of envs the errors alone
     "envs": {"types", "inputs", "plugins", "kernels", "envs"},
     "files": {"inputs"},
+    "trackers": {"inputs", "plugins", "files", "trackers"},
     "networks": {"types", "inputs", "settings", "plugins", "kernels", "networks"},
-    "config": {"inputs", "settings", "plugins", "envs", "networks"},  # registries' names and settings, without JAX
+    # Registries' names and settings, without JAX.
+    "config": {"inputs", "settings", "plugins", "envs", "networks", "trackers"},
     "buffers": {"types", "config", "kernels", "envs", "buffers"},
     "learning": {"types", "inputs", "config", "kernels", "envs", "networks", "buffers", "learning"},
     "analysis": {"inputs", "settings", "config", "files", "envs", "analysis"},  # of envs the registry's names alone
-    "runs": BASE | {"interrupts", "kernels", "files", "envs", "networks", "buffers", "learning", "analysis", "runs"},
+    "runs": BASE
+    | {"interrupts", "kernels", "files", "envs", "networks", "buffers", "learning", "analysis", "trackers", "runs"},
     "cli": BASE | {"interrupts", "files", "envs", "analysis", "runs"},
 }
-WITHOUT_JAX = ("inputs", "interrupts", "settings", "plugins", "config", "files", "analysis", "cli")
+WITHOUT_JAX = ("inputs", "interrupts", "settings", "plugins", "config", "files", "trackers", "analysis", "cli")
 
 LONGEST = 60  # lines of a function
 

@@ -456,8 +456,9 @@ def test_chain_probe_reaches_q_star():
     chain = {"env.name": "chain_probe", "algo.mixer": "vdn", "algo.gamma": 0.8, "algo.td_lambda": 0.0}
     pqn = {"algo.name": "pqn", "rollouts": 16, "window": 8, "algo.minibatches": 4, "replay.burn_in": 2}
     rest = {"explore.eps_end": 1.0, "agent.layer_norm": True, "agent.hidden": 32, "eval.episodes": 2}
-    steps = {"optim.name": "radam", "optim.lr": 2e-3, "optim.lr_end_factor": 0.0, "total_steps": 16_000, "eval.every": 16_000}
-    program = make_program(load_config(None, **chain, **pqn, **rest, **steps))
+    optim = {"optim.name": "radam", "optim.lr": 2e-3, "optim.lr_end_factor": 0.0}
+    steps = {"total_steps": 16_000, "eval.every": 16_000}
+    program = make_program(load_config(None, **chain, **pqn, **rest, **optim, **steps))
     members, shared = jax.vmap(program.init, out_axes=(0, None))(jnp.arange(3))
     chunk = jax.jit(jax.vmap(program.chunk, in_axes=(0, None), out_axes=(0, None, 0)))
     members, shared, metrics = chunk(members, shared)

@@ -21,7 +21,7 @@ from jqmix.inputs import shown
 WIN_RATE, RETURN = "eval/win_rate", "eval/return_mean"
 # What may differ within a group: who was trained, where, and how that was saved.
 SAVING = {f"checkpoint.{name}" for name in ("every", "keep", "replay", "share")}
-WHO = {"seed", "seeds", "group", "run_dir", "on_nan"} | SAVING
+WHO = {"seed", "seeds", "group", "run_dir", "on_nan", "log"} | SAVING
 # What makes an environment a task of its own: results of different ones never share an axis.
 TASK = {"env.name", "env.factory", "env.kwargs"}
 # How many folders deep runs are looked for.

@@ -12,6 +12,7 @@ from jqmix.interrupts import say as say_to_stderr
 from jqmix.interrupts import watched
 from jqmix.runs.experiment import Result, shape_of, train_together
 from jqmix.runs.run_dir import RunDir
+from jqmix.trackers.base import make_trackers
 
 
 def run_study(study: Study, out: str | None, kind: str, say: Callable[[str], None] = print) -> Path:
@@ -20,6 +21,7 @@ def run_study(study: Study, out: str | None, kind: str, say: Callable[[str], Non
     Raises ``ConfigError`` if the folder holds anything.
     """
     first = next(iter(study.configs.values()))
+    make_trackers(first.log)  # refuses what is not installed before anything is written
     folder = RunDir.create(out, f"{kind}_{first.env.name}", "out")
     try:
         study.save(folder.path)

@@ -14,7 +14,7 @@ from jqmix.runs.loggers import MetricsFile
 from jqmix.runs.run_dir import RunDir
 
 # Fields that may change when a run is resumed.
-LATER = {"total_steps", "group", "run_dir", "on_nan", "eval.absolute"}
+LATER = {"total_steps", "group", "run_dir", "on_nan", "eval.absolute", "log"}
 
 
 def settings_of(cfg: Config) -> dict[str, Any]:

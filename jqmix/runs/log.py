@@ -1,8 +1,9 @@
-"""Where the calls of a program are logged: the files of its runs first, then the terminal."""
+"""Where the calls of a program are logged: the files of its runs first, then trackers, callbacks, the terminal."""
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from jqmix.config import Config
@@ -12,13 +13,26 @@ from jqmix.runs.checkpoint import Manifest, Saved
 from jqmix.runs.groups import Group, Part, Run
 from jqmix.runs.loggers import Line, MetricsFile, Terminal, to_line
 from jqmix.runs.run_dir import RunError
+from jqmix.trackers.feed import Feed
+
+Callback = Callable[[list[Line]], Any]
+
+
+class StopTraining(Exception):
+    """For a callback to raise: the run saves, as at Ctrl-C, and returns its result. `jqmix resume` goes on with it."""
 
 
 class Log:
-    """Where calls are logged: the runs' files, then the terminal."""
+    """Where calls are logged: the runs' files, then their trackers (``feeds``), callbacks, the terminal.
 
-    def __init__(self, runs: list[Run], groups: list[Group], terminal: Terminal):
+    ``raised``: the first that a callback raised, for whoever trains to raise once everything is saved.
+    """
+
+    def __init__(self, runs: list[Run], groups: list[Group], terminal: Terminal, callbacks: Sequence[Callback] = ()):
         self.terminal = terminal
+        self.callbacks = callbacks
+        self.raised: BaseException | None = None
+        self.feeds: dict[Path, list[Feed]] = {}
         self.runs = runs
         self.places = [(run, member) for run in runs for member in range(run.cfg.seeds)]
         self.env_steps = [0] * len(self.places)
@@ -81,6 +95,7 @@ class Log:
                 self._newest[m] = to_line(values, head)
                 new.append(self._newest[m])
             self._write(run, new[-1:] if code or complete else [])
+        self._call_back(new)
         shown = [line for line in new if "fault" not in line and best is None]
         slowest = self._slowest(group)
         if shown:
@@ -93,6 +108,19 @@ class Log:
         if not lines:
             return
         self._reach(run, lambda file: file.write(lines))
+        for feed in self.feeds.get(run.path, ()):
+            feed.put(lines)
+
+    def _call_back(self, lines: list[Line]) -> None:
+        for callback in self.callbacks if lines else ():
+            try:
+                callback([dict(line) for line in lines])
+            except BaseException as error:  # whatever it is, what was trained is saved first
+                self.raised = self.raised or error
+
+    def raise_if_raised(self) -> None:
+        if self.raised is not None:
+            raise self.raised
 
     def _reach(self, run: Run, act: Callable[[MetricsFile], None]) -> None:
         """Raises ``RunError`` where a run's directory or log is gone, or the disk takes no more."""
