@@ -5,19 +5,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jqmix import learning, networks
+    from jqmix.analysis.report import report
     from jqmix.config import Config, ConfigError, load_config
     from jqmix.envs.check import check_env
     from jqmix.envs.registry import EnvError, make_env, register
     from jqmix.learning.train import make_train
     from jqmix.networks.cores import register_core
     from jqmix.networks.mixers import register_mixer
+    from jqmix.runs.ablate import run_sweep as sweep
     from jqmix.runs.experiment import Result, resume, train
     from jqmix.runs.log import StopTraining
     from jqmix.runs.policy import Policy, load_policy
+    from jqmix.runs.policy import evaluate_run as evaluate
     from jqmix.settings import setting
     from jqmix.types import EnvSpec, TimeStep, Window
 
 _HOME = {
+    "report": "jqmix.analysis.report",
     "Config": "jqmix.config",
     "ConfigError": "jqmix.config",
     "load_config": "jqmix.config",
@@ -32,6 +36,8 @@ _HOME = {
     "resume": "jqmix.runs.experiment",
     "train": "jqmix.runs.experiment",
     "StopTraining": "jqmix.runs.log",
+    "sweep": "jqmix.runs.ablate:run_sweep",
+    "evaluate": "jqmix.runs.policy:evaluate_run",
     "Policy": "jqmix.runs.policy",
     "load_policy": "jqmix.runs.policy",
     "setting": "jqmix.settings",
@@ -51,6 +57,7 @@ __all__ = [
     "TimeStep",
     "Window",
     "check_env",
+    "evaluate",
     "learning",
     "load_config",
     "load_policy",
@@ -60,8 +67,10 @@ __all__ = [
     "register",
     "register_core",
     "register_mixer",
+    "report",
     "resume",
     "setting",
+    "sweep",
     "train",
 ]
 
@@ -72,5 +81,6 @@ def __getattr__(name: str) -> Any:
             importlib.import_module(f"jqmix.{name}.{module}")
         return importlib.import_module(f"jqmix.{name}")
     if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
+        module, _, attribute = _HOME[name].partition(":")
+        return getattr(importlib.import_module(module), attribute or name)
     raise AttributeError(f"module 'jqmix' has no attribute {name!r}")

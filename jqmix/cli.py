@@ -307,14 +307,9 @@ def _stdout_for_results() -> Iterator[None]:
 
 def _prepare(cache: bool = True) -> None:
     """What has to be settled before JAX starts. Benchmarks report compile times, so they do without the cache."""
-    from jqmix.runs.jax_settings import check_environment
+    from jqmix.runs.jax_settings import prepare
 
-    check_environment()
-    from jqmix.runs.devices import use_compilation_cache, use_cpu_cores
-
-    use_cpu_cores()
-    if cache:
-        use_compilation_cache()
+    prepare(cache)
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -392,9 +387,7 @@ def _run_study(study: Any, args: argparse.Namespace) -> None:
 
 def _evaluate(args: argparse.Namespace) -> None:
     _check_there(args.run_dir, "config.yaml")
-    from jqmix.runs.jax_settings import check_environment
-
-    check_environment()
+    _prepare()
     from jqmix.runs.policy import evaluate_run
 
     with _stdout_for_results():
@@ -409,9 +402,7 @@ def _igm(args: argparse.Namespace) -> None:
     _check_there(args.run_dir, "config.yaml")
     if args.out is not None:
         check_new_file("out", args.out)
-    from jqmix.runs.jax_settings import check_environment
-
-    check_environment()
+    _prepare()
     from jqmix.analysis.joint_values import draw_value_tables
     from jqmix.runs.igm import joint_values
 

@@ -368,6 +368,8 @@ def build(values: Mapping[str, Any]) -> Config:
         nested.setdefault(group, {})[name] = read_value(path, hint, f, _coerce(path, hint, value))
     top = nested.pop("", {})
     hints = typing.get_type_hints(Config)
+    if nested.get("env", {}).get("factory") is not None:
+        nested["env"]["name"] = nested["env"]["factory"]  # its own name is known once it is built
     groups = {group: hints[group](**leaf) for group, leaf in nested.items()}
     cfg = Config(**top, **groups, **{group: _read_choice(group, values) for group in CHOICES})
     check(cfg)

@@ -141,6 +141,11 @@ def read_run(run_dir: Path) -> RunResults:
     Raises ``ConfigError`` for a damaged config.yaml, and where metrics.jsonl has nothing to show.
     """
     settings = read_fields(run_dir / "config.yaml")
+    metadata, damage = _metadata_or_none(run_dir)
+    if settings["env.factory"]:  # of which earlier versions noted the name in the metadata alone
+        environment = metadata.get("environment")
+        named = environment.get("name") if isinstance(environment, dict) else None
+        settings["env.name"] = named if isinstance(named, str) else settings["env.name"]
     path = run_dir / "metrics.jsonl"
     lines, skipped = read_metrics(path, range(settings["seed"], settings["seed"] + settings["seeds"]))
     evaluations, without = _comparable([line for line in lines if any(key.startswith("eval/") for key in line)])
@@ -157,10 +162,15 @@ def read_run(run_dir: Path) -> RunResults:
         raise ConfigError("; ".join([f"run_dir: {shown(run_dir)} has no evaluations in metrics.jsonl", *found]))
     members = [MemberResults(run_dir, s, settings, by_seed.get(s, []), absolute.get(s), fault.get(s)) for s in seeds]
     notes = [f"{shown(path)}: {'; '.join(found)}"] if found else []
+    return RunResults(members, metadata, notes + damage)
+
+
+def _metadata_or_none(run_dir: Path) -> tuple[dict[str, Any], list[str]]:
+    """What metadata.json holds; or nothing, and a note on what is wrong with it."""
     try:
-        return RunResults(members, read_metadata(run_dir), notes)
+        return read_metadata(run_dir), []
     except ConfigError as error:
-        return RunResults(members, {}, [*notes, f"{error}; versions, device and commit are unknown"])
+        return {}, [f"{error}; versions, device and commit are unknown"]
 
 
 def _count(number: int, what: str) -> str:
@@ -318,10 +328,10 @@ def over_tasks(groups: Sequence[ResultGroup]) -> list[ResultGroup]:
 
 
 def task_name(settings: dict[str, Any]) -> str:
-    """The environment, and the arguments of its factory."""
-    name = settings["env.factory"] or settings["env.name"]
-    kwargs = ", ".join(f"{key}={value}" for key, value in (settings["env.kwargs"] or {}).items())
-    return f"{name} ({kwargs})" if kwargs else name
+    """The environment, the factory of one from outside, and its arguments."""
+    about = [str(settings["env.factory"])] if settings["env.factory"] else []
+    about += [f"{key}={value}" for key, value in (settings["env.kwargs"] or {}).items()]
+    return f"{settings['env.name']} ({', '.join(about)})" if about else settings["env.name"]
 
 
 def _essence(settings: dict[str, Any]) -> str:

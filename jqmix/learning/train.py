@@ -90,6 +90,9 @@ class Program(NamedTuple):
     eval_env: BatchedDecPOMDP
     algorithm: Algorithm
 
+    def __repr__(self) -> str:
+        return f"Program({self.cfg.algo.mixer} on {self.env.spec.name})"
+
     def init(self, seed: Int[Array, ""], hyper: Hyper | None = None) -> tuple[Member, Shared]:
         """A member at its beginning, and the counters at zero."""
         cfg, spec, none = self.cfg, self.env.spec, jnp.int32(0)

@@ -29,7 +29,7 @@ from jqmix.runs.devices import make_mesh
 from jqmix.runs.groups import Group, Part, Run, settings_of
 from jqmix.runs.jax_settings import settled
 from jqmix.runs.log import Callback, Log, StopTraining
-from jqmix.runs.loggers import Line, Terminal
+from jqmix.runs.loggers import Line, Terminal, describe
 from jqmix.runs.memory import MemoryPlan, make_plan
 from jqmix.runs.policy import load_run_config
 from jqmix.runs.population import (
@@ -65,6 +65,20 @@ class Result:
         """Every line of metrics.jsonl."""
         with (self.run_dir / "metrics.jsonl").open(encoding="utf-8") as file:
             return [json.loads(line) for line in file]
+
+    def __repr__(self) -> str:
+        cfg = self.config
+        what = f"{cfg.algo.mixer} on {cfg.env.name}, {cfg.seeds} {'seed' if cfg.seeds == 1 else 'seeds'}"
+        return f"Result({what}: {self._last()}; {str(self.run_dir)!r})"
+
+    def _last(self) -> str:
+        """The newest evaluation of every seed, as their mean."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            last = {line["seed"]: line for line in self.metrics if "eval/return_mean" in line}.values()
+            if last:
+                steps = min(line["env_steps"] for line in last)
+                return f"{describe(list(last))} after {steps:,} steps"
+        return "no evaluation"
 
     @cached_property
     def params(self) -> Any:
@@ -206,6 +220,7 @@ class _Session:
         self.terminal.hint("building the environment …")
         check_own_env(self.cfg)
         spec, member = abstract_member(self.cfg)
+        self.cfgs, self.cfg = [_named(cfg, spec) for cfg in self.cfgs], _named(self.cfg, spec)
         self.stop.raise_if_asked()
         plan = self._plan(spec, member, resuming)
         with contextlib.ExitStack() as undoing:
@@ -385,6 +400,11 @@ class _Session:
         if len(self.runs) == 1 and len(log.faults) == self.cfg.seeds:
             raise RunError("no member is left: " + "; ".join(log.faults.values()))
         return results
+
+
+def _named(cfg: Config, spec: EnvSpec) -> Config:
+    """With an environment of the user's own under its own name."""
+    return cfg if cfg.env.factory is None else replace(cfg, env=replace(cfg.env, name=spec.name))
 
 
 def _headline(cfg: Config, spec: EnvSpec, info: dict[str, Any]) -> str:

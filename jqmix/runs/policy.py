@@ -43,6 +43,11 @@ class Policy(NamedTuple):
     agent: Agent
     params: Any
 
+    def __repr__(self) -> str:
+        agent, count = self.agent, sum(int(x.size) for x in jax.tree.leaves(self.params))
+        sizes = f"{agent.n_agents} agents, {agent.n_actions} actions, observations of {agent.obs_size} numbers"
+        return f"Policy({sizes}; {agent.core} of {agent.hidden}, {count:,} parameters)"
+
     @settled()
     def initial_state(self, batch: int) -> PolicyState:
         """For ``batch`` parallel episodes, at their start."""
