@@ -135,6 +135,8 @@ def _parser(foreign: Sequence[str] = ()) -> _Parser:
     )
     about = "The joint values that a run on a matrix game or the two-step game learned, next to the true ones."
     _add_igm_arguments(command("igm", _igm, about))
+    about = "Every preset: environment, algorithm, steps, and how long it is expected to take."
+    _add_json_flag(command("presets", _presets, about))
     _add_envs_arguments(command("envs", _envs, "Every environment with its sizes; or one's own, checked."))
     return parser
 
@@ -157,7 +159,9 @@ def _add_train_arguments(parser: argparse.ArgumentParser, foreign: Sequence[str]
     _add_config_flags(parser, foreign)
     parser.usage = f"{parser.prog} [CONFIG] [--field VALUE …]"
     parser.add_argument("--quiet", action="store_true", help="print the run directory alone")
-    parser.epilog = "presets: " + ", ".join(preset_names())
+    about = "say what would be trained, where, in what memory and about how long; write nothing"
+    parser.add_argument("--dry-run", action="store_true", help=about)
+    parser.epilog = "presets (`jqmix presets` says more): " + ", ".join(preset_names())
 
 
 def _add_bench_arguments(parser: argparse.ArgumentParser, foreign: Sequence[str]) -> None:
@@ -316,8 +320,13 @@ def _train(args: argparse.Namespace) -> None:
     cfg = _run_config(args)
     _check_place("run_dir", cfg.run_dir)
     _prepare()
-    from jqmix.runs.experiment import train
+    from jqmix.runs.experiment import dry_run, train
 
+    if args.dry_run:
+        with _stdout_for_results():
+            lines = dry_run(cfg)
+        print("\n".join(lines))
+        return
     result = train(cfg, quiet=args.quiet)
     if args.quiet:
         print(result.run_dir)
@@ -448,6 +457,22 @@ def _report(args: argparse.Namespace) -> None:
         return
     _print_table(filled(rows))
     print(f"report: {folder / 'report.md'}")
+
+
+def _presets(args: argparse.Namespace) -> None:
+    from jqmix.analysis.duration import MACHINE, preset_rows, spell_seconds
+
+    rows = preset_rows()
+    if args.json:
+        print(json.dumps(rows))
+        return
+    shown_as = {"total_steps": "steps", "seconds": "about"}
+    for row in rows:
+        row["total_steps"] = f"{row['total_steps']:,}"
+        row["seconds"] = None if row["seconds"] is None else spell_seconds(row["seconds"])
+    _print_table([{shown_as.get(name, name): value for name, value in row.items()} for row in rows])
+    print(f"\nabout: an estimate for one seed on {MACHINE}, without compiling (half a minute at first);")
+    print("`jqmix bench PRESET` measures the speed here, `jqmix train PRESET --dry-run` says what a run would be")
 
 
 def _envs(args: argparse.Namespace) -> None:

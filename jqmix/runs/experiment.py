@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 
+from jqmix.analysis.duration import MACHINE, expected_seconds, spell_seconds
 from jqmix.analysis.results import read_metrics
 from jqmix.config import Config, ConfigError, coerce_text, flatten, foreign_code, renamed, to_dict, traced_paths
 from jqmix.files import read_json, warn
@@ -172,6 +173,32 @@ def resume(
 
 
 @settled()
+def dry_run(cfg: Config) -> list[str]:
+    """What :func:`train` would say before it compiles, line by line, with about how long it would take.
+
+    Builds the environment, and writes nothing. Raises ``ConfigError`` (or ``EnvError``) as :func:`train` does.
+    """
+    make_trackers(cfg.log)
+    check_own_env(cfg)
+    spec, member = abstract_member(cfg)
+    plan = make_plan(cfg, spec, member)
+    info = metadata(cfg, spec, member, plan)
+    if info["device"]["platform"] == "cpu":
+        about = spell_seconds(expected_seconds(cfg, spec))
+        took = f"about {about} without compiling (an estimate for {MACHINE}; `jqmix bench` measures)"
+    else:
+        took = f"no estimate for {info['device']['kind']}; `jqmix bench` measures the speed"
+    where = cfg.run_dir or f"runs/{_dir_name(cfg, spec)}_<time>"
+    steps = f"{cfg.total_steps:,} environment steps for each of {cfg.seeds} member(s)"
+    return [f"run directory: {where}", _headline(cfg, spec, info), str(plan), f"{steps}: {took}", "nothing was written"]
+
+
+def _dir_name(cfg: Config, spec: EnvSpec) -> str:
+    """What a new run directory is named after; the time follows."""
+    return f"{spec.name}_{cfg.algo.mixer}".replace("/", "_")
+
+
+@settled()
 def train_together(
     cfgs: Sequence[Config],
     quiet: bool = False,
@@ -257,7 +284,7 @@ class _Session:
         first = 0
         for cfg in self.cfgs:
             there = resuming and cfg.run_dir is not None and (Path(cfg.run_dir) / "config.yaml").is_file()
-            name = f"{spec.name}_{cfg.algo.mixer}"
+            name = _dir_name(cfg, spec)
             run_dir = RunDir(Path(cfg.run_dir or ""), made=False) if there else RunDir.create(cfg.run_dir, name)
             self.stack.callback(run_dir.close)
             self.terminal.say(f"run directory: {run_dir.path}")
