@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -170,26 +171,24 @@ class Broken(Notebook):
         self._fail("end")
 
 
-@pytest.mark.parametrize("method", ["begin", "log", "end"])
-def test_a_logger_that_fails_ends_no_run(tmp_path, capsys, method):
-    book = Notebook()
-    result = train(config(tmp_path / "run"), quiet=True, loggers=[Broken(method, OSError("no network")), book])
-    assert book.lines == result.metrics
-    err = capsys.readouterr().err
-    assert err.count("Broken: OSError: no network (") == 1 == err.count("\n")
-    assert "test_trackers.py:" in err
+class Hanging(Notebook):
+    def begin(self, run):
+        time.sleep(100)
 
 
-def test_a_logger_that_hangs_delays_no_run(tmp_path, capsys, monkeypatch):
-    class Slow(Notebook):
-        def begin(self, run):
-            time.sleep(60)
-
-    monkeypatch.setattr(feed, "CLOSE_S", 0.2)
+def test_loggers_that_fail_or_hang_neither_end_nor_delay_a_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(feed, "CLOSE_S", 1.0)
+    book, broken = Notebook(), [Broken(method, OSError(f"no {method}")) for method in ("begin", "log", "end")]
     begin = time.perf_counter()
-    train(config(tmp_path / "run", total_steps=320), quiet=True, loggers=[Slow()])
-    assert time.perf_counter() - begin < 50
-    assert "Slow: not done 0 s after the run" in capsys.readouterr().err
+    result = train(config(tmp_path / "run"), quiet=True, loggers=[*broken, Hanging(), book])
+    assert time.perf_counter() - begin < 100
+    assert book.lines == result.metrics
+    err = capsys.readouterr().err.splitlines()
+    assert len(err) == 4
+    for name, method in (("Broken", "begin"), ("Broken-2", "log"), ("Broken-3", "end")):
+        (line,) = [line for line in err if f"{name}: OSError: no {method} (" in line]
+        assert "test_trackers.py:" in line and "the run goes on without it" in line
+    assert any("Hanging: not done 1 s after the run" in line for line in err)
 
 
 def test_an_object_without_the_methods_is_no_logger():
@@ -199,9 +198,9 @@ def test_an_object_without_the_methods_is_no_logger():
     assert list(name_loggers([Notebook(), Notebook()])) == ["Notebook", "Notebook-2"]
 
 
-def test_a_damaged_note_is_one_line(tmp_path, capsys):
+def test_a_damaged_note_is_one_line(tracked, tmp_path, capsys):
     path = tmp_path / "run"
-    train(config(path, total_steps=320), quiet=True, loggers=[Notebook()])
+    shutil.copytree(tracked[0].run_dir, path)
     (path / "trackers" / "Notebook.json").write_text('{"notes": 3}')
     book = Notebook()
     resume(path, quiet=True, loggers=[book])
@@ -223,12 +222,13 @@ def test_a_callback_ends_training_early(tmp_path, capsys):
             raise jqmix.StopTraining("far enough")
 
     path = tmp_path / "run"
-    result = train(config(path, total_steps=100_000), callbacks=[enough])
+    result = train(config(path), callbacks=[enough])
     assert "stopped by a callback (far enough); saved; go on with: jqmix resume" in capsys.readouterr().out
-    assert result.metrics[-1]["env_steps"] >= 640
-    resumed = resume(path, total_steps=result.metrics[-1]["env_steps"] + 320, quiet=True)
-    assert resumed.metrics[: len(result.metrics)] == result.metrics
-    assert "absolute/return_mean" in resumed.metrics[-1] and "absolute/return_mean" not in result.metrics[-1]
+    before = result.metrics
+    assert 640 <= before[-1]["env_steps"] < 1280
+    assert "absolute/return_mean" not in before[-1]
+    after = resume(path, quiet=True).metrics
+    assert after[: len(before)] == before and "absolute/return_mean" in after[-1]
 
 
 @pytest.mark.parametrize("when", ["first", "last"])
@@ -241,7 +241,8 @@ def test_a_callbacks_error_comes_out_once_the_run_is_saved(tmp_path, when):
     with pytest.raises(ZeroDivisionError, match="mine") as raised:
         train(config(path), quiet=True, callbacks=[fail])
     assert f"the run was saved; go on with: jqmix resume {path}" in raised.value.__notes__[0]
-    assert resume(path, quiet=True).metrics[-1]["env_steps"] == 1280
+    finished = "absolute/return_mean" in jqmix.runs.experiment.Result(config(path), path, 0.0, 0.0, 0.0).metrics[-1]
+    assert finished == (when == "last")
 
 
 # TensorBoard
@@ -292,6 +293,7 @@ def test_a_finished_run_gets_a_tracker_later(tracked, tmp_path):
     assert load_config(result.run_dir).log is None
 
 
+@pytest.mark.slow
 def test_a_study_has_a_tracker_in_every_run(tmp_path):
     pytest.importorskip("tensorboardX")
     flags = [x for name, value in {**SMALL, "log": "tensorboard"}.items() for x in (f"--{name}", str(value))]
@@ -306,26 +308,35 @@ def test_a_study_has_a_tracker_in_every_run(tmp_path):
 # Weights & Biases, MLflow
 
 
-def wandb_rows(path, monkeypatch):
-    """The history and configuration of every offline run below a folder, by its identifier."""
-    datastore = pytest.importorskip("wandb.sdk.internal.datastore")
-    from wandb.proto import wandb_internal_pb2
+def wandb_records(path):
+    """What a .wandb file holds: a header of 7 bytes, then LevelDB's log format, blocks of 32 KiB."""
+    records = pytest.importorskip("wandb.proto.wandb_internal_pb2")
+    data, at, piece = path.read_bytes(), 7, b""
+    while at < len(data):
+        if 32768 - at % 32768 < 7:  # what is left of a block that holds no header
+            at += 32768 - at % 32768
+            continue
+        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        piece += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            record = records.Record()
+            record.ParseFromString(piece)
+            yield record
+            piece = b""
 
+
+def wandb_runs(path):
+    """The starts and the history of every offline run below a folder, by its identifier."""
     runs = {}
     for file in sorted(Path(path).glob("wandb/offline-run-*/*.wandb")):
-        store = datastore.DataStore()
-        store.open_for_scan(str(file))
-        while data := store.scan_data():
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(data)
+        for record in wandb_records(file):
             if record.WhichOneof("record_type") == "run":
                 run = runs.setdefault(record.run.run_id, {"history": [], "starts": []})
                 run["starts"].append(record.run)
             elif record.WhichOneof("record_type") == "history":
-                items = {
-                    item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item
-                }
-                run["history"].append({k: v for k, v in items.items() if not k.startswith("_")})
+                pairs = {x.key or ".".join(x.nested_key): json.loads(x.value_json) for x in record.history.item}
+                run["history"].append({k: v for k, v in pairs.items() if not k.startswith("_")})
     return runs
 
 
@@ -336,7 +347,7 @@ def test_wandb_offline(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
     path = tmp_path / "run"
     stop_and_resume(path, monkeypatch, log="wandb")
-    runs, lines = wandb_rows(path, monkeypatch), lines_of(path)
+    runs, lines = wandb_runs(path), lines_of(path)
     assert len(runs) == 2
     for seed, run in enumerate(sorted(runs.values(), key=lambda run: run["starts"][0].display_name)):
         assert [start.display_name for start in run["starts"]] == [f"run, seed {seed}"] * 2
@@ -417,6 +428,7 @@ def test_a_tracker_that_is_not_installed_is_refused(command, capsys, tmp_path, m
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_ctrl_c_closes_trackers(tmp_path):
     """A whole process: what was logged before the signal is in the files."""
     pytest.importorskip("tensorboardX")

@@ -6,10 +6,10 @@ of one seed on two idle cores of a Xeon at 2.8 GHz (SMAX 3m and 2s3z, MPE, preda
 to 64). It meets them within a fifth. Elsewhere, and for large maps and JaxMARL's own environments, it is a rough guide.
 """
 
-from typing import Any, Protocol
+from typing import Any
 
 from jqmix.config import Config, load_config, preset_names
-from jqmix.envs.registry import entries
+from jqmix.envs.registry import Sizes, entries
 
 # Seconds, as fitted: of a floating-point operation of agents and of mixers, of an agent's unit at a slot, of an update
 # divided by the environment steps of an iteration, and of a step that is played.
@@ -18,27 +18,12 @@ CORE_WEIGHTS = {"gru": 6, "lstm": 8}  # times the width squared
 MACHINE = "two CPU cores"
 
 
-class EnvSizes(Protocol):
-    """What of an environment an estimate takes."""
-
-    @property
-    def n_agents(self) -> int: ...
-    @property
-    def n_actions(self) -> int: ...
-    @property
-    def obs_size(self) -> int: ...
-    @property
-    def state_size(self) -> int: ...
-    @property
-    def episode_limit(self) -> int: ...
-
-
-def expected_seconds(cfg: Config, sizes: EnvSizes) -> float:
+def expected_seconds(cfg: Config, sizes: Sizes) -> float:
     """Of training all members of a configuration on two CPU cores, without compiling."""
     return cfg.seeds * cfg.total_steps / expected_speed(cfg, sizes)
 
 
-def expected_speed(cfg: Config, sizes: EnvSizes) -> float:
+def expected_speed(cfg: Config, sizes: Sizes) -> float:
     """Environment steps per second, summed over members."""
     length = cfg.window or cfg.env.episode_limit or sizes.episode_limit
     if cfg.algo.name == "dqn":
@@ -51,7 +36,7 @@ def expected_speed(cfg: Config, sizes: EnvSizes) -> float:
     return 1 / (drawn * slots * arithmetic + SLOT_S * updates * slots / cfg.rollouts + STEP_S)
 
 
-def _weights(cfg: Config, sizes: EnvSizes) -> tuple[int, int]:
+def _weights(cfg: Config, sizes: Sizes) -> tuple[int, int]:
     """About how many weights are multiplied at a slot: in all agents, and in the mixer."""
     agent, hidden = cfg.agent, cfg.agent.hidden
     seen = sizes.obs_size + agent.agent_id * sizes.n_agents + agent.last_action * sizes.n_actions

@@ -20,6 +20,7 @@ import jax
 from jqmix.analysis.duration import MACHINE, expected_seconds, spell_seconds
 from jqmix.analysis.results import read_metrics
 from jqmix.config import Config, ConfigError, coerce_text, flatten, foreign_code, renamed, to_dict, traced_paths
+from jqmix.envs.registry import Sizes
 from jqmix.files import read_json, warn
 from jqmix.interrupts import Interrupted, Stop, watched
 from jqmix.learning.state import Member
@@ -184,7 +185,8 @@ def dry_run(cfg: Config) -> list[str]:
     plan = make_plan(cfg, spec, member)
     info = metadata(cfg, spec, member, plan)
     if info["device"]["platform"] == "cpu":
-        about = spell_seconds(expected_seconds(cfg, spec))
+        sizes = Sizes(*(getattr(spec, name) for name in Sizes._fields))
+        about = spell_seconds(expected_seconds(cfg, sizes))
         took = f"about {about} without compiling (an estimate for {MACHINE}; `jqmix bench` measures)"
     else:
         took = f"no estimate for {info['device']['kind']}; `jqmix bench` measures the speed"

@@ -128,6 +128,6 @@ def name_loggers(loggers: Iterable[Any]) -> dict[str, Tracker]:
     return named
 
 
-def measured(line: TrackedLine) -> dict[str, float]:
+def measured(line: TrackedLine) -> dict[str, int | float]:
     """The numbers of a line by their names, without its step and whose it is."""
     return {name: value for name, value in line.items() if name not in HEAD and isinstance(value, int | float)}
