@@ -145,7 +145,7 @@ def read_run(run_dir: Path) -> RunResults:
     if settings["env.factory"]:  # of which earlier versions noted the name in the metadata alone
         environment = metadata.get("environment")
         named = environment.get("name") if isinstance(environment, dict) else None
-        settings["env.name"] = named if isinstance(named, str) else settings["env.name"]
+        settings["env.name"] = named if isinstance(named, str) else settings["env.factory"]
     path = run_dir / "metrics.jsonl"
     lines, skipped = read_metrics(path, range(settings["seed"], settings["seed"] + settings["seeds"]))
     evaluations, without = _comparable([line for line in lines if any(key.startswith("eval/") for key in line)])
@@ -329,7 +329,8 @@ def over_tasks(groups: Sequence[ResultGroup]) -> list[ResultGroup]:
 
 def task_name(settings: dict[str, Any]) -> str:
     """The environment, the factory of one from outside, and its arguments."""
-    about = [str(settings["env.factory"])] if settings["env.factory"] else []
+    factory = settings["env.factory"]
+    about = [] if factory in (None, settings["env.name"]) else [str(factory)]
     about += [f"{key}={value}" for key, value in (settings["env.kwargs"] or {}).items()]
     return f"{settings['env.name']} ({', '.join(about)})" if about else settings["env.name"]
 

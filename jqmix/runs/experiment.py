@@ -79,7 +79,7 @@ class Result:
             last = {line["seed"]: line for line in self.metrics if "eval/return_mean" in line}.values()
             if last:
                 steps = min(line["env_steps"] for line in last)
-                return f"{describe(list(last))} after {steps:,} steps"
+                return f"{describe(list(last))} after {steps:,} steps".replace("  ", ", ")
         return "no evaluation"
 
     @cached_property
