@@ -185,7 +185,7 @@ def pqn_fields(case: dict[str, Any], total_steps: int) -> dict[str, Any]:
         "replay.burn_in": PQN["overlap"],
         "optim.name": "radam",
         "optim.lr": PQN["lr"],
-        "optim.lr_end": 0.0,
+        "optim.lr_end_factor": 0.0,
         "optim.grad_clip": PQN["grad_clip"],
         "explore.eps_start": 1.0,
         "explore.eps_end": PQN["eps_end"],

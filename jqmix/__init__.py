@@ -5,20 +5,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jqmix import learning, networks
+    from jqmix.analysis.report import report
     from jqmix.config import Config, ConfigError, load_config
     from jqmix.envs.check import check_env
     from jqmix.envs.registry import EnvError, make_env, register
     from jqmix.learning.train import make_train
     from jqmix.networks.cores import register_core
     from jqmix.networks.mixers import register_mixer
+    from jqmix.runs.ablate import run_sweep as sweep
     from jqmix.runs.experiment import Result, resume, train
     from jqmix.runs.export import export
+    from jqmix.runs.log import StopTraining
     from jqmix.runs.policy import Policy, load_policy
+    from jqmix.runs.policy import evaluate_run as evaluate
     from jqmix.runs.render import render
     from jqmix.settings import setting
     from jqmix.types import EnvSpec, TimeStep, Window
 
 _HOME = {
+    "report": "jqmix.analysis.report",
     "Config": "jqmix.config",
     "ConfigError": "jqmix.config",
     "load_config": "jqmix.config",
@@ -33,6 +38,9 @@ _HOME = {
     "Result": "jqmix.runs.experiment",
     "resume": "jqmix.runs.experiment",
     "train": "jqmix.runs.experiment",
+    "StopTraining": "jqmix.runs.log",
+    "sweep": "jqmix.runs.ablate:run_sweep",
+    "evaluate": "jqmix.runs.policy:evaluate_run",
     "Policy": "jqmix.runs.policy",
     "load_policy": "jqmix.runs.policy",
     "render": "jqmix.runs.render",
@@ -49,9 +57,11 @@ __all__ = [
     "EnvSpec",
     "Policy",
     "Result",
+    "StopTraining",
     "TimeStep",
     "Window",
     "check_env",
+    "evaluate",
     "export",
     "learning",
     "load_config",
@@ -63,8 +73,10 @@ __all__ = [
     "register_core",
     "register_mixer",
     "render",
+    "report",
     "resume",
     "setting",
+    "sweep",
     "train",
 ]
 
@@ -75,5 +87,6 @@ def __getattr__(name: str) -> Any:
             importlib.import_module(f"jqmix.{name}.{module}")
         return importlib.import_module(f"jqmix.{name}")
     if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
+        module, _, attribute = _HOME[name].partition(":")
+        return getattr(importlib.import_module(module), attribute or name)
     raise AttributeError(f"module 'jqmix' has no attribute {name!r}")

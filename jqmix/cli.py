@@ -144,6 +144,8 @@ def _parser(foreign: Sequence[str] = ()) -> _Parser:
     about = "The joint values that a run on a matrix game or the two-step game learned, next to the true ones."
     _add_igm_arguments(command("igm", _igm, about))
     _add_render_arguments(command("render", _render, "A film of greedy episodes of a run, as GIF or MP4."))
+    about = "Every preset: environment, algorithm, steps, and how long it is expected to take."
+    _add_json_flag(command("presets", _presets, about))
     _add_envs_arguments(command("envs", _envs, "Every environment with its sizes; or one's own, checked."))
     return parser
 
@@ -167,7 +169,9 @@ def _add_train_arguments(parser: argparse.ArgumentParser, foreign: Sequence[str]
     parser.usage = f"{parser.prog} [CONFIG] [--field VALUE …]"
     parser.add_argument("--quiet", action="store_true", help="print the run directory alone")
     _add_json_flag(parser)
-    parser.epilog = "presets: " + ", ".join(preset_names())
+    about = "say what would be trained, where, in what memory and about how long; write nothing"
+    parser.add_argument("--dry-run", action="store_true", help=about)
+    parser.epilog = "presets (`jqmix presets` says more): " + ", ".join(preset_names())
 
 
 def _add_bench_arguments(parser: argparse.ArgumentParser, foreign: Sequence[str]) -> None:
@@ -207,6 +211,7 @@ def _add_resume_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--total-steps", type=_whole(1, STEPS), metavar="N", help="go on to so many steps; also a finished run"
     )
+    parser.add_argument("--log", metavar="NAMES", help="trackers, in place of the run's own; none: without")
     _add_trust_flag(parser)
     parser.add_argument("--quiet", action="store_true", help="print the run directory alone")
     _add_json_flag(parser)
@@ -350,22 +355,22 @@ def _stdout_for_results() -> Iterator[None]:
 
 def _prepare(cache: bool = True) -> None:
     """What has to be settled before JAX starts. Benchmarks report compile times, so they do without the cache."""
-    from jqmix.runs.jax_settings import check_environment
+    from jqmix.runs.jax_settings import prepare
 
-    check_environment()
-    from jqmix.runs.devices import use_compilation_cache, use_cpu_cores
-
-    use_cpu_cores()
-    if cache:
-        use_compilation_cache()
+    prepare(cache)
 
 
 def _train(args: argparse.Namespace) -> None:
     cfg = _run_config(args)
     _check_place("run_dir", cfg.run_dir)
     _prepare()
-    from jqmix.runs.experiment import train
+    from jqmix.runs.experiment import dry_run, train
 
+    if args.dry_run:
+        with _stdout_for_results():
+            lines = dry_run(cfg)
+        print("\n".join(lines))
+        return
     _print_result(args, lambda: train(cfg, quiet=args.quiet))
 
 
@@ -378,7 +383,7 @@ def _resume(args: argparse.Namespace) -> None:
         return _resume_study(path, args)
     from jqmix.runs.experiment import resume
 
-    _print_result(args, lambda: resume(path, args.total_steps, quiet=args.quiet, trust=args.trust))
+    _print_result(args, lambda: resume(path, args.total_steps, quiet=args.quiet, trust=args.trust, log=args.log))
 
 
 def _print_result(args: argparse.Namespace, compute: Callable[[], Any]) -> None:
@@ -394,6 +399,8 @@ def _print_result(args: argparse.Namespace, compute: Callable[[], Any]) -> None:
 def _resume_study(path: Any, args: argparse.Namespace) -> None:
     if args.total_steps is not None:
         raise ConfigError("total_steps: a study's configurations have their own; it goes on to these")
+    if args.log is not None:
+        raise ConfigError("log: a study's configurations have their own; it goes on with these")
     from jqmix.analysis.report import report
     from jqmix.runs.ablate import resume_study
 
@@ -443,9 +450,7 @@ def _run_study(study: Any, args: argparse.Namespace) -> None:
 
 def _evaluate(args: argparse.Namespace) -> None:
     _check_there(args.run_dir, "config.yaml")
-    from jqmix.runs.jax_settings import check_environment
-
-    check_environment()
+    _prepare()
     from jqmix.runs.policy import evaluate_run
     from jqmix.runs.terminal import Terminal
 
@@ -476,9 +481,7 @@ def _igm(args: argparse.Namespace) -> None:
     _check_there(args.run_dir, "config.yaml")
     if args.out is not None:
         check_new_file("out", args.out)
-    from jqmix.runs.jax_settings import check_environment
-
-    check_environment()
+    _prepare()
     from jqmix.analysis.joint_values import draw_value_tables
     from jqmix.runs.igm import joint_values
 
@@ -509,8 +512,9 @@ def _render(args: argparse.Namespace) -> None:
 
 def _bench(args: argparse.Namespace) -> None:
     cfg = _run_config(args)
-    if "run_dir" in _given(args):
-        raise ConfigError("run_dir: has no effect; bench writes nothing")
+    for field in ("run_dir", "log"):
+        if field in _given(args):
+            raise ConfigError(f"{field}: has no effect; bench writes nothing")
     _prepare(cache=False)
     from jqmix.runs.bench import bench
 
@@ -552,6 +556,22 @@ def _report(args: argparse.Namespace) -> None:
         return
     _print_table(filled(rows))
     print(f"report: {folder / 'report.md'}")
+
+
+def _presets(args: argparse.Namespace) -> None:
+    from jqmix.analysis.duration import MACHINE, preset_rows, spell_seconds
+
+    rows = preset_rows()
+    if args.json:
+        print(json.dumps(rows))
+        return
+    shown_as = {"total_steps": "steps", "seconds": "about"}
+    for row in rows:
+        row["total_steps"] = f"{row['total_steps']:,}"
+        row["seconds"] = None if row["seconds"] is None else spell_seconds(row["seconds"])
+    _print_table([{shown_as.get(name, name): value for name, value in row.items()} for row in rows])
+    print(f"\nabout: an estimate for one seed on {MACHINE}, without compiling (half a minute at first);")
+    print("`jqmix bench PRESET` measures the speed here, `jqmix train PRESET --dry-run` says what a run would be")
 
 
 def _envs(args: argparse.Namespace) -> None:

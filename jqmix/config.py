@@ -29,6 +29,7 @@ from jqmix.networks.mixers import MIXERS
 from jqmix.networks.mixers.settings import QMixSettings
 from jqmix.plugins import Registry
 from jqmix.settings import Leaf, coerce, describe_type, read_value, setting, settings_in
+from jqmix.trackers.base import TRACKERS, tracker_names
 
 # Highest values that are sensible; what they come to together is for the memory plan.
 WIDTH, ROLLOUTS, EPISODES, STEPS = 2**14, 2**20, 10**7, 10**15
@@ -116,8 +117,8 @@ class OptimConfig:
         "adam", "adam and radam (β 0.9/0.999, ε 1e-8), or rmsprop (α 0.99, ε 1e-5)"
     )
     lr: float = setting(1e-3, "learning rate", above=0, traced=True)
-    lr_end: float = setting(
-        1.0, "the learning rate falls linearly to this share of lr at total_steps", low=0, high=1, traced=True
+    lr_end_factor: float = setting(
+        1.0, "the learning rate falls linearly to this share of optim.lr at total_steps", low=0, high=1, traced=True
     )
     grad_clip: float = setting(10.0, "largest global gradient norm", above=0, traced=True)
 
@@ -208,6 +209,9 @@ class Config:
     group: int | None = setting(None, "members trained at once, group after group (as many as fit unless set)", low=1)
     on_nan: Literal["freeze", "stop"] = setting(
         "freeze", "a member whose numbers are no longer finite stays as it was while the others go on; or all stop"
+    )
+    log: str | None = setting(
+        None, f"trackers that get the run's numbers, with commas between: {', '.join(TRACKERS)} (each an extra)"
     )
     run_dir: str | None = setting(None, "where the run is written (runs/<env>_<mixer>_<time> unless set)")
 
@@ -329,6 +333,7 @@ RENAMED: dict[str, str] = {
     "algo.wqmix_alpha": "mixer.alpha",
     "agent.recurrent": "agent.core",
     "agent.one_kernel": "core.one_kernel",
+    "optim.lr_end": "optim.lr_end_factor",
 }
 
 
@@ -363,6 +368,8 @@ def build(values: Mapping[str, Any]) -> Config:
         nested.setdefault(group, {})[name] = read_value(path, hint, f, _coerce(path, hint, value))
     top = nested.pop("", {})
     hints = typing.get_type_hints(Config)
+    if nested.get("env", {}).get("factory") is not None:
+        nested["env"]["name"] = nested["env"]["factory"]  # its own name is known once it is built
     groups = {group: hints[group](**leaf) for group, leaf in nested.items()}
     cfg = Config(**top, **groups, **{group: _read_choice(group, values) for group in CHOICES})
     check(cfg)
@@ -402,6 +409,7 @@ def check(cfg: Config) -> None:
     _check_env(cfg.env)
     if cfg.run_dir is not None:
         check_path_text("run_dir", cfg.run_dir)
+    tracker_names(cfg.log)
     (_check_replay if cfg.algo.name == "dqn" else _check_pqn)(cfg)
     if cfg.explore.eps_end > cfg.explore.eps_start:
         raise ConfigError(f"explore.eps_end: {cfg.explore.eps_end} must be ≤ explore.eps_start {cfg.explore.eps_start}")

@@ -45,6 +45,7 @@ def load_function(path: str, field: str, error: type[ValueError] = ConfigError) 
     module, _, attribute = path.partition(":")
     if "" not in sys.path:  # as for `python -m`; last, so that it hides nothing that is installed
         sys.path.append("")
+    importlib.invalidate_caches()  # a file that was written a moment ago, as from a notebook
     try:
         loaded = importlib.import_module(module)
     except (Exception, SystemExit) as cause:

@@ -29,28 +29,21 @@ MAY_IMPORT = {
     "envs": {"types", "inputs", "plugins", "kernels", "envs"},
     "files": {"inputs"},
     "exported_policy": set(),  # a copy of it runs where nothing of jqmix is
+    "trackers": {"inputs", "plugins", "files", "trackers"},
     "networks": {"types", "inputs", "settings", "plugins", "kernels", "networks"},
-    "config": {"inputs", "settings", "plugins", "envs", "networks"},  # registries' names and settings, without JAX
+    # Registries' names and settings, without JAX.
+    "config": {"inputs", "settings", "plugins", "envs", "networks", "trackers"},
     "buffers": {"types", "config", "kernels", "envs", "buffers"},
     "learning": {"types", "inputs", "config", "kernels", "envs", "networks", "buffers", "learning"},
     "analysis": {"inputs", "settings", "config", "files", "envs", "analysis"},  # of envs the registry's names alone
     "rendering": {"types", "inputs", "files", "envs", "rendering"},
     "runs": BASE
-    | {
-        "interrupts",
-        "kernels",
-        "exported_policy",
-        "envs",
-        "networks",
-        "buffers",
-        "learning",
-        "analysis",
-        "rendering",
-        "runs",
-    },
+    | {"interrupts", "kernels", "exported_policy", "envs", "networks", "buffers"}
+    | {"learning", "analysis", "rendering", "trackers", "runs"},
     "cli": BASE | {"interrupts", "envs", "analysis", "rendering", "runs"},
 }
-WITHOUT_JAX = ("inputs", "interrupts", "settings", "plugins", "config", "files", "exported_policy", "analysis", "cli")
+WITHOUT_JAX = {"inputs", "interrupts", "settings", "plugins", "config", "files"}
+WITHOUT_JAX |= {"exported_policy", "trackers", "analysis", "cli"}
 
 LONGEST = 60  # lines of a function
 

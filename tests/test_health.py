@@ -175,7 +175,7 @@ def test_a_run_across_the_edge_of_32_bits():
     cfg = load_config(
         None,
         **{**SMALL, "env.name": "chain_probe", "total_steps": 2 * edge, "explore.eps_steps": 2 * edge},
-        **{"optim.lr_end": 0.5, "algo.target_period": 24},
+        **{"optim.lr_end_factor": 0.5, "algo.target_period": 24},
     )
     program = make_program(cfg)
     member, shared = program.init(jnp.int32(0))

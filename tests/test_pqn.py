@@ -265,7 +265,7 @@ def test_updates_are_clipped_steps_of_radam(rng, key, clip):
 
 
 def test_the_learning_rate_falls_linearly(rng, key):
-    cfg = config(**{"optim.lr": 0.01, "optim.lr_end": 0.0, "total_steps": 1000})
+    cfg = config(**{"optim.lr": 0.01, "optim.lr_end_factor": 0.0, "total_steps": 1000})
     program = make_program(cfg)
     member, _ = jax.jit(program.init)(jnp.int32(0))
     for steps, lr in [(0, 0.01), (250, 0.0075), (500, 0.005), (1000, 0.0), (2000, 0.0)]:
@@ -441,8 +441,9 @@ def test_chain_probe_reaches_q_star():
     chain = {"env.name": "chain_probe", "algo.mixer": "vdn", "algo.gamma": 0.8, "algo.td_lambda": 0.0}
     pqn = {"algo.name": "pqn", "rollouts": 16, "window": 8, "algo.minibatches": 4, "replay.burn_in": 2}
     rest = {"explore.eps_end": 1.0, "agent.layer_norm": True, "agent.hidden": 32, "eval.episodes": 2}
-    steps = {"optim.name": "radam", "optim.lr": 2e-3, "optim.lr_end": 0.0, "total_steps": 16_000, "eval.every": 16_000}
-    program = make_program(load_config(None, **chain, **pqn, **rest, **steps))
+    optim = {"optim.name": "radam", "optim.lr": 2e-3, "optim.lr_end_factor": 0.0}
+    steps = {"total_steps": 16_000, "eval.every": 16_000}
+    program = make_program(load_config(None, **chain, **pqn, **rest, **optim, **steps))
     members, shared = jax.vmap(program.init, out_axes=(0, None))(jnp.arange(3))
     chunk = jax.jit(jax.vmap(program.chunk, in_axes=(0, None), out_axes=(0, None, 0)))
     members, shared, metrics = chunk(members, shared)

@@ -54,6 +54,7 @@ FLAGS = [text for path, value in SMALL.items() for text in (f"--{path}", str(val
         ("algo.critic_hidden", "ow_qmix", 8),
         ("algo.wqmix_alpha", "cw_qmix", 0.25),
         ("agent.one_kernel", "qmix", True),
+        ("optim.lr_end", "qmix", 0.5),
     ],
 )
 def test_old_names_mean_the_new_ones(old, mixer, value, tmp_path):

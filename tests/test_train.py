@@ -317,7 +317,7 @@ def test_many_members_start():
 
 def test_learning_rate_and_epsilon_follow_environment_steps():
     cfg = config(
-        **{"optim.lr_end": 0.1, "total_steps": 1000, "explore.eps_steps": 500, "explore.eps_end": 0.2},
+        **{"optim.lr_end_factor": 0.1, "total_steps": 1000, "explore.eps_steps": 500, "explore.eps_end": 0.2},
         **{"replay.prioritised": True, "replay.priority_beta": 0.4},
     )
     program = make_program(cfg)

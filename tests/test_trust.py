@@ -192,7 +192,7 @@ def test_a_shell_command_is_not_run(run_dir, tmp_path):
         with pytest.raises(ConfigError, match=r"os:system\); --trust runs it"):
             read()
     (row,), _ = report([run_dir])
-    assert row["group"].startswith("os:system")
+    assert row["group"].startswith("two_step_game (os:system, ")  # by the metadata, and what the file names
     jqmix.load_policy(run_dir)
     assert not (tmp_path / "executed").exists()
     with pytest.raises(ConfigError, match="joint values are shown for"):

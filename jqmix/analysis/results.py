@@ -21,7 +21,7 @@ from jqmix.inputs import quoted, shown
 WIN_RATE, RETURN = "eval/win_rate", "eval/return_mean"
 # What may differ within a group: who was trained, where, and how that was saved.
 SAVING = {f"checkpoint.{name}" for name in ("every", "keep", "replay", "share")}
-WHO = {"seed", "seeds", "group", "run_dir", "on_nan"} | SAVING
+WHO = {"seed", "seeds", "group", "run_dir", "on_nan", "log"} | SAVING
 # What makes an environment a task of its own: results of different ones never share an axis.
 TASK = {"env.name", "env.factory", "env.kwargs"}
 # How many folders deep runs are looked for.
@@ -150,6 +150,11 @@ def read_run(run_dir: Path) -> RunResults:
     Raises ``ConfigError`` for a damaged config.yaml, and where metrics.jsonl has nothing to show.
     """
     settings = read_fields(run_dir / "config.yaml")
+    metadata, damage = _metadata_or_none(run_dir)
+    if settings["env.factory"]:  # of which earlier versions noted the name in the metadata alone
+        environment = metadata.get("environment")
+        named = environment.get("name") if isinstance(environment, dict) else None
+        settings["env.name"] = named if isinstance(named, str) else settings["env.factory"]
     path = run_dir / "metrics.jsonl"
     lines, skipped = read_metrics(path, range(settings["seed"], settings["seed"] + settings["seeds"]))
     evaluations, without = _comparable([line for line in lines if any(key.startswith("eval/") for key in line)])
@@ -166,10 +171,15 @@ def read_run(run_dir: Path) -> RunResults:
         raise ConfigError("; ".join([f"run_dir: {shown(run_dir)} has no evaluations in metrics.jsonl", *found]))
     members = [MemberResults(run_dir, s, settings, by_seed.get(s, []), absolute.get(s), fault.get(s)) for s in seeds]
     notes = [f"{shown(path)}: {'; '.join(found)}"] if found else []
+    return RunResults(members, metadata, notes + damage)
+
+
+def _metadata_or_none(run_dir: Path) -> tuple[dict[str, Any], list[str]]:
+    """What metadata.json holds; or nothing, and a note on what is wrong with it."""
     try:
-        return RunResults(members, read_metadata(run_dir), notes)
+        return read_metadata(run_dir), []
     except ConfigError as error:
-        return RunResults(members, {}, [*notes, f"{error}; versions, device and commit are unknown"])
+        return {}, [f"{error}; versions, device and commit are unknown"]
 
 
 def _count(number: int, what: str) -> str:
@@ -333,10 +343,11 @@ def over_tasks(groups: Sequence[ResultGroup]) -> list[ResultGroup]:
 
 
 def task_name(settings: dict[str, Any]) -> str:
-    """The environment, and the arguments of its factory."""
-    name = settings["env.factory"] or settings["env.name"]
-    kwargs = ", ".join(f"{key}={value}" for key, value in (settings["env.kwargs"] or {}).items())
-    return f"{name} ({kwargs})" if kwargs else name
+    """The environment, the factory of one from outside, and its arguments."""
+    factory = settings["env.factory"]
+    about = [] if factory in (None, settings["env.name"]) else [str(factory)]
+    about += [f"{key}={value}" for key, value in (settings["env.kwargs"] or {}).items()]
+    return f"{settings['env.name']} ({', '.join(about)})" if about else settings["env.name"]
 
 
 def _essence(settings: dict[str, Any]) -> str:

@@ -145,7 +145,7 @@ def parse_grid(texts: Sequence[str], cfg: Config | None = None) -> dict[str, lis
         path = pairs[0][0]
         if path in split:
             raise ConfigError(f"grid: {shown(path)} is given twice")
-        if path in ("env.kwargs", "run_dir", "group"):
+        if path in ("env.kwargs", "run_dir", "group", "log"):
             raise ConfigError(f"grid: {path} is not varied in a study")
         split[path] = [value for _, value in pairs]
     own = flatten(to_dict(cfg or Config()))

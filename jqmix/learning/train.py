@@ -90,6 +90,9 @@ class Program(NamedTuple):
     eval_env: BatchedDecPOMDP
     algorithm: Algorithm
 
+    def __repr__(self) -> str:
+        return f"Program({self.cfg.algo.mixer} on {self.env.spec.name})"
+
     def init(self, seed: Int[Array, ""], hyper: Hyper | None = None) -> tuple[Member, Shared]:
         """A member at its beginning, and the counters at zero."""
         cfg, spec, none = self.cfg, self.env.spec, jnp.int32(0)
@@ -277,7 +280,7 @@ class Program(NamedTuple):
     def now(self, member: Member) -> Config:
         """The configuration with the member's own traced fields, and schedules at their value of now."""
         cfg = bind(self.cfg, member.hyper)
-        lr = self._over_all_steps(member, cfg.optim.lr, cfg.optim.lr * cfg.optim.lr_end)
+        lr = self._over_all_steps(member, cfg.optim.lr, cfg.optim.lr * cfg.optim.lr_end_factor)
         beta = self._over_all_steps(member, cfg.replay.priority_beta, 1.0)
         return bind(cfg, {"optim.lr": lr, "replay.priority_beta": beta})
 

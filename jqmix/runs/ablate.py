@@ -2,16 +2,19 @@
 
 import dataclasses
 import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from jqmix.analysis.results import group_by
-from jqmix.analysis.study import Study, load_study
-from jqmix.config import foreign_code
+from jqmix.analysis.study import Study, load_study, sweep
+from jqmix.config import Config, foreign_code
 from jqmix.interrupts import say as say_to_stderr
 from jqmix.interrupts import watched
 from jqmix.runs.experiment import shape_of, train_together
 from jqmix.runs.run_dir import RunDir
 from jqmix.runs.terminal import Terminal
+from jqmix.trackers.base import make_trackers
 
 MOST_NAMES = 6  # configurations of a program that are told by name
 
@@ -22,13 +25,23 @@ def run_study(study: Study, out: str | None, kind: str) -> Path:
     Raises ``ConfigError`` if the folder holds anything.
     """
     first = next(iter(study.configs.values()))
-    folder = RunDir.create(out, f"{kind}_{first.env.name}", "out")
+    make_trackers(first.log)  # refuses what is not installed before anything is written
+    folder = RunDir.create(out, f"{kind}_{first.env.name.replace(':', '_')}", "out")
     try:
         study.save(folder.path)
         _train(study, folder.path)
     finally:
         folder.close()
     return folder.path
+
+
+def run_sweep(cfg: Config, grid: Mapping[str, Sequence[Any]], out: str | None = None) -> Path:
+    """Trains every combination of the grid's values: ``{"algo.td_lambda": [0, 0.6]}``. Those that differ in traced
+    numbers alone are one program. Returns the folder, for ``jqmix.report([folder])``.
+
+    Raises ``ConfigError`` for an unknown field or value, and if the folder holds anything.
+    """
+    return run_study(sweep(cfg, grid), out, "sweep")
 
 
 def resume_study(path: Path, trust: bool = False) -> None:

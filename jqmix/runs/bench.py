@@ -101,18 +101,19 @@ def _peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-@settled()
+@settled(cache=False)
 def bench(cfg: Config) -> dict[str, Any]:
     """Both, with what they were measured on. Steps are joint environment steps, summed over members.
 
     Raises ``ConfigError`` where the members do not fit at once.
     """
-    plan = make_plan(replace(cfg, group=None), *abstract_member(cfg), checkpointing=False)
+    spec, member = abstract_member(cfg)
+    plan = make_plan(replace(cfg, group=None), spec, member, checkpointing=False)
     if plan.group < cfg.seeds:
         raise ConfigError(f"seeds: {cfg.seeds} members do not fit at once; at most {plan.group} of them do")
     device = jax.devices()[0]
     return {
-        "environment": cfg.env.name,
+        "environment": spec.name,
         "members": cfg.seeds,
         "rollouts": cfg.rollouts,
         "device": device.device_kind,

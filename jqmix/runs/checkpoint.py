@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jqmix.config import Config, ConfigError
+from jqmix.config import RENAMED, Config, ConfigError
 from jqmix.files import checksum, open_regular, sync
 from jqmix.learning.count import Count
 from jqmix.learning.state import Member, Shared
@@ -321,12 +321,18 @@ def load_state(path: Path, with_replay: bool) -> dict[str, Any]:
     data, at, tree = _read_tree(path / "learned")["array"], 0, {}
     for name, (dtype, shape) in about.index.items():
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        _put(tree, name, data[at : at + size].view(dtype).reshape(shape))
+        _put(tree, _todays_name(name), data[at : at + size].view(dtype).reshape(shape))
         at += size
     arrays = {name.split("/")[1] for name in about.files if name.startswith("replay/")} if with_replay else set()
     for name in sorted(arrays):
         _put(tree["member"], name, _read_tree(path / "replay" / name)["array"])
     return tree
+
+
+def _todays_name(name: str) -> str:
+    """Hyperparameters are named as the configuration's fields, and those may have had other names."""
+    _, prefix, path = name.partition("member.hyper.")
+    return prefix + RENAMED.get(path, path) if prefix else name
 
 
 def _put(tree: dict[str, Any], name: str, array: np.ndarray) -> None:

@@ -17,9 +17,11 @@ from typing import Any
 
 import jax
 
-from jqmix.analysis.results import MemberResults, read_run
-from jqmix.config import Config, ConfigError, flatten, foreign_code, renamed, to_dict, traced_paths
-from jqmix.files import warn
+from jqmix.analysis.duration import MACHINE, expected_seconds, spell_seconds
+from jqmix.analysis.results import MemberResults, read_metrics, read_run
+from jqmix.config import Config, ConfigError, coerce_text, flatten, foreign_code, renamed, to_dict, traced_paths
+from jqmix.envs.registry import Sizes
+from jqmix.files import read_json, warn
 from jqmix.interrupts import Interrupted, Stop, watched
 from jqmix.learning.state import Member
 from jqmix.learning.train import check_own_env, learning_batch
@@ -28,7 +30,7 @@ from jqmix.runs.checkpoint import Manifest
 from jqmix.runs.devices import make_mesh
 from jqmix.runs.groups import Group, Part, Run, settings_of
 from jqmix.runs.jax_settings import settled
-from jqmix.runs.log import Log
+from jqmix.runs.log import Callback, Log, StopTraining
 from jqmix.runs.memory import MemoryPlan, make_plan
 from jqmix.runs.metrics_file import Line
 from jqmix.runs.policy import load_run_config
@@ -44,9 +46,13 @@ from jqmix.runs.population import (
 from jqmix.runs.provenance import commit
 from jqmix.runs.run_dir import RunDir, RunError
 from jqmix.runs.saver import Saver
-from jqmix.runs.terminal import Terminal
+from jqmix.runs.terminal import Terminal, mean_of
 from jqmix.runs.training import Training
+from jqmix.trackers.base import TrackedRun, Tracker, make_trackers, name_loggers, tracker_names
+from jqmix.trackers.feed import Feed, close_feeds
 from jqmix.types import EnvSpec
+
+SHORT = {"win_rate": "win", "return_mean": "return"}  # of an evaluation, in a few words
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,22 @@ class Result:
         """Every line of metrics.jsonl."""
         with (self.run_dir / "metrics.jsonl").open(encoding="utf-8") as file:
             return [json.loads(line) for line in file]
+
+    def __repr__(self) -> str:
+        cfg = self.config
+        what = f"{cfg.algo.mixer} on {cfg.env.name}, {cfg.seeds} {'seed' if cfg.seeds == 1 else 'seeds'}"
+        return f"Result({what}: {self._last()}; {str(self.run_dir)!r})"
+
+    def _last(self) -> str:
+        """The newest evaluation of every seed, as their mean."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            last = {line["seed"]: line for line in self.metrics if "eval/return_mean" in line}.values()
+            if last:
+                steps = min(line["env_steps"] for line in last)
+                means = [(label, mean_of(list(last), f"eval/{name}")) for name, label in SHORT.items()]
+                shown = ", ".join(f"{label} {mean:.3g}" for label, mean in means if mean is not None)
+                return f"{shown} after {steps:,} steps"
+        return "no evaluation"
 
     @cached_property
     def params(self) -> Any:
@@ -121,7 +143,8 @@ def metadata(cfg: Config, spec: EnvSpec, member: Member, plan: MemoryPlan) -> di
     }
 
 
-FREE = {"seed", "seeds", "group", "run_dir"}  # like traced fields, they may differ in configurations of one shape
+# Like traced fields, they may differ in configurations of one shape.
+FREE = {"seed", "seeds", "group", "run_dir", "log"}
 
 
 def shape_of(cfg: Config) -> str:
@@ -130,56 +153,127 @@ def shape_of(cfg: Config) -> str:
     return json.dumps({k: v for k, v in flatten(to_dict(cfg)).items() if k not in free}, sort_keys=True)
 
 
-def train(cfg: Config, quiet: bool = False) -> Result:
+def train(
+    cfg: Config, quiet: bool = False, loggers: Sequence[Tracker] = (), callbacks: Sequence[Callback] = ()
+) -> Result:
     """Trains a population to ``total_steps`` and writes its run directory.
+
+    ``loggers``: objects with the methods ``begin(run)``, ``log(lines)`` and ``end()`` (see ``jqmix.trackers.base``).
+    Each has a thread of its own. What a logger raises is told once, and the run goes on without it.
+
+    ``callbacks``: functions of the new lines of metrics.jsonl, a list of dictionaries, called in this thread after
+    every evaluation. One that raises ``jqmix.StopTraining`` ends training early: the run saves, as at Ctrl-C, and its
+    result is returned. Any other error ends training, too, and is raised here once the run has saved.
 
     Raises ``ConfigError`` (or ``EnvError``) for anything unfit before compiling or writing. Stopped by a signal
     (Ctrl-C), it saves, says how to go on, and raises ``KeyboardInterrupt``. Raises ``RunError`` where it can't go on.
     """
-    (result,) = train_together([cfg], quiet)
+    (result,) = train_together([cfg], quiet, loggers=loggers, callbacks=callbacks)
     return result
 
 
-def resume(run_dir: str | Path, total_steps: int | None = None, quiet: bool = False, trust: bool = False) -> Result:
+def resume(
+    run_dir: str | Path,
+    total_steps: int | None = None,
+    quiet: bool = False,
+    trust: bool = False,
+    log: str | None = None,
+    loggers: Sequence[Tracker] = (),
+    callbacks: Sequence[Callback] = (),
+) -> Result:
     """Goes on from a run's newest sound checkpoint, as if it had never stopped; to more steps, if told.
 
-    Raises ``ConfigError`` where there is nothing to go on with. ``trust``: the run may name code of its own.
+    ``log``: trackers from now on, in place of the run's own (``"none"``: without). A tracker gets all lines that it
+    does not have yet. ``loggers``, ``callbacks``: as :func:`train` takes them. Raises ``ConfigError`` where there is
+    nothing to go on with. ``trust``: the run may name code of its own.
     """
     path = Path(run_dir)
     cfg = replace(load_run_config(path, trust), run_dir=str(path))
     if total_steps is not None:
         cfg = replace(cfg, total_steps=total_steps)
-    (result,) = train_together([cfg], quiet, resuming=True)
+    if log is not None:
+        cfg = replace(cfg, log=coerce_text("log", log))
+        tracker_names(cfg.log)
+    (result,) = train_together([cfg], quiet, resuming=True, loggers=loggers, callbacks=callbacks)
     return result
 
 
 @settled()
+def dry_run(cfg: Config) -> list[str]:
+    """What :func:`train` would say before it compiles, line by line, with about how long it would take.
+
+    Builds the environment, and writes nothing. Raises ``ConfigError`` (or ``EnvError``) as :func:`train` does.
+    """
+    make_trackers(cfg.log)
+    check_own_env(cfg)
+    spec, member = abstract_member(cfg)
+    plan = make_plan(cfg, spec, member)
+    info = metadata(cfg, spec, member, plan)
+    if info["device"]["platform"] == "cpu":
+        sizes = Sizes(*(getattr(spec, name) for name in Sizes._fields))
+        about = spell_seconds(expected_seconds(cfg, sizes))
+        took = f"about {about} without compiling (an estimate for {MACHINE}; `jqmix bench` measures)"
+    else:
+        took = f"no estimate for {info['device']['kind']}; `jqmix bench` measures the speed"
+    where = cfg.run_dir or f"runs/{_dir_name(cfg, spec)}_<time>"
+    steps = f"{cfg.total_steps:,} environment steps for each of {cfg.seeds} member(s)"
+    return [
+        f"run directory: {where}",
+        *_headlines(cfg, spec, info, "seed"),
+        str(plan),
+        f"{steps}: {took}",
+        "nothing was written",
+    ]
+
+
+def _dir_name(cfg: Config, spec: EnvSpec) -> str:
+    """What a new run directory is named after; the time follows."""
+    return f"{spec.name}_{cfg.algo.mixer}".replace("/", "_")
+
+
+@settled()
 def train_together(
-    cfgs: Sequence[Config], quiet: bool = False, resuming: bool = False, label: str | None = None
+    cfgs: Sequence[Config],
+    quiet: bool = False,
+    resuming: bool = False,
+    loggers: Sequence[Tracker] = (),
+    callbacks: Sequence[Callback] = (),
+    label: str | None = None,
 ) -> list[Result]:
     """The same for configurations of one shape: all their members in one program, a run directory for each of them.
 
-    ``resuming``: those of the directories that are there go on from their checkpoints. ``label``: what they are in a
-    study, which says where it lies and how it goes on by itself.
+    ``resuming``: those of the directories that are there go on from their checkpoints. ``loggers``: of a single run.
+    ``label``: what they are in a study, which says where it lies and how it goes on by itself.
     """
     if len({shape_of(cfg) for cfg in cfgs}) > 1:
         raise ValueError("configurations that are trained together may differ in traced fields and seeds alone")
     with watched() as stop, contextlib.ExitStack() as stack:
         terminal = stack.enter_context(Terminal(quiet, label or ""))
-        return _Session(cfgs, stop, terminal, stack, label is not None).train(resuming)
+        trackers = [make_trackers(cfg.log) | name_loggers(loggers) for cfg in cfgs]
+        session = _Session(cfgs, stop, terminal, stack, trackers, callbacks, label is not None)
+        return session.train(resuming)
 
 
 class _Session:
     """Everything that the training of one program shares."""
 
     def __init__(
-        self, cfgs: Sequence[Config], stop: Stop, terminal: Terminal, stack: contextlib.ExitStack, in_study: bool
+        self,
+        cfgs: Sequence[Config],
+        stop: Stop,
+        terminal: Terminal,
+        stack: contextlib.ExitStack,
+        trackers: Sequence[dict[str, Tracker]],
+        callbacks: Sequence[Callback],
+        in_study: bool,
     ):
         self.cfgs = cfgs
         self.cfg = replace(cfgs[0], seeds=sum(c.seeds for c in cfgs), group=cfgs[0].group if len(cfgs) == 1 else None)
         self.stop = stop
         self.terminal = terminal
         self.stack = stack
+        self.trackers = trackers
+        self.callbacks = callbacks
         self.in_study = in_study
         self.startup_s = 0.0
         self.runs: list[Run] = []
@@ -192,6 +286,7 @@ class _Session:
         self.terminal.stage("building the environment")
         check_own_env(self.cfg)
         spec, member = abstract_member(self.cfg)
+        self.cfgs, self.cfg = [_named(cfg, spec) for cfg in self.cfgs], _named(self.cfg, spec)
         self.stop.raise_if_asked()
         plan = self._plan(spec, member, resuming)
         with contextlib.ExitStack() as undoing:
@@ -230,7 +325,7 @@ class _Session:
         first = 0
         for cfg in self.cfgs:
             there = resuming and cfg.run_dir is not None and (Path(cfg.run_dir) / "config.yaml").is_file()
-            name = f"{spec.name}_{cfg.algo.mixer}"
+            name = _dir_name(cfg, spec)
             run_dir = RunDir(Path(cfg.run_dir or ""), made=False) if there else RunDir.create(cfg.run_dir, name)
             self.stack.callback(run_dir.close)
             if not self.in_study:
@@ -311,23 +406,44 @@ class _Session:
     # Training
 
     def _train(self, groups: list[Group]) -> list[Result]:
-        log = Log(self.runs, groups, self.terminal)
+        log = Log(self.runs, groups, self.terminal, self.callbacks)
         saver = Saver(self.cfg.checkpoint, self.terminal.warn)
         self.stack.callback(saver.close)
         self.stack.callback(log.close)
+        self._begin_trackers(log)
         try:
             for group in groups:
                 population, starts = self.compiled(group), self.starts.slice(group.first, group.size)
                 Training(self.cfg, self.stop, group, population, starts, log, saver).run()
+        except StopTraining as stopped:
+            why = f" ({stopped})" if str(stopped) else ""
+            self.terminal.say(f"stopped by a callback{why}; saved; {self._how_to_go_on()}")
         except Interrupted as stopped:
             self.terminal.warn(f"stopped by {stopped}; saved; {self._how_to_go_on()}")
             raise
         except RunError as error:
             there = all(run.path.is_dir() for run in self.runs)
             raise RunError(f"{error}; {self._how_to_go_on()}" if there else str(error)) from None
+        except BaseException as error:
+            if error is log.raised:
+                error.add_note(f"jqmix: raised by a callback; the run was saved; {self._how_to_go_on()}")
+            raise
         for run in self.runs:
             log.files[run.path].sort([group.members_of(run) for group in groups])
         return self._end(log)
+
+    def _begin_trackers(self, log: Log) -> None:
+        """Trackers of a run that goes on get what they don't have yet of what was logged before."""
+        for run, trackers in zip(self.runs, self.trackers, strict=True):
+            if not trackers:
+                continue
+            seeds = range(run.cfg.seed, run.cfg.seed + run.cfg.seeds)
+            about = TrackedRun(run.path, to_dict(run.cfg), read_json(run.path / "metadata.json"), list(seeds))
+            log.feeds[run.path] = [Feed(name, tracker, about) for name, tracker in trackers.items()]
+            written, _ = read_metrics(run.path / "metrics.jsonl", seeds)
+            for feed in log.feeds[run.path]:
+                feed.put(written)
+        self.stack.callback(close_feeds, [feed for feeds in log.feeds.values() for feed in feeds])
 
     def _how_to_go_on(self) -> str:
         """A study's runs go on together, which who runs it says."""
@@ -363,6 +479,11 @@ class _Session:
         if not self.in_study:
             for line in _next_commands(self.runs[0]):
                 self.terminal.say(line, to_copy=True)
+
+
+def _named(cfg: Config, spec: EnvSpec) -> Config:
+    """With an environment of the user's own under its own name."""
+    return cfg if cfg.env.factory is None else replace(cfg, env=replace(cfg.env, name=spec.name))
 
 
 def _headlines(cfg: Config, spec: EnvSpec, info: dict[str, Any], kind: str) -> list[str]:

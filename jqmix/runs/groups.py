@@ -14,13 +14,14 @@ from jqmix.runs.metrics_file import MetricsFile
 from jqmix.runs.run_dir import RunDir
 
 # Fields that may change when a run is resumed.
-LATER = {"total_steps", "group", "run_dir", "on_nan", "eval.absolute"}
+LATER = {"total_steps", "group", "run_dir", "on_nan", "eval.absolute", "log"}
 
 
 def settings_of(cfg: Config) -> dict[str, Any]:
-    """What must not change when a run is resumed, as JSON has it."""
+    """What must not change when a run is resumed, as JSON has it; of one's own environment, the factory."""
+    later = LATER if cfg.env.factory is None else LATER | {"env.name"}
     values = flatten(to_dict(cfg)).items()
-    return json.loads(json.dumps({k: v for k, v in values if k not in LATER and not k.startswith("checkpoint.")}))
+    return json.loads(json.dumps({k: v for k, v in values if k not in later and not k.startswith("checkpoint.")}))
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """JAX as jqmix takes it, whatever the user's environment says: checked before it starts, and settled while it runs."""
 
 import contextlib
+import functools
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from jqmix.config import ConfigError
 _TRIES_FLAGS = "from jaxlib import xla_client; xla_client.make_cpu_client()"
 
 
+@functools.cache
 def check_environment() -> None:
     """Imports JAX. Raises ``ConfigError`` for a variable that it or XLA would refuse with a traceback or a crash."""
     try:
@@ -31,12 +33,29 @@ def check_environment() -> None:
             raise ConfigError(f"XLA_FLAGS: {done.stderr.splitlines()[0].partition('] ')[2]}")
 
 
+def prepare(cache: bool = True) -> None:
+    """What has to be settled before JAX starts, for the command line and for Python alike: every CPU core is a device,
+    and compiled programs are kept (``cache``).
+
+    What the user chose stays, and in a program in which JAX has started its devices do. Raises ``ConfigError`` as
+    :func:`check_environment` does.
+    """
+    check_environment()
+    from jqmix.runs.devices import use_compilation_cache, use_cpu_cores
+
+    use_cpu_cores()
+    if cache:
+        use_compilation_cache()
+
+
 @contextlib.contextmanager
-def settled() -> Iterator[None]:
+def settled(cache: bool = True) -> Iterator[None]:
     """Within, what jqmix's programs assume holds: 32 bits, NumPy's promotion of types and ranks, compilation, copies.
 
-    For every function that computes (``@settled()``). Raises ``ConfigError`` where JAX has no devices to compute on.
+    For every function that computes (``@settled()``); it begins with :func:`prepare`. Raises ``ConfigError`` where JAX
+    has no devices to compute on.
     """
+    prepare(cache)
     import jax
 
     try:

@@ -1,9 +1,10 @@
-"""Where the calls of a program are logged: the files of its runs first, then the terminal."""
+"""Where the calls of a program are logged: the files of its runs first, then trackers, callbacks, the terminal."""
 
 import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from jqmix.analysis.results import MemberResults, read_run
@@ -16,13 +17,26 @@ from jqmix.runs.metrics_file import Line, MetricsFile, to_line
 from jqmix.runs.run_dir import RunError
 from jqmix.runs.terminal import Terminal, mean_curve, metric_of
 from jqmix.runs.text_plots import Point
+from jqmix.trackers.feed import Feed
+
+Callback = Callable[[list[Line]], Any]
+
+
+class StopTraining(Exception):
+    """For a callback to raise: the run saves, as at Ctrl-C, and returns its result. `jqmix resume` goes on with it."""
 
 
 class Log:
-    """Where calls are logged: the runs' files, then the terminal."""
+    """Where calls are logged: the runs' files, then their trackers (``feeds``), callbacks, the terminal.
 
-    def __init__(self, runs: list[Run], groups: list[Group], terminal: Terminal):
+    ``raised``: the first that a callback raised, for whoever trains to raise once everything is saved.
+    """
+
+    def __init__(self, runs: list[Run], groups: list[Group], terminal: Terminal, callbacks: Sequence[Callback] = ()):
         self.terminal = terminal
+        self.callbacks = callbacks
+        self.raised: BaseException | None = None
+        self.feeds: dict[Path, list[Feed]] = {}
         self.runs = runs
         self.places = [(run, member) for run in runs for member in range(run.cfg.seeds)]
         self.env_steps = [0] * len(self.places)
@@ -85,6 +99,7 @@ class Log:
                 new.append(to_line(values, head))
                 shown.setdefault(run.path.name, []).append(new[-1])
             self._write(run, new[-1:] if code or complete else [])
+        self._call_back(new)
         slowest = self._slowest(group)
         if shown:
             self.terminal.evaluation(shown, self.members(group))
@@ -96,6 +111,19 @@ class Log:
         if not lines:
             return
         self._reach(run, lambda file: file.write(lines))
+        for feed in self.feeds.get(run.path, ()):
+            feed.put(lines)
+
+    def _call_back(self, lines: list[Line]) -> None:
+        for callback in self.callbacks if lines else ():
+            try:
+                callback([dict(line) for line in lines])
+            except BaseException as error:  # whatever it is, what was trained is saved first
+                self.raised = self.raised or error
+
+    def raise_if_raised(self) -> None:
+        if self.raised is not None:
+            raise self.raised
 
     def _reach(self, run: Run, act: Callable[[MetricsFile], None]) -> None:
         """Raises ``RunError`` where a run's directory or log is gone, or the disk takes no more."""

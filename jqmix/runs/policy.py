@@ -50,6 +50,13 @@ class Policy(NamedTuple):
     agent: Agent | ProgramAgent
     params: Any
 
+    def __repr__(self) -> str:
+        agent, count = self.agent, sum(int(x.size) for x in jax.tree.leaves(self.params))
+        sizes = f"{agent.n_agents} agents, {agent.n_actions} actions"
+        if isinstance(agent, Agent):
+            sizes += f", observations of {agent.obs_size} numbers; {agent.core} of {agent.hidden}"
+        return f"Policy({sizes}, {count:,} parameters)"
+
     @settled()
     def initial_state(self, batch: int, agent: int | None = None) -> PolicyState:
         """For ``batch`` parallel episodes, at their start; of all agents, or of one alone, without the axis N."""

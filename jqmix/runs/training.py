@@ -75,6 +75,7 @@ class Training:
         self._save()
         self._evaluate()
         self._finish()
+        self.log.raise_if_raised()
 
     # Calls
 
@@ -168,14 +169,16 @@ class Training:
         self.saved_at = iteration
 
     def _leave_if_asked(self) -> None:
-        """Saves and stops where a signal came, or a member's numbers are not finite and that is to stop the run."""
-        if not self.stop and not self.log.must_stop:
+        """Saves and stops where a signal came, a callback raised something, or a member's numbers are not finite and
+        that is to stop the run."""
+        if not self.stop and self.log.raised is None and not self.log.must_stop:
             return
         self._save()
         error = self.saver.wait()
         if error:
             raise RunError(f"stopped, but what came last could not be saved ({error.strerror})")
         self.stop.raise_if_asked()
+        self.log.raise_if_raised()
         raise RunError(f"stopped, as on_nan says: {'; '.join(self.log.faults.values())}")
 
     def _shares(self, final: bool) -> list[Share]:
