@@ -68,6 +68,8 @@ def __getattr__(name: str) -> Any:
         for module in {"learning": ("returns",), "networks": ("mixers", "agent")}[name]:
             importlib.import_module(f"jqmix.{name}.{module}")
         return importlib.import_module(f"jqmix.{name}")
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("jqmix")
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
     raise AttributeError(f"module 'jqmix' has no attribute {name!r}")

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from jqmix.envs.errors import EnvError
 from jqmix.types import EnvSpec, Seen, TimeStep
 
 NO_LIMIT = 2**30
@@ -42,10 +43,16 @@ def _quiet() -> Iterator[None]:
 
 
 def _jaxmarl_make(env_id: str, **kwargs: Any) -> Any:
-    """``jaxmarl.make``, without its greetings and deprecation notes, which are not our user's business."""
-    with _quiet():
-        import jaxmarl
+    """``jaxmarl.make``, without its greetings and deprecation notes, which are not our user's business.
 
+    Raises ``EnvError`` where JaxMARL, or something that it needs, is not installed: nothing else here needs it.
+    """
+    with _quiet():
+        try:
+            import jaxmarl
+        except ModuleNotFoundError as error:
+            missing = f"JaxMARL's environments need the package {error.name}, which is not installed"
+            raise EnvError(f"env.name: {missing} (pip install jaxmarl)") from None
         return jaxmarl.make(env_id, **kwargs)
 
 
