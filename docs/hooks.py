@@ -1,4 +1,4 @@
-"""What MkDocs does to the pages: tables from the code itself, formulas as MathML, and links out of the repository's files.
+"""What MkDocs does to the pages: tables from the code itself, and formulas as MathML.
 
 Nothing here needs JAX, and nothing of a built page is loaded from elsewhere.
 """

@@ -26,7 +26,10 @@ NO_LIMIT = 2**30
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """JaxMARL says two lines on import and warns of its own older environments; one of its imports also puts
-    ``sys.stdout`` back, so it is the file descriptor that is sent away for the time being."""
+    ``sys.stdout`` back, so it is the file descriptor that is sent away for the time being.
+
+    Raises ``EnvError`` where JaxMARL, or something that it needs, is not installed: nothing else here needs it.
+    """
     sys.stdout.flush()
     kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
@@ -34,6 +37,10 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "jaxmarl").partition(".")[0]
+        missing = f"JaxMARL's environments need the package {package}, which is not installed"
+        raise EnvError(f"env.name: {missing} (pip install jaxmarl)") from None
     finally:
         for stream in {sys.stdout, sys.__stdout__} - {None}:
             stream.flush()
@@ -43,16 +50,10 @@ def _quiet() -> Iterator[None]:
 
 
 def _jaxmarl_make(env_id: str, **kwargs: Any) -> Any:
-    """``jaxmarl.make``, without its greetings and deprecation notes, which are not our user's business.
-
-    Raises ``EnvError`` where JaxMARL, or something that it needs, is not installed: nothing else here needs it.
-    """
+    """``jaxmarl.make``, without its greetings and deprecation notes, which are not our user's business."""
     with _quiet():
-        try:
-            import jaxmarl
-        except ModuleNotFoundError as error:
-            missing = f"JaxMARL's environments need the package {error.name}, which is not installed"
-            raise EnvError(f"env.name: {missing} (pip install jaxmarl)") from None
+        import jaxmarl
+
         return jaxmarl.make(env_id, **kwargs)
 
 
