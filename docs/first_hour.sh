@@ -17,7 +17,7 @@ if [[ ${INSTALL:-yes} != no ]]; then
   python3 -m venv venv
   # shellcheck disable=SC1091
   source venv/bin/activate
-  python -m pip install --quiet "$repository[video,tensorboard]"
+  python -m pip install --quiet "$repository[tensorboard]"
 fi
 jqmix --version
 
