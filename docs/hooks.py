@@ -74,7 +74,7 @@ def all_environments() -> str:
 def all_presets() -> str:
     configs = {name: load_config(name) for name in preset_names()}
     rows = [
-        (code(name), code(cfg.env.name), cfg.algo.name, cfg.algo.mixer, f"{cfg.total_steps / 1e6:g} M")
+        (code(name), code(cfg.env.name), cfg.algo.name, cfg.algo.mixer, f"{cfg.total_steps:,}")
         for name, cfg in configs.items()
     ]
     return table(("preset", "environment", "algorithm", "mixer", "environment steps"), rows)
