@@ -20,8 +20,6 @@ PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("[a-z]*.md")])  # in capitals: t
 BLOCK = re.compile(r"^```(\w+)(?: title=\"(.+?)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What stands for something of the reader's own, or is written in a file of the reader's.
 STANDS_FOR = re.compile(r"RUN|…|mine|\w:\w|\b[A-Z]$")
-# Commands and flags that other branches bring: checked as soon as they are there.
-COMING = {"render", "export", "--log"}
 
 
 class Block(NamedTuple):
@@ -83,8 +81,6 @@ def test_what_a_page_shows_runs(page, elsewhere):
 def test_every_command_is_one(page):
     """It parses, has no unknown flag, and, where it stands for itself, describes a configuration."""
     for argv in commands(page):
-        if COMING & set(argv):
-            continue
         if argv[-1] == "--help":
             argv = argv[:-1]
         args, unknown = _parse(argv)
