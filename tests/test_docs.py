@@ -15,7 +15,7 @@ from jqmix.networks.mixers import MIXERS
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-RUNNABLE = ["start.md", "extending/environment.md", "extending/mixer.md", "extending/core.md", "extending/algorithm.md"]
+RUNNABLE = [DOCS / "start.md", *sorted((DOCS / "extending").glob("*.md"))]
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("[a-z]*.md")])  # in capitals: the root's own, included
 BLOCK = re.compile(r"^```(\w+)(?: title=\"(.+?)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What stands for something of the reader's own, or is written in a file of the reader's.
@@ -62,7 +62,7 @@ def elsewhere(tmp_path, monkeypatch):
         del sys.modules[module]
 
 
-@pytest.mark.parametrize("page", [DOCS / page for page in RUNNABLE], ids=name)
+@pytest.mark.parametrize("page", RUNNABLE, ids=name)
 def test_what_a_page_shows_runs(page, elsewhere):
     """Files are written, Python runs from the top to the bottom, and so do the commands on what the page has made."""
     names: dict[str, object] = {}
