@@ -36,13 +36,14 @@ test -s comparison/report.png
 
 step "Ctrl-C, and go on"
 set -m # so that Ctrl-C reaches what runs in the background
-jqmix train two_step_game --total-steps 60000 --run-dir third --quiet &
+jqmix train two_step_game --total-steps 100000000 --run-dir third --quiet &
 until [[ -s third/metrics.jsonl ]] && grep -q train/ third/metrics.jsonl; do sleep 0.5; done
 kill -INT $!
 code=0
 wait $! || code=$?
 [[ $code == 130 ]] # what shells expect of a program that Ctrl-C ended
-jqmix resume third
+steps=$(python -c 'import json; print(json.loads(open("third/metrics.jsonl").readlines()[-1])["env_steps"])')
+jqmix resume third --total-steps $((steps + 20000))
 
 step "An environment of one's own: the one in docs/extending/environment.md"
 sed -n '/^```python title="meet.py"$/,/^```$/p' "$repository/docs/extending/environment.md" | sed '1d;$d' >meet.py
