@@ -86,6 +86,8 @@ def __getattr__(name: str) -> Any:
         for module in {"learning": ("returns",), "networks": ("mixers", "agent")}[name]:
             importlib.import_module(f"jqmix.{name}.{module}")
         return importlib.import_module(f"jqmix.{name}")
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("jqmix")
     if name in _HOME:
         module, _, attribute = _HOME[name].partition(":")
         return getattr(importlib.import_module(module), attribute or name)

@@ -69,6 +69,17 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
+class _Version(argparse.Action):
+    """Says what is installed, which a report of a bug should hold; looked up only when asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        from importlib.metadata import version
+
+        python = ".".join(map(str, sys.version_info[:3]))
+        print(f"jqmix {version('jqmix')} (jax {version('jax')}, Python {python})")
+        parser.exit()
+
+
 def _add_config_flags(parser: argparse.ArgumentParser, foreign: Iterable[str]) -> None:
     """A flag for every field of the configuration, grouped as the configuration is, and for every setting of a mixer
     or a core. Those of earlier versions and of mixers from outside (``foreign``) are taken, too, but not shown."""
@@ -120,6 +131,7 @@ def _parser(foreign: Sequence[str] = ()) -> _Parser:
     parser = _Parser(
         prog="jqmix", description="Multi-agent Q-learning on JAX, compiled end to end.", allow_abbrev=False
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version, and those of jax and Python")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
 
     def command(name: str, run: Callable[[argparse.Namespace], None], about: str) -> argparse.ArgumentParser:

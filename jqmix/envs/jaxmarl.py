@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from jqmix.envs.errors import EnvError
 from jqmix.envs.mpe import ACTIONS
 from jqmix.envs.smax import smax_actions
 from jqmix.types import EnvSpec, Seen, TimeStep
@@ -27,7 +28,10 @@ NO_LIMIT = 2**30
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """JaxMARL says two lines on import and warns of its own older environments; one of its imports also puts
-    ``sys.stdout`` back, so it is the file descriptor that is sent away for the time being."""
+    ``sys.stdout`` back, so it is the file descriptor that is sent away for the time being.
+
+    Raises ``EnvError`` where JaxMARL, or something that it needs, is not installed: nothing else here needs it.
+    """
     sys.stdout.flush()
     kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
@@ -35,6 +39,10 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "jaxmarl").partition(".")[0]
+        missing = f"JaxMARL's environments need the package {package}, which is not installed"
+        raise EnvError(f"env.name: {missing} (pip install jaxmarl)") from None
     finally:
         for stream in {sys.stdout, sys.__stdout__} - {None}:
             stream.flush()
