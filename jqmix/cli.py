@@ -580,9 +580,12 @@ def _presets(args: argparse.Namespace) -> None:
     shown_as = {"total_steps": "steps", "seconds": "about"}
     for row in rows:
         row["total_steps"] = f"{row['total_steps']:,}"
-        row["seconds"] = None if row["seconds"] is None else spell_seconds(row["seconds"])
+        more = "> " if "jaxmarl" in str(entries()[row["environment"]].factory) else ""
+        row["seconds"] = None if row["seconds"] is None else more + spell_seconds(row["seconds"])
     _print_table([{shown_as.get(name, name): value for name, value in row.items()} for row in rows])
-    print(f"\nabout: an estimate for one seed on {MACHINE}, without compiling (half a minute at first);")
+    print(
+        f"\nabout: an estimate for one seed on {MACHINE}, without compiling; >: without what JaxMARL's environment takes;"
+    )
     print("`jqmix bench PRESET` measures the speed here, `jqmix train PRESET --dry-run` says what a run would be")
 
 

@@ -63,7 +63,7 @@ def test_a_dry_run_writes_nothing(tmp_path, capsys, monkeypatch):
     out = capsys.readouterr().out.splitlines()
     assert out[0] == "run directory: runs/two_step_game_qmix_<time>"
     assert "qmix on two_step_game: 2 agents" in out[1] and "memory per member" in out[3]
-    assert "20,000 environment steps for each of 2 member(s): about 1 s without compiling (an estimate" in out[4]
+    assert "20,000 environment steps of each of 2 seeds: about 1 s without compiling (an estimate" in out[4]
     assert out[5] == "nothing was written" and list(tmp_path.iterdir()) == []
     assert main(["train", "--env.factory", "worlds:Counting", "--dry-run", "--window", "2"]) == 2
     assert main(["train", "two_step_game", "--run-dir", str(tmp_path), "--dry-run"]) == 0

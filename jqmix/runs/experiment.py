@@ -216,7 +216,8 @@ def dry_run(cfg: Config) -> list[str]:
     else:
         took = f"no estimate for {info['device']['kind']}; `jqmix bench` measures the speed"
     where = cfg.run_dir or f"runs/{_dir_name(cfg, spec)}_<time>"
-    steps = f"{cfg.total_steps:,} environment steps for each of {cfg.seeds} member(s)"
+    seeds = "one seed" if cfg.seeds == 1 else f"each of {cfg.seeds} seeds"
+    steps = f"{cfg.total_steps:,} environment steps of {seeds}"
     return [
         f"run directory: {where}",
         *_headlines(cfg, spec, info, "seed"),
