@@ -583,9 +583,8 @@ def _presets(args: argparse.Namespace) -> None:
         more = "> " if "jaxmarl" in str(entries()[row["environment"]].factory) else ""
         row["seconds"] = None if row["seconds"] is None else more + spell_seconds(row["seconds"])
     _print_table([{shown_as.get(name, name): value for name, value in row.items()} for row in rows])
-    print(
-        f"\nabout: an estimate for one seed on {MACHINE}, without compiling; >: without what JaxMARL's environment takes;"
-    )
+    print(f"\nabout: an estimate for one seed on {MACHINE}, without compiling")
+    print(">: that, and what JaxMARL's own environment takes")
     print("`jqmix bench PRESET` measures the speed here, `jqmix train PRESET --dry-run` says what a run would be")
 
 
