@@ -189,7 +189,7 @@ def _jqmix(seed: int, flags: list[str], limit: float) -> Trained:
             with _Deadline(process, limit):
                 process.wait()
         text = said.read_text()
-        took = re.search(r"traced\s+in\s+([\d.]+)\s+s,\s+compiled\s+in\s+([\d.]+)\s+s", text)
+        took = re.search(r"tracing\s+([\d.]+),\s+compiling\s+([\d.]+)", text)
         if process.returncode > 0 or took is None:
             sys.exit(f"{' '.join(command)}\nended with {process.returncode}:\n{text}")
         trace_s, compile_s = float(took[1]), float(took[2])
