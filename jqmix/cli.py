@@ -463,9 +463,10 @@ def _run_study(study: Any, args: argparse.Namespace) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     _check_there(args.run_dir, "config.yaml")
     _prepare()
-    from jqmix.runs.policy import evaluate_run
+    from jqmix.runs.policy import evaluate_run, load_run_config
     from jqmix.runs.terminal import Terminal
 
+    load_run_config(Path(args.run_dir), args.trust)  # refuses before anything is said
     with _stdout_for_results(), Terminal() as terminal:
         terminal.say(f"evaluating {args.run_dir}", to_copy=True)
         rows = evaluate_run(args.run_dir, args.episodes, args.seed, args.best, args.trust, terminal.stage)

@@ -101,7 +101,7 @@ def test_a_grid_of_the_coefficient_is_one_program(tmp_path, capsys):
     ]
     assert main([*argv, "--grid", "mixer.coefficient=0,100"]) == 0
     out = capsys.readouterr().out
-    assert "program 1 of 1: mixer.coefficient=0.0; mixer.coefficient=100.0" in out
+    assert "\nmixer.coefficient=0.0; mixer.coefficient=100.0\n" in out and "program 2" not in out
     assert main(["report", str(tmp_path / "s"), "--overwrite", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)) == 2
     free, held = (logged(tmp_path / "s" / f"mixer.coefficient={x}")[-2][METRIC] for x in ("0.0", "100.0"))
