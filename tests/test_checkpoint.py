@@ -124,7 +124,13 @@ def test_the_format_is_written(finished):
 # States that are more than numbers
 
 
-@pytest.mark.parametrize("fields", [{"algo.name": "pqn", "algo.minibatches": 2}, {"window_start": "continue"}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"algo.name": "pqn", "algo.minibatches": 2},
+        pytest.param({"window_start": "continue"}, marks=pytest.mark.slow),
+    ],
+)
 def test_typed_random_keys_of_an_environment_are_saved_and_resumed(tmp_path, monkeypatch, fields):
     """Rollouts that go on hold its state, which draws with keys of its own: of each kind that JAX has."""
     monkeypatch.setitem(registry._ENTRIES, "keyed", registry.EnvEntry(worlds.Keyed, {}, None))

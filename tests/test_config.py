@@ -19,7 +19,7 @@ REDUCED = {
     "seeds": 2,
     "updates": 1,
 }
-QUICK = {"two_step_game", "matrix_game_a", "predator_prey", "smax_3m", "mpe_simple_spread", "switch_riddle"}
+QUICK = {"two_step_game", "matrix_game_a", "mpe_simple_spread", "switch_riddle"}
 
 
 @pytest.mark.parametrize("name", preset_names())

@@ -47,7 +47,7 @@ def trained(population, iterations=5):
 
 @pytest.mark.parametrize(
     ("mixer", "prioritised", "fields"),
-    [("qmix", False, {}), ("iql", False, {}), ("iql", True, {}), ("qmix", False, PQN)],
+    [("qmix", False, {}), ("iql", True, {}), pytest.param("qmix", False, PQN, marks=pytest.mark.slow)],
 )
 def test_a_split_batch_teaches_the_same(monkeypatch, mixer, prioritised, fields):
     """Windows differ in how many of their slots count (the chain ends anywhere): the mean is over those of all.
@@ -85,7 +85,7 @@ def test_a_split_batch_teaches_the_same(monkeypatch, mixer, prioritised, fields)
     assert_close(split_metrics, whole_metrics)
 
 
-@pytest.mark.parametrize("fields", [{}, PQN], ids=["dqn", "pqn"])
+@pytest.mark.parametrize("fields", [{}, pytest.param(PQN, marks=pytest.mark.slow)], ids=["dqn", "pqn"])
 def test_members_in_turn_are_those_at_once(monkeypatch, fields):
     """Two members on each core, one after the other as on a CPU, or batched as on an accelerator."""
     cfg = load_config(

@@ -37,6 +37,7 @@ def test_two_step_game(mixer, reaches):
     np.testing.assert_array_equal(metrics["eval/return_mean"], np.full(4, reaches))
 
 
+@pytest.mark.slow
 def test_matrix_game_b_is_within_qmixs_reach():
     _, _, metrics = learn("matrix_game_b", 6_000, seeds=4)
     np.testing.assert_allclose(metrics["eval/return_mean"], 12.0)
@@ -113,7 +114,11 @@ GO_ON = {"window_start": "continue", "window": 20, "replay.burn_in": 4}
 GO_ON |= {"updates": 4, "algo.mixer": "vdn", "optim.lr": 1e-3}  # one seed of QMIX's three never found it at 2e-3
 
 
-@pytest.mark.parametrize(("core", "options"), [("gru", {}), ("gru", GO_ON), ("lstm", GO_ON), ("none", {})], ids=str)
+@pytest.mark.parametrize(
+    ("core", "options"),
+    [("gru", {}), pytest.param("gru", GO_ON, marks=pytest.mark.slow), ("lstm", GO_ON), ("none", {})],
+    ids=str,
+)
 def test_memory_probe_needs_a_memory(core, options):
     settings = {"env.name": "memory_probe", "agent.core": core, "algo.mixer": "qmix", "eval.episodes": 256}
     explore = {"explore.eps_steps": 4_000, "explore.eps_end": 0.05, "algo.gamma": 0.99, "optim.lr": 2e-3}
