@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import worlds
 
 import jqmix
 from jqmix.cli import main
@@ -21,20 +22,8 @@ from jqmix.runs.experiment import resume, train
 from jqmix.trackers import feed
 from jqmix.trackers.base import TRACKERS, TrackedRun, measured, name_loggers
 
-SMALL = {
-    "env.name": "chain_probe",
-    "agent.hidden": 8,
-    "mixer.embed": 8,
-    "mixer.hypernet_hidden": 8,
-    "replay.capacity": 64,
-    "replay.batch": 16,
-    "eval.every": 320,
-    "eval.episodes": 4,
-    "checkpoint.every": 200,
-    "checkpoint.share": 1.0,
-    "total_steps": 1280,
-    "seeds": 2,
-}
+SMALL = worlds.SMALL_RUN | {"eval.episodes": 4, "checkpoint.every": 200, "checkpoint.share": 1.0}
+SMALL |= {"total_steps": 1280, "seeds": 2}
 
 
 @pytest.fixture(autouse=True)
