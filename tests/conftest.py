@@ -26,6 +26,13 @@ def pytest_unconfigure():
         shutil.rmtree(CACHE, ignore_errors=True)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """What a file's tests compiled leaves memory with them: of all files it would be many gigabytes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
