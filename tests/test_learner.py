@@ -417,6 +417,23 @@ def test_an_update_logs_and_clips_the_gradient_of_the_mean(rng, key, clip):
     check_step(updated, loss, grads, clip)
 
 
+@pytest.mark.parametrize("name", ["adam", "rmsprop", "radam"])
+def test_an_update_is_the_optimisers_step_down_the_loss(rng, key, name):
+    """Every parameter keeps its place: they step as one vector."""
+    cfg = traced(
+        config(**{"algo.state_norm": "none", "optim.name": name}), **{"optim.grad_clip": 0.5, "optim.lr": 0.03}
+    )
+    dqn, state, w = make(cfg, rng, key)
+    window = on_device(w)
+    grads = jax.grad(lambda p: mean_loss(dqn, p, state.target, window, cfg)[0])(state.params)
+    norm = np.sqrt(sum(np.sum(np.square(g, dtype=np.float64)) for g in jax.tree.leaves(grads)))
+    _, after = dqn.update(state, window, normalise.init(5), cfg)
+    for p, g, new in zip(*map(jax.tree.leaves, (state.params, grads, after.params)), strict=True):
+        clipped = np.asarray(g, np.float64).ravel() * min(1.0, 0.5 / norm)
+        expected = getattr(oracles, name)(np.asarray(p, np.float64).ravel(), [clipped], 0.03)
+        np.testing.assert_allclose(np.ravel(new), expected, rtol=1e-4, atol=2e-5)
+
+
 @pytest.mark.parametrize("clip", [1e-3, 1e3])
 def test_pqn_descends_the_squared_error_and_tells_half_of_it(rng, key, clip):
     """With targets of the parameters that learn, through which no gradient flows."""
