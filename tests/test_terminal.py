@@ -174,6 +174,16 @@ def test_what_is_left_is_told_on_the_way(on_screen, columns):
     assert max(map(len, screen.lines)) < columns
 
 
+def test_the_best_so_far_stands_out(on_screen):
+    with on_screen(80) as screen:
+        display = Terminal()
+        display.start("", 100, 0, "", [(10.0, 0.2)])
+        for steps, value in ((20, 0.1), (40, 0.3), (60, 0.6), (80, 0.5), (100, 0.6)):
+            display.evaluation({"x": [line(0, steps, value)]}, "")
+        display.stop()
+    assert re.findall(rb"\x1b\[1;32mwin (0\.\d)", screen.raw) == [b"0.3", b"0.6"]
+
+
 def test_lines_that_stay_are_few(on_screen):
     with on_screen(80) as screen:
         display = Terminal()
