@@ -375,6 +375,8 @@ def _prepare(cache: bool = True) -> None:
 def _train(args: argparse.Namespace) -> None:
     cfg = _run_config(args)
     _check_place("run_dir", cfg.run_dir)
+    if args.dry_run and args.json:
+        raise ConfigError("json: has no effect with --dry-run, which tells in words")
     _prepare()
     from jqmix.runs.experiment import dry_run, train
 

@@ -65,6 +65,8 @@ def test_a_dry_run_writes_nothing(tmp_path, capsys, monkeypatch):
     assert "qmix on two_step_game: 2 agents" in out[1] and "memory per member" in out[3]
     assert "20,000 environment steps of each of 2 seeds: about 1 s without compiling (an estimate" in out[4]
     assert out[5] == "nothing was written" and list(tmp_path.iterdir()) == []
+    assert main(["train", "two_step_game", "--dry-run", "--json"]) == 2
+    assert "json: has no effect with --dry-run" in capsys.readouterr().err
     assert main(["train", "--env.factory", "worlds:Counting", "--dry-run", "--window", "2"]) == 2
     assert main(["train", "two_step_game", "--run-dir", str(tmp_path), "--dry-run"]) == 0
     (tmp_path / "there").write_text("")

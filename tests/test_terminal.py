@@ -15,9 +15,10 @@ import time
 import pytest
 
 from jqmix.analysis.results import MemberResults
-from jqmix.cli import main
+from jqmix.config import load_config
 from jqmix.interrupts import say as say_past_everything
 from jqmix.runs import terminal
+from jqmix.runs.experiment import train
 from jqmix.runs.terminal import Terminal, clock, mean_curve, packed, short_count
 from jqmix.runs.text_plots import short_number, sparkline, text_bar, text_curve
 
@@ -173,6 +174,16 @@ def test_what_is_left_is_told_on_the_way(on_screen, columns):
     assert max(map(len, screen.lines)) < columns
 
 
+def test_the_best_so_far_stands_out(on_screen):
+    with on_screen(80) as screen:
+        display = Terminal()
+        display.start("", 100, 0, "", [(10.0, 0.2)])
+        for steps, value in ((20, 0.1), (40, 0.3), (60, 0.6), (80, 0.5), (100, 0.6)):
+            display.evaluation({"x": [line(0, steps, value)]}, "")
+        display.stop()
+    assert re.findall(rb"\x1b\[1;32mwin (0\.\d)", screen.raw) == [b"0.3", b"0.6"]
+
+
 def test_lines_that_stay_are_few(on_screen):
     with on_screen(80) as screen:
         display = Terminal()
@@ -207,6 +218,25 @@ def test_warnings_and_other_lines_are_not_drawn_over(on_screen, monkeypatch):
         display.stop()
     assert screen.text.count("jqmix: seed 1: the loss is not finite") == 1
     assert screen.text.count("jqmix: finishing this part") == 1
+
+
+def test_what_is_told_is_not_changed_while_it_is_drawn(on_screen):
+    """Else the thread would look for a stage that is over."""
+    drawing, draw_stages = threading.Event(), Terminal._stage_lines
+
+    def slowly(display):
+        if threading.current_thread().name == "display":
+            drawing.set()
+            time.sleep(0.2)
+        return draw_stages(display)
+
+    with on_screen(80), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Terminal, "_stage_lines", slowly)
+        display = Terminal()
+        display.stage("compiling")
+        assert drawing.wait(10)
+        display.ready()
+        display.stop()  # what a thread raises is a warning, and so an error
 
 
 @pytest.mark.parametrize("environment", [{"TERM": "dumb"}, {"NO_COLOR": "1"}])
@@ -304,9 +334,23 @@ def test_fields_are_packed_whole():
 # A whole run
 
 
-def test_a_run_on_a_terminal(on_screen, tmp_path):
+class FailingLogger:
+    def begin(self, run):
+        raise OSError("no tracker")
+
+    log = end = begin
+
+
+def test_a_run_on_a_terminal(on_screen, tmp_path, monkeypatch):
+    """What a callback prints and what becomes of a logger stay on it."""
+    values = dict(zip((flag.removeprefix("--").replace("-", "_") for flag in SMALL[::2]), SMALL[1::2], strict=True))
+    callback = lambda lines: print("at", lines[0]["env_steps"])  # noqa: E731
     with on_screen(80) as screen:
-        assert main(["train", *SMALL, "--run-dir", str(tmp_path / "r")]) == 0
+        monkeypatch.setattr(sys, "stderr", screen.file)
+        cfg = load_config(None, run_dir=str(tmp_path / "r"), **values)
+        train(cfg, loggers=[FailingLogger()], callbacks=[callback])
+    assert screen.text.count("jqmix: FailingLogger: OSError: no tracker") == 1
+    assert [row for row in screen.lines if row.startswith("at ")] == [f"at {64 * k}" for k in (1, 2, 3, 4, 5, 5)]
     assert screen.lines[0].startswith("run directory: ")
     drawn = screen.raw.decode()
     for stage in ("building the environment", "initialising", "tracing", "compiling"):

@@ -19,6 +19,7 @@ from jqmix.config import ConfigError, load_config
 from jqmix.interrupts import Interrupted
 from jqmix.runs import schedule, training
 from jqmix.runs.experiment import resume, train
+from jqmix.runs.log import check_callbacks
 from jqmix.trackers import feed
 from jqmix.trackers.base import TRACKERS, TrackedRun, measured, name_loggers
 
@@ -188,7 +189,18 @@ def test_an_object_without_the_methods_is_no_logger():
     for logger in (print, Notebook):
         with pytest.raises(ConfigError, match="is none; a logger is an object with begin, log and end"):
             name_loggers([logger])
+    with pytest.raises(ConfigError, match="it takes a list of loggers"):
+        name_loggers(Notebook())
     assert list(name_loggers([Notebook(), Notebook()])) == ["Notebook", "Notebook-2"]
+
+
+def test_every_logger_has_notes_of_its_own(tmp_path):
+    about = TrackedRun(tmp_path, {}, {}, [0])
+    books = {"a": Notebook(), "b": Notebook()}
+    feed.close_feeds([feed.Feed(name, book, about, print) for name, book in books.items()])
+    assert [book.found for book in books.values()] == [{}, {}]
+    books["a"].run.notes["mine"] = "1"
+    assert books["b"].run.notes == {"id": "7"} and about.notes == {}
 
 
 def test_a_damaged_note_is_one_line(tracked, tmp_path, capsys):
@@ -226,16 +238,31 @@ def test_a_callback_ends_training_early(tmp_path, capsys):
 
 @pytest.mark.parametrize("when", ["first", "last"])
 def test_a_callbacks_error_comes_out_once_the_run_is_saved(tmp_path, when):
+    """Also where another one asks to stop at the same time."""
+
+    def is_time(lines):
+        return when == "first" or "absolute/return_mean" in lines[0]
+
+    def stop(lines):
+        if is_time(lines):
+            raise jqmix.StopTraining
+
     def fail(lines):
-        if when == "first" or "absolute/return_mean" in lines[0]:
+        if is_time(lines):
             raise ZeroDivisionError("mine")
 
     path = tmp_path / "run"
     with pytest.raises(ZeroDivisionError, match="mine") as raised:
-        train(config(path), quiet=True, callbacks=[fail])
+        train(config(path), quiet=True, callbacks=[stop, fail])
     assert f"the run was saved; go on with: jqmix resume {path}" in raised.value.__notes__[0]
     finished = "absolute/return_mean" in jqmix.runs.experiment.Result(config(path), path, 0.0, 0.0, 0.0).metrics[-1]
     assert finished == (when == "last")
+
+
+def test_what_is_no_list_of_functions_is_refused():
+    for callbacks in (print, [print, 3]):
+        with pytest.raises(ConfigError, match="callbacks: .* is not allowed; it takes a list of functions"):
+            check_callbacks(callbacks)
 
 
 # TensorBoard
@@ -360,6 +387,9 @@ def test_wandb_without_a_login_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     assert main(["train", "--log", "wandb", "--run-dir", str(tmp_path / "run")]) == 2
     assert "log: wandb is not logged in; `wandb login` does that, WANDB_MODE=offline" in capsys.readouterr().err
+    monkeypatch.setenv("WANDB_API_KEY", "short")
+    assert main(["train", "--log", "wandb", "--run-dir", str(tmp_path / "run")]) == 2
+    assert "log: wandb: WANDB_API_KEY invalid" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

@@ -30,7 +30,7 @@ from jqmix.runs.checkpoint import Manifest
 from jqmix.runs.devices import make_mesh
 from jqmix.runs.groups import Group, Part, Run, settings_of
 from jqmix.runs.jax_settings import settled
-from jqmix.runs.log import Callback, Log, StopTraining
+from jqmix.runs.log import Callback, Log, StopTraining, check_callbacks
 from jqmix.runs.memory import MemoryPlan, make_plan
 from jqmix.runs.metrics_file import Line
 from jqmix.runs.policy import load_run_config
@@ -64,7 +64,7 @@ class Result:
     trace_s: float
     compile_s: float
     train_s: float
-    startup_s: float = 0.0  # from the call until training began, all of it
+    startup_s: float = 0.0  # building the environment and all that came after it until training began
     env_steps: int = 0  # made by this call, over all members
 
     @property
@@ -248,6 +248,7 @@ def train_together(
     """
     if len({shape_of(cfg) for cfg in cfgs}) > 1:
         raise ValueError("configurations that are trained together may differ in traced fields and seeds alone")
+    check_callbacks(callbacks)
     with watched() as stop, contextlib.ExitStack() as stack:
         terminal = stack.enter_context(Terminal(quiet, label or ""))
         trackers = [make_trackers(cfg.log) | name_loggers(loggers) for cfg in cfgs]
@@ -440,7 +441,7 @@ class _Session:
                 continue
             seeds = range(run.cfg.seed, run.cfg.seed + run.cfg.seeds)
             about = TrackedRun(run.path, to_dict(run.cfg), read_json(run.path / "metadata.json"), list(seeds))
-            log.feeds[run.path] = [Feed(name, tracker, about) for name, tracker in trackers.items()]
+            log.feeds[run.path] = [Feed(name, tracker, about, self.terminal.warn) for name, tracker in trackers.items()]
             written, _ = read_metrics(run.path / "metrics.jsonl", seeds)
             for feed in log.feeds[run.path]:
                 feed.put(written)

@@ -9,6 +9,7 @@ from typing import Any
 
 from jqmix.analysis.results import MemberResults, read_run
 from jqmix.config import Config, ConfigError
+from jqmix.inputs import quoted
 from jqmix.learning.count import Count, numbers
 from jqmix.learning.health import FAULTS
 from jqmix.runs.checkpoint import Manifest, Saved
@@ -26,10 +27,17 @@ class StopTraining(Exception):
     """For a callback to raise: the run saves, as at Ctrl-C, and returns its result. `jqmix resume` goes on with it."""
 
 
+def check_callbacks(callbacks: Any) -> None:
+    """Raises ``ConfigError`` for what is no list of functions: only once there are lines would it be called."""
+    if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
+        raise ConfigError(f"callbacks: {quoted(callbacks)} is not allowed; it takes a list of functions")
+
+
 class Log:
     """Where calls are logged: the runs' files, then their trackers (``feeds``), callbacks, the terminal.
 
-    ``raised``: the first that a callback raised, for whoever trains to raise once everything is saved.
+    ``raised``: the first that a callback raised, an error before a ``StopTraining``, for whoever trains to raise once
+    everything is saved.
     """
 
     def __init__(self, runs: list[Run], groups: list[Group], terminal: Terminal, callbacks: Sequence[Callback] = ()):
@@ -115,11 +123,15 @@ class Log:
             feed.put(lines)
 
     def _call_back(self, lines: list[Line]) -> None:
-        for callback in self.callbacks if lines else ():
-            try:
-                callback([dict(line) for line in lines])
-            except BaseException as error:  # whatever it is, what was trained is saved first
-                self.raised = self.raised or error
+        if not lines or not self.callbacks:
+            return
+        with self.terminal.aside():
+            for callback in self.callbacks:
+                try:
+                    callback([dict(line) for line in lines])
+                except BaseException as error:  # whatever it is, what was trained is saved first
+                    if self.raised is None or isinstance(self.raised, StopTraining):
+                        self.raised = error
 
     def raise_if_raised(self) -> None:
         if self.raised is not None:

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -124,6 +124,16 @@ class Terminal:
         else:
             warn(text)
 
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Within, others may print: nothing is under way below it, that would be drawn over what they print."""
+        status, self._status = self._status, list
+        self._draw()
+        try:
+            yield
+        finally:
+            self._show(status)
+
     # Before training
 
     def stage(self, what: str) -> None:
@@ -145,7 +155,8 @@ class Terminal:
         parts: dict[str, float] = {}
         for (what, begin), end in zip(self._stages, ends, strict=True):
             parts[what] = parts.get(what, 0.0) + end - begin
-        self._stages, self._status = [], list
+        with self._lock:  # the thread may be drawing them
+            self._stages, self._status = [], list
         told = ", ".join(f"{what.split()[0]} {seconds:.1f}" for what, seconds in parts.items())
         self.say(f"ready after {sum(parts.values()):.1f} s: {told}")
         return sum(parts.values())
@@ -164,7 +175,8 @@ class Terminal:
         """Moves the bar to the slowest member's steps. ``note``: what else is under way."""
         if self._progress is None:
             return
-        self._progress.move(steps, members, note)
+        with self._lock:
+            self._progress.move(steps, members, note)
         if self.live:
             self._draw()
         elif time.perf_counter() - self._last_said > SILENCE_S:
@@ -182,8 +194,9 @@ class Terminal:
         if progress is None or not every:
             return
         steps = min(line["env_steps"] for line in every)
-        progress.move(steps, members)
-        is_best = progress.evaluated(steps, every)
+        with self._lock:
+            progress.move(steps, members)
+            is_best = progress.evaluated(steps, every)
         if steps < min(self._next_line, progress.total):
             return self._draw()
         self._next_line = steps + progress.total / LINES

@@ -113,11 +113,13 @@ def make_trackers(log: str | None) -> dict[str, Tracker]:
     return made
 
 
-def name_loggers(loggers: Iterable[Any]) -> dict[str, Tracker]:
+def name_loggers(loggers: Any) -> dict[str, Tracker]:
     """A user's own loggers by the names of their classes; several of one class are numbered.
 
     Raises ``ConfigError`` for an object that has not the three methods.
     """
+    if not isinstance(loggers, Iterable):
+        raise ConfigError(f"loggers: {quoted(loggers)} is not allowed; it takes a list of loggers")
     named: dict[str, Tracker] = {}
     for logger in loggers:
         kind = type(logger).__name__

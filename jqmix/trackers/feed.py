@@ -9,12 +9,12 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 
-from jqmix.files import read_json, warn, write_text
+from jqmix.files import read_json, write_text
 from jqmix.inputs import ConfigError, one_line, shown
 from jqmix.plugins import raised
 from jqmix.trackers.base import TrackedLine, TrackedRun, Tracker
@@ -24,12 +24,14 @@ FOLDER = "trackers"  # in a run directory
 
 
 class Feed:
-    """The thread of one tracker, and what it has logged of one run."""
+    """The thread of one tracker, and what it has logged of one run. ``warn`` is told what went wrong, from any thread;
+    notes are the tracker's own, whatever else the run is logged to."""
 
-    def __init__(self, name: str, tracker: Tracker, run: TrackedRun):
+    def __init__(self, name: str, tracker: Tracker, run: TrackedRun, warn: Callable[[str], None]):
         self._name = name
         self._tracker = tracker
-        self._run = run
+        self._run = replace(run, notes={})
+        self._warn = warn
         self._file = run.path / FOLDER / f"{name}.json"
         self._logged: dict[int, tuple[int, int]] = {}
         self._queue: SimpleQueue[list[TrackedLine] | None] = SimpleQueue()
@@ -48,7 +50,9 @@ class Feed:
                 self._log(lines)
             self._tracker.end()
         except (Exception, SystemExit) as error:
-            warn(f"{self._name}: {one_line(raised(error))}; the run goes on without it, and metrics.jsonl has all")
+            self._warn(
+                f"{self._name}: {one_line(raised(error))}; the run goes on without it, and metrics.jsonl has all"
+            )
             with contextlib.suppress(Exception, SystemExit):
                 self._tracker.end()
 
@@ -80,7 +84,9 @@ class Feed:
         """For what was put to be logged; no longer than so many seconds."""
         self._thread.join(max(seconds, 0.0))
         if self._thread.is_alive():
-            warn(f"{self._name}: not done {CLOSE_S:.0f} s after the run; what is missing there, metrics.jsonl has")
+            self._warn(
+                f"{self._name}: not done {CLOSE_S:.0f} s after the run; what is missing there, metrics.jsonl has"
+            )
 
 
 def close_feeds(feeds: Iterable[Feed]) -> None:

@@ -9,7 +9,7 @@ import os
 import secrets
 from typing import Any
 
-from jqmix.inputs import ConfigError
+from jqmix.inputs import ConfigError, one_line
 from jqmix.trackers.base import TrackedLine, TrackedRun, measured
 
 LONGEST = 128  # characters of a name
@@ -23,7 +23,11 @@ class WandB:
         if os.environ.get("WANDB_MODE", "online") != "online":
             return
         wandb = importlib.import_module("wandb")
-        if not wandb.login(prompt=False):
+        try:
+            is_ready = wandb.login(prompt=False)
+        except wandb.Error as error:  # as for a key that is none
+            raise ConfigError(f"log: wandb: {one_line(str(error))}") from None
+        if not is_ready:
             raise ConfigError("log: wandb is not logged in; `wandb login` does that, WANDB_MODE=offline does without")
 
     def begin(self, run: TrackedRun) -> None:
