@@ -83,10 +83,8 @@ def test_q_tot_is_what_the_mixer_makes_of_the_normalised_state():
     moments = normalise.Moments(jnp.float32(10.0), jnp.array([2.0]), jnp.array([40.0]))
     found, learner, params, _ = recorded(batched(worlds.Counting(), 1), "qmix", moments)
     (e,) = split_up(found)
-    q, state = (
-        jnp.asarray(e.q_taken),
-        jnp.array([[-1.0], [0.0], [1.0]]) / 2,
-    )  # 1, 2, 3, whose mean is 2 and whose deviation is 2
+    q = jnp.asarray(e.q_taken)
+    state = jnp.array([[-1.0], [0.0], [1.0]]) / 2  # 1, 2, 3, with moments of mean 2 and deviation 2
     np.testing.assert_allclose(e.q_tot, learner.mixer.apply(params["mixer"], q, state), rtol=1e-4)
     assert np.abs(e.q_tot - learner.mixer.apply(params["mixer"], q, 2 * state)).max() > 1e-3
 
@@ -407,8 +405,6 @@ def test_a_notebook_shows_it(run_dir, tmp_path):
     long = tmp_path / ("x" * 250 + ".gif")  # with no room for a temporary file's ending
     with pytest.raises(ConfigError, match="out: .* cannot be written: File name too long"):
         video.save(long)
-    with pytest.raises(ConfigError, match="this video is a gif"):
-        pytest.importorskip("imageio_ffmpeg") and video.save(tmp_path / "saved.mp4")
     for wrong in ({"episodes": 0}, {"fps": 60}, {"seed": -1}):
         with pytest.raises(ConfigError, match="out of range"):
             render(run_dir, trust=True, **wrong)
@@ -424,6 +420,8 @@ def test_mp4(run_dir, tmp_path, monkeypatch):
     assert (len(pictures), len(frames)) == (4, 4 + round(HOLD * 5))
     assert np.abs(frames[-1].astype(int) - pictures[-1][0]).mean() < 5
     assert "video/mp4" in mp4._repr_mimebundle_()["text/html"]
+    with pytest.raises(ConfigError, match="this video is a gif"):
+        gif.save(tmp_path / "saved.mp4")
 
     monkeypatch.setattr(film.Film, "image", lambda self, frame: Image.new("RGB", (3, 3)))  # odd, which H.264 is not
     with pytest.raises(RuntimeError, match="ffmpeg: .*not divisible by 2"):
