@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from jqmix.inputs import ConfigError, one_line, quoted, read_text, shown
+from jqmix.inputs import ConfigError, holds_anything, one_line, quoted, read_text, shown
 
 MOST_JSON = 16_000_000  # bytes of a JSON file; a run's metadata takes two thousand
 
@@ -85,13 +85,12 @@ def sync(path: Path) -> None:
 
 
 def check_replaceable(folder: Path, overwrite: bool) -> None:
-    """Raises ``ConfigError`` if ``folder`` holds anything, unless told to ``overwrite``. Writes nothing."""
-    try:
-        held = folder.is_dir() and any(folder.iterdir())
-    except OSError as error:
-        raise ConfigError(f"out: {folder} cannot be made: {_reason(error)}") from None
-    if held and not overwrite:
-        raise ConfigError(f"out: {folder} already exists and is not empty; nothing was overwritten (see --overwrite)")
+    """Raises ``ConfigError`` if ``folder`` can't be written, or holds anything, unless told to ``overwrite``. Writes
+    nothing."""
+    if holds_anything("out", folder) and not overwrite:
+        raise ConfigError(
+            f"out: {shown(folder)} already exists and is not empty; nothing was overwritten (see --overwrite)"
+        )
 
 
 @contextlib.contextmanager
@@ -104,7 +103,7 @@ def replacing(folder: Path, overwrite: bool) -> Iterator[Path]:
     try:
         is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+    except OSError as error:
         raise ConfigError(f"out: {folder} cannot be made: {_reason(error)}") from None
     try:
         with TemporaryDirectory(prefix=".new-", dir=folder) as new:

@@ -282,17 +282,25 @@ def check_new_folder(field: str, path: str | os.PathLike[str]) -> None:
     Another program may come between: whoever makes it still has to look.
     """
     check_path_text(field, os.fspath(path))
+    if holds_anything(field, path):
+        raise ConfigError(f"{field}: {shown(path)} already exists and is not empty; nothing was overwritten")
+
+
+def holds_anything(field: str, path: str | os.PathLike[str]) -> bool:
+    """Whether a folder that is to be written does. Raises :class:`ConfigError` if it is none, or can neither be made
+    nor written to; writes nothing."""
     folder = Path(path)
     try:
         if not _is_there(folder):
             _check_parents(field, folder)
-        elif not folder.is_dir():
+            return False
+        if not folder.is_dir():
             raise ConfigError(f"{field}: {shown(folder)} already exists and is not a folder")
-        elif any(folder.iterdir()):
-            raise ConfigError(f"{field}: {shown(folder)} already exists and is not empty; nothing was overwritten")
-        else:
-            _check_writable(field, folder, folder)
-    except (OSError, UnicodeError) as error:
+        _check_writable(field, folder, folder)
+        return any(folder.iterdir())
+    except ConfigError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
         raise ConfigError(f"{field}: {shown(folder)} cannot be made: {_reason(error)}") from None
 
 

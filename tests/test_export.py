@@ -450,7 +450,10 @@ def test_export_from_the_command_line(run_dir, tmp_path, capsys):
     assert main(["export", str(run_dir), "--out", str(out), "--best", "--overwrite"]) == 0
     about = json.loads((out / "policy.json").read_text())
     assert (about["training"]["seed"], about["training"]["parameters"]) == (3, "best")
-    assert about["training"]["env_steps"] <= steps
+    evaluations = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    evaluations = [line for line in evaluations if line.get("seed") == 3 and "eval/return_mean" in line]
+    best = max(evaluations, key=lambda line: line["eval/return_mean"])
+    assert about["training"]["env_steps"] == best["env_steps"]
     best = jqmix.load_policy(run_dir, 0, best=True)
     jax.tree.map(np.testing.assert_array_equal, jqmix.load_policy(out).params, best.params)
     for options, field in (({"member": 1}, "member"), ({"best": True}, "best")):
@@ -466,13 +469,14 @@ def test_export_from_the_command_line(run_dir, tmp_path, capsys):
         (["RUN", "--out", "p", "--member", "x"], "--member: 'x' is not allowed; it takes a whole number"),
         (["RUN", "--out", "~/p"], "out: '~/p' is not allowed"),
         (["RUN", "--out", "p\n"], "out: 'p\\n' is not allowed"),
-        (["RUN", "--out", "file"], "out: file cannot be made: File exists"),
-        (["RUN", "--out", "file/p"], "out: file/p cannot be made: Not a directory"),
+        (["RUN", "--out", "file"], "out: file already exists and is not a folder"),
+        (["RUN", "--out", "file/p"], "out: file/p cannot be made: file is not a folder"),
         (["nowhere", "--out", "p"], "run_dir: nowhere is not a run directory"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(argv, says, run_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("jqmix.runs.export.jax_export", None)  # nor traced
     Path("file").write_text("x")
     try:
         code = main(["export", *(str(run_dir) if word == "RUN" else word for word in argv)])

@@ -4,6 +4,7 @@ import base64
 import io
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -20,11 +21,12 @@ from jqmix.envs.base import TimeLimit
 from jqmix.envs.check import check_env
 from jqmix.envs.errors import EnvError
 from jqmix.envs.registry import make_env
-from jqmix.envs.smax import DT, MARINE, SMAX, STOP, TABLE, WORLD_STEPS, SMAXState
-from jqmix.learning.evaluation import evaluate
+from jqmix.envs.smax import DT, MARINE, NOBODY, SMAX, STOP, TABLE, WORLD_STEPS, SMAXState
+from jqmix.learning.evaluation import evaluate, opening
 from jqmix.learning.exploration import greedy
 from jqmix.learning.learner import make_learner
 from jqmix.learning.recording import record
+from jqmix.learning.train import build_env
 from jqmix.networks import normalise
 from jqmix.rendering import film, overcooked
 from jqmix.rendering.canvas import BLUE, ORANGE, PAPER, Canvas
@@ -32,20 +34,22 @@ from jqmix.rendering.episode import Episode
 from jqmix.rendering.film import Film
 from jqmix.rendering.plain import PlainScene
 from jqmix.rendering.scenes import make_scene
+from jqmix.rendering.smax import units_of
+from jqmix.rendering.values import _cell
 from jqmix.rendering.video import HOLD
 from jqmix.runs.experiment import train
-from jqmix.runs.policy import evaluate_run
-from jqmix.runs.render import render, split_up
+from jqmix.runs.policy import evaluate_run, load_policy, load_run_config
+from jqmix.runs.render import _played, render, split_up
 
 # The episodes
 
 
-def recorded(env, mixer="vdn", **overrides):
+def recorded(env, mixer="vdn", moments=None):
     """What untrained agents do in E of an environment, and the key and the agents with which they did it."""
-    cfg = load_config(None, **{"algo.mixer": mixer, "agent.hidden": 8, **overrides})
+    cfg = load_config(None, **{"algo.mixer": mixer, "agent.hidden": 8})
     learner, key = make_learner(cfg, env.spec), jax.random.key(3)
     params = learner.init(jax.random.key(1))[0]
-    play = jax.jit(partial(record, learner, params, normalise.init(env.spec.state_size), cfg, env))
+    play = jax.jit(partial(record, learner, params, moments or normalise.init(env.spec.state_size), cfg, env))
     return jax.device_get(play(key)), learner, params, key
 
 
@@ -73,6 +77,16 @@ def test_values_are_those_that_were_acted_on():
         np.testing.assert_allclose(e.q_tot, e.q_taken.sum(axis=-1), rtol=1e-5, atol=1e-6)
         assert (e.won, e.score.tolist(), e.q.shape) == (True, [0, 1, 3], (3, 2, 3))
     assert recorded(batched(worlds.Counting(), 1), mixer="iql")[0].q_tot is None
+
+
+def test_q_tot_is_what_the_mixer_makes_of_the_normalised_state():
+    moments = normalise.Moments(jnp.float32(10.0), jnp.array([2.0]), jnp.array([40.0]))
+    found, learner, params, _ = recorded(batched(worlds.Counting(), 1), "qmix", moments)
+    (e,) = split_up(found)
+    q = jnp.asarray(e.q_taken)
+    state = jnp.array([[-1.0], [0.0], [1.0]]) / 2  # 1, 2, 3, with moments of mean 2 and deviation 2
+    np.testing.assert_allclose(e.q_tot, learner.mixer.apply(params["mixer"], q, state), rtol=1e-4)
+    assert np.abs(e.q_tot - learner.mixer.apply(params["mixer"], q, 2 * state)).max() > 1e-3
 
 
 def test_keys_in_a_state_are_no_obstacle():
@@ -178,6 +192,7 @@ def battle():
 
 
 def test_shots_are_lines_from_who_fires_to_whom():
+    assert units_of(SMAX("3m"), battle()).target[1].tolist() == [3, NOBODY, NOBODY, 2, NOBODY, NOBODY]
     scene = make_scene(SMAX("3m"), [battle()])
     pixels = {}
     for phase in (0.0, 0.25, 0.75):
@@ -230,9 +245,22 @@ def test_long_episodes_make_films_of_bounded_length():
     long = 2500
     many = [np.repeat(x, long, axis=0) for x in (episode.avail, episode.q, episode.action, episode.score)]
     plain = Episode(np.zeros(long + 1), *many, None, None)
-    made = Film(PlainScene(SMAX("3m"), [plain]), [plain], "")
+    drawn = []
+
+    class Telling(PlainScene):
+        def draw(self, canvas, index, step, phase):
+            drawn.append(step)
+
+    made = Film(Telling(SMAX("3m"), [plain]), [plain], "")
     assert len(made) <= film.MOST_FRAMES + 1 and "a frame for 5 steps" in made.title
-    made.image(len(made) - 1)
+    for frame in (0, 1, len(made) - 2, len(made) - 1):
+        made.image(frame)
+    assert drawn == [0, 5, long - 5, long]
+
+
+def test_many_actions_take_less_than_half_of_the_width():
+    for n_actions in (5, 30, 500):
+        assert n_actions * _cell(3, n_actions, film.WIDTHS[4])[0] < film.WIDTHS[4] / 2
 
 
 # One's own picture
@@ -277,8 +305,26 @@ def run_dir(tmp_path_factory):
         "eval.every": 64,
         "eval.episodes": 2,
     }
-    train(load_config(None, total_steps=64, seeds=2, run_dir=str(run_dir), **values), quiet=True)
+    train(load_config(None, total_steps=128, seeds=2, run_dir=str(run_dir), **values), quiet=True)
     return run_dir
+
+
+def test_what_is_asked_for_is_what_is_played(run_dir):
+    """The member, its newest or best parameters, and the seed, whose keys are in the states of another environment."""
+    cfg = load_run_config(run_dir, trust=True)
+    keyed = replace(cfg, env=replace(cfg.env, factory="worlds:Keyed"))
+    values = []
+    for member, best, seed in ((0, False, 5), (1, False, 5), (1, True, 6)):
+        (episode,) = _played(run_dir, keyed, 1, seed, member, best)
+        policy = load_policy(run_dir, member, best, trust=True)
+        (actor, _), start = opening(policy.agent, build_env(keyed, 1), jax.random.key(seed)), policy.initial_state(1)
+        assert (episode.states[1][0] == actor.env_state.inner[1][0]).all()
+        obs = jnp.ones((1, 2, 1))
+        q, _ = policy.agent.step(policy.params, start.memory, obs, start.last_action, start.first)
+        np.testing.assert_allclose(episode.q[0], q[0], rtol=1e-4, atol=1e-6)
+        assert (episode.q_tot is None) == best
+        values.append(episode.q[0])
+    assert min(np.abs(values[i] - values[j]).max() for i, j in ((0, 1), (1, 2))) > 1e-4
 
 
 def frames_in(path):
@@ -356,8 +402,9 @@ def test_a_notebook_shows_it(run_dir, tmp_path):
     assert path.read_bytes() == video.data
     with pytest.raises(ConfigError, match="already exists"):
         video.save(path)
-    with pytest.raises(ConfigError, match="this video is a gif"):
-        pytest.importorskip("imageio_ffmpeg") and video.save(tmp_path / "saved.mp4")
+    long = tmp_path / ("x" * 250 + ".gif")  # with no room for a temporary file's ending
+    with pytest.raises(ConfigError, match="out: .* cannot be written: File name too long"):
+        video.save(long)
     for wrong in ({"episodes": 0}, {"fps": 60}, {"seed": -1}):
         with pytest.raises(ConfigError, match="out of range"):
             render(run_dir, trust=True, **wrong)
@@ -373,6 +420,8 @@ def test_mp4(run_dir, tmp_path, monkeypatch):
     assert (len(pictures), len(frames)) == (4, 4 + round(HOLD * 5))
     assert np.abs(frames[-1].astype(int) - pictures[-1][0]).mean() < 5
     assert "video/mp4" in mp4._repr_mimebundle_()["text/html"]
+    with pytest.raises(ConfigError, match="this video is a gif"):
+        gif.save(tmp_path / "saved.mp4")
 
     monkeypatch.setattr(film.Film, "image", lambda self, frame: Image.new("RGB", (3, 3)))  # odd, which H.264 is not
     with pytest.raises(RuntimeError, match="ffmpeg: .*not divisible by 2"):

@@ -443,7 +443,7 @@ def test_bad_arguments_are_one_line_and_exit_2(tmp_path, monkeypatch, capsys):
     assert_refused(["report", "a", "file"], "file is not a run directory", capsys)
     # Seed 1 is in both; as two scores, it would make the interval narrower than it is.
     assert_refused(["report", "a", "b"], "a and b both hold seed 1 with the same settings", capsys)
-    assert_refused(["report", "a", "--out", "file"], "out: file cannot be made", capsys)
+    assert_refused(["report", "a", "--out", "file"], "out: file already exists and is not a folder", capsys)
     assert_refused(["report", "a", "--outt", "x"], "--outt: no such argument", capsys)
     assert {p.name for p in tmp_path.iterdir()} == {"a", "b", "file"}
 

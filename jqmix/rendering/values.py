@@ -24,7 +24,7 @@ from jqmix.rendering.canvas import (
 from jqmix.rendering.episode import Episode
 
 LABELS = 14.0  # pixels for the names of agents and of actions
-LEAST, MOST = 3.0, 20.0  # pixels of a cell
+LEAST, MOST = 6.0, 20.0  # pixels of a cell's height; its width may be less
 LOWEST = 100.0  # pixels of a strip, which is higher for many agents
 SHADES = 8  # of a cell: few, so that files are small
 
@@ -37,7 +37,7 @@ def strip_height(n_agents: int, n_actions: int, width: Number) -> float:
 def _cell(n_agents: int, n_actions: int, width: Number) -> tuple[float, float]:
     """A cell's width and height: all actions take less than half of the width, all agents the height if they can."""
     wide, high = (0.45 * width - 2 * LABELS) / n_actions, (LOWEST - LABELS - 6) / n_agents
-    return float(np.clip(wide, LEAST, MOST)), float(np.clip(high, 6.0, MOST))
+    return min(wide, MOST), float(np.clip(high, LEAST, MOST))
 
 
 def draw_strip(canvas: Canvas, episode: Episode, step: int, actions: Sequence[str], longest: int) -> None:
@@ -63,7 +63,7 @@ def _cells(canvas: Canvas, episode: Episode, now: int, actions: Sequence[str], c
     low, high = _range(q, avail)
     shade = np.round(SHADES * np.clip((q - low) / np.maximum(high - low, 1e-9), 0.0, 1.0)) / SHADES
     wide, high = cell
-    gap = 1.0 if min(cell) > 6 else 0.5
+    gap = 1.0 if min(cell) > 6 else min(0.5, wide / 6)
     for a, name in enumerate(actions):
         if wide >= 8:
             canvas.text((2 * LABELS + (a + 0.5) * wide, LABELS / 2), name, 8, MUTED, "mm")

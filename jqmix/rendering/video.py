@@ -69,7 +69,10 @@ class Video:
         can't, and for a file that is there unless told to ``overwrite`` it."""
         if video_format(out, overwrite) != self.format:
             raise ConfigError(f"out: {quoted(os.fspath(out))} is not allowed; this video is a {self.format[1:]}")
-        write_atomically(Path(out), lambda temporary: temporary.write_bytes(self.data))
+        try:
+            write_atomically(Path(out), lambda temporary: temporary.write_bytes(self.data))
+        except OSError as error:
+            raise ConfigError(f"out: {shown(out)} cannot be written: {error.strerror or error}") from None
         return Path(out)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
