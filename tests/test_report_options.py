@@ -300,6 +300,16 @@ def test_the_best_group_beside_the_others(runs):
     assert "| smax_3m, algo.mixer=qmix | smax_3m, algo.mixer=vdn | 1.000 | 3 / 1 |" in text
 
 
+def test_the_best_group_is_the_best_in_the_end(runs):
+    """QMIX was better before it fell."""
+    write_lines(runs / "qmix", [line(i, s, win_rate=v) for s, v in ((100, 1.0), (200, 1.0), (300, 0.2)) for i in (0, 1)])
+    _, folder = report([runs])
+    (row,) = read_csv(folder / "improvement.csv")
+    assert (row["group"], row["other"]) == ("smax_3m, algo.mixer=vdn", "smax_3m, algo.mixer=qmix")
+    levels = {row["percent"]: float(row["level"]) for row in read_csv(folder / "efficiency.csv")}
+    assert levels == pytest.approx({"50": 0.2, "80": 0.32, "95": 0.38})
+
+
 def test_seeds_are_compared_within_their_environment(tmp_path):
     """By hand: QMIX is above VDN in all pairs of 3m and in half of those of 8m. Its seeds of one environment are alike,
     so what resamples draw within each makes no difference."""
