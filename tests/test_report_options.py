@@ -163,6 +163,11 @@ def test_nothing_of_an_earlier_report_is_left_beside_a_new_one(runs):
     report([runs / "qmix"], folder, overwrite=True, drawing=parse_drawing(formats="pdf"))
     held = {"report.md", "report.pdf", "tables.tex", "curves.csv", "efficiency.csv", "raw.csv", "notes.txt"}
     assert {path.name for path in folder.iterdir()} == held
+    # A folder of one's own holds no earlier report.
+    (runs / "mine").mkdir()
+    (runs / "mine" / "curves.pdf").write_text("mine")
+    report([runs / "qmix"], runs / "mine", overwrite=True)
+    assert (runs / "mine" / "curves.pdf").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
@@ -302,7 +307,8 @@ def test_the_best_group_beside_the_others(runs):
 
 def test_the_best_group_is_the_best_in_the_end(runs):
     """QMIX was better before it fell."""
-    write_lines(runs / "qmix", [line(i, s, win_rate=v) for s, v in ((100, 1.0), (200, 1.0), (300, 0.2)) for i in (0, 1)])
+    curve = {100: 1.0, 200: 1.0, 300: 0.2}
+    write_lines(runs / "qmix", [line(i, s, win_rate=v) for s, v in curve.items() for i in (0, 1)])
     _, folder = report([runs])
     (row,) = read_csv(folder / "improvement.csv")
     assert (row["group"], row["other"]) == ("smax_3m, algo.mixer=vdn", "smax_3m, algo.mixer=qmix")

@@ -94,12 +94,19 @@ def report(
             (new / name).write_text(text, encoding="utf-8", errors="backslashreplace")
         if marl_eval is not None:
             _write_marl_eval(found.groups, Path(marl_eval))
-        outdated = [name for name in OPTIONAL_FILES if not (new / name).exists()]
-    for name in outdated:
-        (folder / name).unlink(missing_ok=True)
+        outdated = _outdated(folder, new)
+    for path in outdated:
+        path.unlink(missing_ok=True)
     for note in found.notes:
         warn(note)
     return found.results, folder
+
+
+def _outdated(folder: Path, new: Path) -> list[Path]:
+    """What an earlier report in the folder has and the new one has not; nothing where there is no earlier report."""
+    if not (folder / "report.md").is_file():
+        return []
+    return [folder / name for name in OPTIONAL_FILES if (folder / name).is_file() and not (new / name).exists()]
 
 
 def _find(paths: Sequence[Path], threshold: float | None, metric: str | None, labels: Mapping[str, str]) -> Findings:
