@@ -24,7 +24,8 @@ Run = dict[str, Any]
 
 
 def read(run_dir: Path) -> Run:
-    """A run's configuration, metadata and, by seed, its curve of greedy results over environment steps."""
+    """A run's configuration, metadata and, by seed, its curve of greedy results over environment steps and what its
+    best parameters reached in the end."""
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     curves: dict[str, list[dict[str, float]]] = {}
     for line in lines:
@@ -39,6 +40,7 @@ def read(run_dir: Path) -> Run:
         "config": {k: v for k, v in config.items() if k != "run_dir"},
         "metadata": {k: metadata.get(k) for k in ("versions", "device", "commit", "replay_ratio", "parameter_count")},
         "curves": curves,
+        "absolute": {str(line["seed"]): line for line in lines if "absolute/episodes" in line},
     }
 
 
@@ -84,6 +86,7 @@ def logged(run: Run) -> Iterator[dict[str, Any]]:
         for point in curve:
             named = {k if k in ("env_steps", "updates", "wall_s") else f"eval/{k}": v for k, v in point.items()}
             yield {"seed": int(seed), **named}
+    yield from run.get("absolute", {}).values()
 
 
 # Games

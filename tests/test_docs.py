@@ -16,7 +16,8 @@ from jqmix.networks.mixers import MIXERS
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 RUNNABLE = [DOCS / "start.md", *sorted((DOCS / "extending").glob("*.md"))]
-PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("[a-z]*.md")])  # in capitals: the root's own, included
+# Those of docs/ in capitals are the root's own, included there.
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *DOCS.rglob("[a-z]*.md")])
 BLOCK = re.compile(r"^```(\w+)(?: title=\"(.+?)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What stands for something of the reader's own, or is written in a file of the reader's.
 STANDS_FOR = re.compile(r"RUN|…|mine|\w:\w|\b[A-Z]$")

@@ -9,6 +9,7 @@ import numpy as np
 
 from jqmix.analysis.comparison import EFFICIENCY_COLUMNS, IMPROVEMENT_COLUMNS, efficiency_rows, improvement_rows
 from jqmix.analysis.figures import (
+    FORMATS,
     Drawing,
     LearningCurve,
     Mark,
@@ -38,6 +39,13 @@ from jqmix.config import ConfigError
 from jqmix.files import replacing, warn, write_text
 from jqmix.inputs import check_new_file, shown
 
+# What not every report has: left from an earlier one, they would be taken for this one's.
+OPTIONAL_FILES = (
+    "efficiency.csv",
+    "improvement.csv",
+    *(f"{name}.{kind}" for name in ("report", "curves") for kind in FORMATS),
+)
+
 
 def report(
     run_dirs: Sequence[str | Path],
@@ -60,7 +68,7 @@ def report(
     Args:
         run_dirs: Run directories, and folders of them.
         out: The folder.
-        overwrite: Replace what the folder, or the file for marl-eval, holds already.
+        overwrite: Replace an earlier report in the folder, or the file for marl-eval. Other files in the folder stay.
         threshold: Rows also say at how many environment steps the interquartile mean first was there.
         metric: What is shown, such as ``eval/return_mean`` or ``train/loss``; otherwise the greedy win rate, or the
             greedy return where there is none.
@@ -86,9 +94,19 @@ def report(
             (new / name).write_text(text, encoding="utf-8", errors="backslashreplace")
         if marl_eval is not None:
             _write_marl_eval(found.groups, Path(marl_eval))
+        outdated = _outdated(folder, new)
+    for path in outdated:
+        path.unlink(missing_ok=True)
     for note in found.notes:
         warn(note)
     return found.results, folder
+
+
+def _outdated(folder: Path, new: Path) -> list[Path]:
+    """What an earlier report in the folder has and the new one has not; nothing where there is no earlier report."""
+    if not (folder / "report.md").is_file():
+        return []
+    return [folder / name for name in OPTIONAL_FILES if (folder / name).is_file() and not (new / name).exists()]
 
 
 def _find(paths: Sequence[Path], threshold: float | None, metric: str | None, labels: Mapping[str, str]) -> Findings:

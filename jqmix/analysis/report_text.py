@@ -161,8 +161,8 @@ def _warnings(summaries: Sequence[Summary], members: Sequence[MemberResults]) ->
     if any(np.isfinite(s.absolute.iqm) for s in summaries):
         yield (
             "Absolute: the absolute metric of Gorsane et al. (2022, arXiv 2209.10485), the IQM over seeds of what each "
-            "seed's best parameters by greedy evaluation while training reach at the end of it, on 10 × eval.episodes "
-            "fresh episodes. A group has it once all its seeds have."
+            "seed's best parameters by greedy evaluation while training reach at the end of it, on eval.absolute × "
+            "eval.episodes fresh episodes. A group has it once all its seeds have."
         )
     for s in summaries:
         if s.cut:
