@@ -4,6 +4,7 @@ import contextlib
 import os
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,10 @@ def parts(batch: int, devices: int) -> int:
     return max(p for p in range(1, most + 1) if batch % p == 0)
 
 
-def make_mesh(members: int, batch: int = 1) -> Mesh:
-    """This host's devices: as many as can share the members equally, and where CPU cores are left, those that share
-    each member's batches."""
-    devices = jax.local_devices()
+def make_mesh(members: int, batch: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
+    """This host's devices, unless told: as many as can share the members equally, and where CPU cores are left, those
+    that share each member's batches."""
+    devices = jax.local_devices() if devices is None else devices
     rows = shares(members, len(devices))
     columns = parts(batch, len(devices) // rows) if platform() == "cpu" else 1
     return Mesh(np.array(devices[: rows * columns]).reshape(rows, columns), (AXIS, split.AXIS))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from jqmix.config import Config
@@ -149,12 +150,6 @@ def compile_population(
         members, shared = jax.lax.map(lambda start: program.init(*start), starts)
         return members, jax.tree.map(lambda x: x[0], shared)
 
-    def lowered(call: Call, *arguments: Any) -> Any:
-        shared_out = over_devices(
-            _for_all(call, size // mesh.shape[AXIS]), mesh, (EACH, SAME, SAME), (EACH, SAME, EACH)
-        )
-        return jax.jit(shared_out, donate_argnums=0).lower(*arguments)
-
     init = jax.jit(over_devices(init_all, mesh, (EACH,), (EACH, SAME)))
     starts = starts.slice(0, size)
     members, shared = init(starts)
@@ -163,16 +158,30 @@ def compile_population(
     pool = ThreadPoolExecutor(2 if cpu_cores() > 2 else 1, thread_name_prefix="compile")
     stage("tracing")
     begin = time.perf_counter()
-    training = lowered(program.train, members, shared, np.int32(1))
+    training = _lowered(program.train, mesh, size, members, shared, np.int32(1))
     traced = time.perf_counter()
     stage("compiling")
     compiling = pool.submit(_timed_compile, training, options)
-    evaluation = lowered(program.evaluate, _without_rollouts(members), shared, on_host(whole_evaluation(cfg)))
+    evaluation = _lowered(program.evaluate, mesh, size, _without_rollouts(members), shared, on_host(whole_evaluation(cfg)))
     evaluating = pool.submit(evaluation.compile, options)
     train, compile_s = compiling.result()
     pool.shutdown(wait=False)
     times = traced - begin, compile_s
     return Population(cfg, program.env.spec, init, train, evaluating, starts, members, shared, *times)
+
+
+def _lowered(call: Call, mesh: Mesh, size: int, *arguments: Any) -> Any:
+    """The call for ``size`` members over a mesh, traced, and ready to be compiled."""
+    each = _for_all(call, size // mesh.shape[AXIS])
+    shared_out = over_devices(each, mesh, (EACH, SAME, SAME), (EACH, SAME, EACH))
+    return jax.jit(shared_out, donate_argnums=0).lower(*arguments)
+
+
+def lower_training(cfg: Config, mesh: Mesh) -> Any:
+    """The training program of all members, for devices that need not be there: traced, of shapes alone."""
+    program = make_program(cfg, Split(mesh.shape[split.AXIS]))
+    members, shared = jax.eval_shape(jax.vmap(lambda s: program.init(*s), out_axes=(0, None)), starts_of(cfg))
+    return _lowered(program.train, mesh, cfg.seeds, members, shared, np.int32(1))
 
 
 def _timed_compile(lowered: Any, options: Any) -> tuple[Any, float]:

@@ -1,0 +1,55 @@
+"""Training compiled for a chip that need not be here: what it launches, moves and holds, and how fast it might be."""
+
+import time
+from typing import Any
+
+import jax
+
+from jqmix.chips import hlo
+from jqmix.chips.catalogue import Chip, chip_named
+from jqmix.chips.compile_only import compile_only_devices, compiler_flags
+from jqmix.chips.forecast import forecast
+from jqmix.config import Config
+from jqmix.kernels.platform import compiling_for
+from jqmix.learning.train import build_env, learning_batch, window_length
+from jqmix.runs.devices import AXIS, compiler_options, make_mesh
+from jqmix.runs.jax_settings import settled
+from jqmix.runs.population import lower_training
+
+PARTS = ("collecting", "learning")  # the scopes of an iteration
+
+
+@settled(cache=False)
+def bench_target(cfg: Config, target: str, devices: int = 1) -> dict[str, Any]:
+    """One iteration of all members of ``cfg``, compiled for so many of the chip ``target``, a device's share.
+
+    Raises ``ConfigError`` for a chip that is not known, and where what compiles for it is not installed.
+    """
+    chip = chip_named(target)
+    with compiling_for(chip.platform):
+        mesh = make_mesh(cfg.seeds, learning_batch(cfg), compile_only_devices(chip, devices))
+        begin = time.perf_counter()
+        lowered = lower_training(cfg, mesh)
+        traced = time.perf_counter()
+        compiled = lowered.compile(compiler_options() | compiler_flags(chip))
+    found = forecast(hlo.parse(compiled.as_text()), chip, PARTS)
+    steps = cfg.rollouts * window_length(cfg, build_env(cfg, 1).spec) * cfg.seeds
+    return {
+        "target": chip.name,
+        "devices": mesh.size,
+        "members_per_device": cfg.seeds // mesh.shape[AXIS],
+        "jax": jax.__version__,
+        **found.kinds(),
+        "memory": memory_of(compiled, chip),
+        "trace_s": traced - begin,
+        "compile_s": time.perf_counter() - traced,
+        "predicted_steps_per_s": steps / found.total.seconds,
+    }
+
+
+def memory_of(compiled: Any, chip: Chip) -> dict[str, int]:
+    """Bytes of a device that a compiled program reserves."""
+    told = compiled.memory_analysis()
+    state, temporary = int(told.argument_size_in_bytes), int(told.temp_size_in_bytes)
+    new = int(told.output_size_in_bytes) - int(told.alias_size_in_bytes)
+    return {"state": state, "temporary": temporary, "reserved": state + temporary + new, "available": chip.memory}
