@@ -374,3 +374,26 @@ def random_episodes(env: Any) -> dict[str, float]:
     key, always = jax.random.key(1), jnp.float32(1.0)
     episodes = collect(agent, agent.init(jax.random.key(0)), env, key, always, spec.episode_limit + 1)[1]
     return {name: float(value) for name, value in episodes.means().items()}
+
+
+def bench_target(cfg: Any, chip: str) -> dict[str, Any]:
+    """What ``jqmix bench --target`` says of one chip."""
+    from jqmix.runs import target
+
+    return target.bench_target(cfg, chip)
+
+
+def compiled_for(name: str, f: Callable[..., Any], iterations: int, *arguments: Any) -> dict[str, Any]:
+    """The same of any function, compiled for one chip; of one of its iterations."""
+    import jax
+    import numpy as np
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+    from jqmix.chips.catalogue import chip_named
+    from jqmix.chips.compile_only import compile_only_devices
+    from jqmix.runs import target
+
+    chip = chip_named(name)
+    where = NamedSharding(Mesh(np.array(compile_only_devices(chip)), ("x",)), PartitionSpec())
+    jitted = jax.jit(f, in_shardings=where, out_shardings=where)
+    return target.compiled_for(chip, lambda: jitted.lower(*arguments), iterations=iterations)

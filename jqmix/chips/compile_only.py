@@ -4,14 +4,15 @@ import importlib
 import os
 from typing import Any
 
-import jax
 from jax.experimental import topologies
 
 from jqmix.chips.catalogue import Chip
 from jqmix.inputs import ConfigError, one_line
 
 # XLA's own descriptions of the GPUs (catalogue.py), as its compiler takes them.
-_LIMITS = "threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048 block_dim_limit_x: 2147483647"
+_LIMITS = (
+    "threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048 block_dim_limit_x: 2147483647"
+)
 _LIMITS += " block_dim_limit_y: 65535 block_dim_limit_z: 65535 registers_per_core_limit: 65536"
 _LIMITS += " registers_per_block_limit: 65536 shared_memory_per_block: 49152"
 _GPUS = {

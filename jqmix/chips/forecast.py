@@ -5,6 +5,7 @@ its products over their rate; one after another. A loop or a branch that the hos
 It knows nothing of caches, of operations side by side, nor of what a kernel of one's own multiplies.
 """
 
+import functools
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,10 +19,19 @@ OTHER = "other"
 class Part(NamedTuple):
     """Sums over the launches of a part of the program."""
 
-    launches: int = 0
-    bytes_moved: int = 0
-    flops: int = 0
-    seconds: float = 0.0
+    launches: float = 0
+    bytes_moved: float = 0
+    flops: float = 0
+    seconds: float = 0
+
+    def plus(self, other: "Part", times: float = 1) -> "Part":
+        return Part(*(x + y * times for x, y in zip(self, other, strict=True)))
+
+    def as_dict(self) -> dict[str, float]:
+        return {"launches": round(self.launches), "bytes_moved": round(self.bytes_moved)} | {
+            "flops": round(self.flops),
+            "seconds": self.seconds,
+        }
 
 
 class Forecast(NamedTuple):
@@ -35,14 +45,13 @@ class Forecast(NamedTuple):
 
     @property
     def total(self) -> Part:
-        return Part(*(sum(column) for column in zip(*self.parts.values(), strict=True)))
+        return functools.reduce(Part.plus, self.parts.values(), Part())
 
-    def kinds(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """As plain data."""
-        parts = {name: part._asdict() for name, part in self.parts.items()}
         return {
-            "parts": parts,
-            "total": self.total._asdict(),
+            "parts": {name: part.as_dict() for name, part in self.parts.items()},
+            "total": self.total.as_dict(),
             "collectives": self.collectives,
             "collective_bytes": self.collective_bytes,
             "unknown_loops": self.unknown_loops,
@@ -66,10 +75,8 @@ def forecast(module: hlo.Module, chip: Chip, parts: Sequence[str] = (), iteratio
             new = new._replace(seconds=new.seconds + size / chip.link)
         if op.opcode == "while" and module.turns(op) is None:
             unknown += round(times)
-        old = found.get(part, Part())
-        found[part] = Part(*(x + y * times for x, y in zip(old, new, strict=True)))
-    rounded = {n: Part(round(p[0]), round(p[1]), round(p[2]), p[3]) for n, p in found.items()}
-    return Forecast(rounded, dict(collectives), moved_between, unknown)
+        found[part] = found.get(part, Part()).plus(new, times)
+    return Forecast(found, dict(collectives), moved_between, unknown)
 
 
 def _part(module: hlo.Module, launch: hlo.Launch, chip: Chip) -> Part:

@@ -154,6 +154,12 @@ class Pushed(NamedTuple):
     back_y: Float[Array, "2n E"]
 
 
+def all_at_once() -> bool:
+    """Whether what is asked of units, pairs and moments is asked of all at once, whatever their number: an accelerator
+    wants few and large operations."""
+    return platform() != "cpu"
+
+
 def _distance(dx: Array, dy: Array) -> Array:
     return jnp.sqrt(dx * dx + dy * dy)
 
@@ -171,6 +177,9 @@ def _aside(x: Array, alive: Array) -> Array:
 
 def _at_unit(v: Array, unit: Int[Array, "k E"]) -> Array:
     """``v`` [n, E] of the units with these numbers; of the first one for NOBODY, of the last beyond it."""
+    if all_at_once():
+        is_it = jnp.clip(unit, 0, len(v) - 1) == jnp.arange(len(v))[:, None, None]  # [n, k, E]
+        return jnp.sum(v[:, None], axis=0, where=is_it).astype(v.dtype)
     if len(v) > FEW:
         return jnp.take_along_axis(v, jnp.maximum(unit, 0), axis=0, mode="clip")
     reached = unit >= jnp.arange(1, len(v))[:, None, None]  # [n - 1, k, E]
@@ -182,6 +191,9 @@ def _at_unit(v: Array, unit: Int[Array, "k E"]) -> Array:
 
 def _received(v: Array | np.ndarray, unit: Int[Array, "n E"]) -> Array:
     """What units [n, E] receive where each one gives its ``v`` [n, E or 1] to the unit with this number, if any."""
+    if all_at_once():
+        gifts = jnp.broadcast_to(v, unit.shape)[:, None]
+        return jnp.sum(gifts, axis=0, where=unit[:, None] == jnp.arange(len(v))[:, None])
     if len(v) > FEW:
         at = jnp.where(unit == NOBODY, len(v), unit), jnp.arange(unit.shape[1])
         return jnp.zeros(unit.shape).at[at].add(jnp.broadcast_to(v, unit.shape), mode="drop")
@@ -229,7 +241,7 @@ class Battle(NamedTuple):
         def world_step(s: SMAXState, u: Array) -> tuple[SMAXState, None]:
             return self.world_step(a, s, aim, u), None
 
-        s, _ = jax.lax.scan(world_step, s, noise.cooldown)
+        s, _ = jax.lax.scan(world_step, s, noise.cooldown, unroll=WORLD_STEPS if all_at_once() else 1)
         damage = jnp.sum(((before - s.health) / a.max_health)[na:], axis=0) / self.enemies
         alive = s.health > 0
         won = jnp.any(alive[:na], axis=0) & ~jnp.any(alive[na:], axis=0)
@@ -370,15 +382,13 @@ class Battle(NamedTuple):
 def _over_viewers(seen_by: Callable[[Viewer], Array], viewers: Viewer) -> Float[Array, "N others 13 E"]:
     """What each sees. On a CPU one viewer after another: all at once, XLA's compiler makes one operation of it and of
     the transposition that follows, which places the numbers one by one and takes about twice as long."""
-    if platform() == "cpu":
-        return jax.lax.map(seen_by, viewers)
-    return jax.vmap(seen_by)(viewers)
+    return jax.vmap(seen_by)(viewers) if all_at_once() else jax.lax.map(seen_by, viewers)
 
 
 def push_apart(x: Array, y: Array, alive: Array, radius: Array | np.ndarray) -> tuple[Array, Array]:
     """Moves every living unit half of its overlaps with the living away from them; all [n, E]."""
     x_here = _aside(x, alive)
-    pushed = _pushed_by_all if len(x) <= FEW else _pushed_in_pairs
+    pushed = _pushed_by_all if len(x) <= FEW or all_at_once() else _pushed_in_pairs
     push_x, push_y = pushed(x_here, y, radius)
     return jnp.where(alive, x + push_x / 2, x), jnp.where(alive, y + push_y / 2, y)
 
@@ -391,8 +401,13 @@ def _overlap(dx: Array, dy: Array, reach: Array | np.ndarray) -> Array:
 def _pushed_by_all(x: Array, y: Array, radius: Array | np.ndarray) -> tuple[Array, Array]:
     """Sums of the overlaps, along x and y: everybody with everybody, oneself at a distance of nothing included."""
     overlap = _overlap(x - x[:, None], y - y[:, None], radius + radius[:, None])  # [n, n, E]
-    along = lambda v: sum((v - other) * by for other, by in zip(v, overlap, strict=True))  # noqa: E731
-    return along(x), along(y)  # type: ignore[return-value]
+
+    def along(v: Array) -> Array:
+        if all_at_once():
+            return jnp.sum((v - v[:, None]) * overlap, axis=0)
+        return sum((v - other) * by for other, by in zip(v, overlap, strict=True))  # type: ignore[return-value]
+
+    return along(x), along(y)
 
 
 def _pushed_in_pairs(x: Array, y: Array, radius: Array | np.ndarray) -> tuple[Array, Array]:

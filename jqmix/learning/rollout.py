@@ -7,12 +7,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jqmix.envs.base import BatchedDecPOMDP
+from jqmix.kernels.platform import platform
 from jqmix.learning.exploration import epsilon_greedy
 from jqmix.networks.agent import Agent, AgentStart
 from jqmix.types import Packed
 
-# Starts of episodes are drawn for all rollouts at once: one for every so many slots before a window is collected, and
-# as many again whenever one of the rollouts has used up its own.
+# On a CPU, starts of episodes are drawn for all rollouts at once: one for every so many slots before a window is
+# collected, and as many again whenever one of the rollouts has used up its own. On accelerators one for every slot: more
+# to draw, at once, but nothing that the host would have to decide on slot by slot.
 SLOTS_PER_START = 16
 
 
@@ -62,13 +64,28 @@ class Ongoing(NamedTuple):
     tail: Packed | None
 
 
-class EpisodeStarts(NamedTuple):
-    """Starts of episodes, [K, E], of which each rollout has used up its first ``used``; the key of the next ones."""
+class Start(NamedTuple):
+    """Where episodes begin: the environments' state, and what it shows as they pack it."""
 
     env_state: Any
     packed: Any
+
+
+class EpisodeStarts(NamedTuple):
+    """Starts of episodes, [K, E], of which each rollout has used up its first ``used``; the key of the next ones."""
+
+    drawn: Start
     used: Int[Array, " E"]
     key: Array
+
+
+class Collecting(NamedTuple):
+    """What collecting carries from slot to slot."""
+
+    actor: Actor
+    starts: EpisodeStarts | None  # None where every slot has its own
+    kept: AgentStart  # where the next window's tail begins
+    episodes: Episodes  # [E], so far
 
 
 class Outcome(NamedTuple):
@@ -79,42 +96,48 @@ class Outcome(NamedTuple):
     episodes: Episodes  # that ended with it
 
 
-def fresh(env: BatchedDecPOMDP, key: Array) -> tuple[Any, Any]:
-    """(state, what it shows) of E new episodes."""
+def fresh(env: BatchedDecPOMDP, key: Array) -> Start:
+    """E new episodes."""
     state, timestep = env.reset(key)
-    return state, env.pack(state, timestep)
+    return Start(state, env.pack(state, timestep))
+
+
+def draws_start_by_slot() -> bool:
+    """Whether there is a start for every slot, else for every ``SLOTS_PER_START``."""
+    return platform() != "cpu"
 
 
 def starts_at_once(transitions: int) -> int:
     """K: how many starts are drawn for each rollout at a time."""
-    return 1 + (transitions + 1) // SLOTS_PER_START
+    return transitions if draws_start_by_slot() else 1 + (transitions + 1) // SLOTS_PER_START
+
+
+def draw_starts(env: BatchedDecPOMDP, key: Array, count: int) -> Start:
+    """``count`` independent starts for every rollout."""
+    return jax.vmap(lambda key: fresh(env, key))(jax.random.split(key, count))
 
 
 def no_starts(env: BatchedDecPOMDP, key: Array, count: int) -> EpisodeStarts:
     """Room for ``count`` starts for every rollout, all of them used up."""
     shapes = jax.eval_shape(lambda key: draw_starts(env, key, count), key)
-    used = jnp.full((env.size,), count, jnp.int32)
-    return EpisodeStarts(_empty(shapes.env_state), _empty(shapes.packed), used, key)
+    return EpisodeStarts(_empty(shapes), jnp.full((env.size,), count, jnp.int32), key)
 
 
-def draw_starts(env: BatchedDecPOMDP, key: Array, count: int) -> EpisodeStarts:
-    """``count`` independent starts for every rollout, none of them used."""
-    env_state, packed = jax.vmap(lambda key: fresh(env, key))(jax.random.split(key, count))
-    return EpisodeStarts(env_state, packed, jnp.zeros((env.size,), jnp.int32), jax.random.fold_in(key, count))
-
-
-def with_a_start(env: BatchedDecPOMDP, starts: EpisodeStarts, needed: Bool[Array, " E"]) -> EpisodeStarts:
-    """``starts`` with one left for every rollout that needs one: new ones for all where some rollout has none.
+def next_start(env: BatchedDecPOMDP, starts: EpisodeStarts, needed: Bool[Array, " E"]) -> tuple[Start, EpisodeStarts]:
+    """A start for every rollout that needs one: new ones are drawn for all where some rollout has none left.
 
     A loop of no turn or one, and no condition, as a condition under ``vmap`` would draw new starts at every slot. It is
     the only place where starts are drawn, so that they are compiled once.
     """
-    count = jax.tree.leaves(starts.packed)[0].shape[0]
-    return jax.lax.while_loop(
-        lambda starts: jnp.any(needed & (starts.used >= count)),
-        lambda starts: draw_starts(env, starts.key, count),
-        starts,
-    )
+    count = jax.tree.leaves(starts.drawn)[0].shape[0]
+
+    def renewed(starts: EpisodeStarts) -> EpisodeStarts:
+        none = jnp.zeros((env.size,), jnp.int32)
+        return EpisodeStarts(draw_starts(env, starts.key, count), none, jax.random.fold_in(starts.key, count))
+
+    starts = jax.lax.while_loop(lambda starts: jnp.any(needed & (starts.used >= count)), renewed, starts)
+    index, rollout = jnp.minimum(starts.used, count - 1), jnp.arange(env.size)
+    return jax.tree.map(lambda x: x[index, rollout], starts.drawn), starts._replace(used=starts.used + needed)
 
 
 def begin(agent: Agent, env_state: Any, packed: Any, e: int) -> Actor:
@@ -126,8 +149,7 @@ def begin(agent: Agent, env_state: Any, packed: Any, e: int) -> Actor:
 
 def unbegun(agent: Agent, env: BatchedDecPOMDP) -> Actor:
     """Actors whose episodes are still to begin."""
-    state, packed = jax.eval_shape(lambda key: fresh(env, key), jax.random.key(0))
-    return begin(agent, _empty(state), _empty(packed), env.size)
+    return begin(agent, *_empty(jax.eval_shape(lambda key: fresh(env, key), jax.random.key(0))), env.size)
 
 
 def _empty(shapes: Any) -> Any:
@@ -203,7 +225,9 @@ def collect(
     """
     e, n = env.size, env.spec.n_agents
     key_reset, key_act, key_env = jax.random.split(key, 3)
-    starts = no_starts(env, key_reset, starts_at_once(transitions))
+    # Every slot's start, or where they come from; the other is None.
+    by_slot = draw_starts(env, key_reset, transitions) if draws_start_by_slot() else None
+    starts = no_starts(env, key_reset, starts_at_once(transitions)) if by_slot is None else None
     u = jax.random.uniform(key_act, (transitions, 2, e, n))
     noise = jax.vmap(env.noise)(jax.random.split(key_env, transitions))  # at once: small draws cost the most
     # ``latest``: the last slot at which an episode that counts begins.
@@ -211,42 +235,41 @@ def collect(
     if ongoing is not None:
         actor, latest = ongoing.actor, transitions
         overlap = 0 if ongoing.tail is None else ongoing.tail.reward.shape[0]
-    kept = agent_start(actor)
 
-    def slot(carry: tuple[Actor, EpisodeStarts, AgentStart], xs: Any) -> tuple[Any, tuple[Packed, Episodes]]:
-        actor, starts, kept = carry
-        t, chance, drawn = xs
-        actor, starts = _begun(env, actor, starts)
+    def slot(carry: Collecting, xs: Any) -> tuple[Collecting, Packed]:
+        actor, starts, kept, episodes = carry
+        t, chance, drawn, start = xs
+        if starts is not None:
+            start, starts = next_start(env, starts, actor.first)
+        actor = actor._replace(**choose_rollouts(actor.first, start, Start(actor.env_state, actor.packed))._asdict())
         if overlap:
             kept = jax.tree.map(lambda x, y: jnp.where(t == transitions - overlap, x, y), agent_start(actor), kept)
         stepped, outcome = actor_step(agent, params, env, actor, chance, drawn, epsilon)
         record = Packed(actor.packed, stepped.action, outcome.reward, outcome.discount, actor.first, actor.last)
         counts = t + 1 - stepped.length <= latest
-        return (stepped, starts, kept), (record, only(counts, outcome.episodes))
+        episodes = jax.tree.map(jnp.add, episodes, only(counts, outcome.episodes))
+        return Collecting(stepped, starts, kept, episodes), record
 
-    xs = jnp.arange(transitions), u, noise
-    (after, _, kept), (window, episodes) = jax.lax.scan(slot, (actor, starts, kept), xs)
+    begun = Collecting(actor, starts, agent_start(actor), no_episodes(env))
+    xs = jnp.arange(transitions), u, noise, by_slot
+    (after, _, kept, episodes), window = jax.lax.scan(slot, begun, xs)
     window = _ended(window, after)
-    episodes = jax.tree.map(lambda x: jnp.sum(x, axis=0), episodes)
     if ongoing is None:
         return window, episodes, None
     window, ongoing = _joined(ongoing, window._replace(start=agent_start(actor)), after, kept)
     return window, episodes, ongoing
 
 
+def no_episodes(env: BatchedDecPOMDP) -> Episodes:
+    """Sums over none, [E]; ``won`` is None where the environment does not tell it."""
+    none = jnp.zeros((env.size,))
+    told = jax.eval_shape(lambda key: env.reset(key)[1].info, jax.random.key(0))
+    return Episodes(none, none, none, none if "won" in told else None)
+
+
 def agent_start(actor: Actor) -> AgentStart:
     """What the agents remember before they see what the actor shows."""
     return AgentStart(actor.memory, actor.action)
-
-
-def _begun(env: BatchedDecPOMDP, actor: Actor, starts: EpisodeStarts) -> tuple[Actor, EpisodeStarts]:
-    """The actor at a start of its own where an episode is to begin."""
-    starts = with_a_start(env, starts, actor.first)
-    count = jax.tree.leaves(starts.packed)[0].shape[0]
-    index, rollout = jnp.minimum(starts.used, count - 1), jnp.arange(env.size)
-    new = jax.tree.map(lambda x: x[index, rollout], (starts.env_state, starts.packed))
-    env_state, packed = choose_rollouts(actor.first, new, (actor.env_state, actor.packed))
-    return actor._replace(env_state=env_state, packed=packed), starts._replace(used=starts.used + actor.first)
 
 
 def _ended(window: Packed, after: Actor) -> Packed:

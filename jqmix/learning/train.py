@@ -28,7 +28,7 @@ from jqmix.learning.exploration import linear_schedule
 from jqmix.learning.health import Fault
 from jqmix.learning.hyper import Hyper, bind, hyper_of
 from jqmix.learning.learner import empty_stats
-from jqmix.learning.rollout import Episodes, Ongoing, agent_start, begin_ongoing, collect
+from jqmix.learning.rollout import Episodes, Ongoing, agent_start, begin_ongoing, collect, no_episodes
 from jqmix.learning.split import WHOLE, Split
 from jqmix.learning.state import Best, Member, Rounds, Shared, Tally
 from jqmix.networks import normalise
@@ -126,9 +126,7 @@ class Program(NamedTuple):
         return None if ongoing is None else agent_start(ongoing.actor)
 
     def _empty_tally(self) -> Tally:
-        none = jnp.zeros(())
-        shown = jax.eval_shape(lambda key: self.env.reset(key)[1].info, jax.random.key(0))
-        episodes = Episodes(none, none, none, none if "won" in shown else None)
+        none, episodes = jnp.zeros(()), jax.tree.map(lambda x: x[0], no_episodes(self.env))
         stats = empty_stats(self.algorithm.learner, self.cfg)
         return Tally(episodes, stats, none, none, none, episodes)
 

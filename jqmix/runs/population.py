@@ -162,7 +162,9 @@ def compile_population(
     traced = time.perf_counter()
     stage("compiling")
     compiling = pool.submit(_timed_compile, training, options)
-    evaluation = _lowered(program.evaluate, mesh, size, _without_rollouts(members), shared, on_host(whole_evaluation(cfg)))
+    evaluation = _lowered(
+        program.evaluate, mesh, size, _without_rollouts(members), shared, on_host(whole_evaluation(cfg))
+    )
     evaluating = pool.submit(evaluation.compile, options)
     train, compile_s = compiling.result()
     pool.shutdown(wait=False)

@@ -1,6 +1,7 @@
 """Training compiled for a chip that need not be here: what it launches, moves and holds, and how fast it might be."""
 
 import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,30 +22,35 @@ PARTS = ("collecting", "learning")  # the scopes of an iteration
 
 @settled(cache=False)
 def bench_target(cfg: Config, target: str, devices: int = 1) -> dict[str, Any]:
-    """One iteration of all members of ``cfg``, compiled for so many of the chip ``target``, a device's share.
+    """One iteration of all members of ``cfg``, compiled for so many of the chip ``target``: a device's share.
 
     Raises ``ConfigError`` for a chip that is not known, and where what compiles for it is not installed.
     """
     chip = chip_named(target)
     with compiling_for(chip.platform):
         mesh = make_mesh(cfg.seeds, learning_batch(cfg), compile_only_devices(chip, devices))
-        begin = time.perf_counter()
-        lowered = lower_training(cfg, mesh)
-        traced = time.perf_counter()
-        compiled = lowered.compile(compiler_options() | compiler_flags(chip))
-    found = forecast(hlo.parse(compiled.as_text()), chip, PARTS)
+        found = compiled_for(chip, lambda: lower_training(cfg, mesh), compiler_options(), PARTS)
     steps = cfg.rollouts * window_length(cfg, build_env(cfg, 1).spec) * cfg.seeds
-    return {
-        "target": chip.name,
-        "devices": mesh.size,
-        "members_per_device": cfg.seeds // mesh.shape[AXIS],
-        "jax": jax.__version__,
-        **found.kinds(),
-        "memory": memory_of(compiled, chip),
-        "trace_s": traced - begin,
-        "compile_s": time.perf_counter() - traced,
-        "predicted_steps_per_s": steps / found.total.seconds,
-    }
+    about = {"target": chip.name, "devices": mesh.size, "members_per_device": cfg.seeds // mesh.shape[AXIS]}
+    return about | found | {"predicted_steps_per_s": steps / found["total"]["seconds"], "jax": jax.__version__}
+
+
+def compiled_for(
+    chip: Chip,
+    lower: Callable[[], Any],
+    options: Mapping[str, Any] | None = None,
+    parts: Sequence[str] = (),
+    iterations: int = 1,
+) -> dict[str, Any]:
+    """What a program takes that ``lower`` traces for compile-only devices of a chip; one of its ``iterations``."""
+    begin = time.perf_counter()
+    lowered = lower()
+    traced = time.perf_counter()
+    compiled = lowered.compile({**(options or {}), **compiler_flags(chip)})
+    compile_s = time.perf_counter() - traced
+    counted = forecast(hlo.parse(compiled.as_text()), chip, parts, iterations).as_dict()
+    times = {"trace_s": traced - begin, "compile_s": compile_s}
+    return counted | {"memory": memory_of(compiled, chip)} | times
 
 
 def memory_of(compiled: Any, chip: Chip) -> dict[str, int]:
