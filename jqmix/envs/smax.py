@@ -12,14 +12,15 @@ call draws all that a step needs.
 import difflib
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from jqmix.kernels.platform import platform
+from jqmix.kernels.columns import over_columns, power_of_two
+from jqmix.kernels.platform import plain, platform
 from jqmix.types import EnvSpec, Seen, TimeStep
 
 SIZE = 32.0  # the map is a square
@@ -137,6 +138,15 @@ class Noise(NamedTuple):
     target: Float[Array, "M E"]  # which of the allies in sight an enemy follows
 
 
+class Moving(NamedTuple):
+    """What world steps change, [n, E]."""
+
+    x: Float[Array, "n E"]
+    y: Float[Array, "n E"]
+    health: Float[Array, "n E"]
+    cooldown: Float[Array, "n E"]
+
+
 class Found(NamedTuple):
     """What the enemies know of the allies looked at so far, [M, E]."""
 
@@ -237,15 +247,47 @@ class Battle(NamedTuple):
         aim = jnp.concatenate([actions + (na - MOVES), (na - 1 + MOVES) - enemy_actions])
         aim = jnp.where(joint >= MOVES, aim, NOBODY)
         before = s.health
-
-        def world_step(s: SMAXState, u: Array) -> tuple[SMAXState, None]:
-            return self.world_step(a, s, aim, u), None
-
-        s, _ = jax.lax.scan(world_step, s, noise.cooldown, unroll=WORLD_STEPS if all_at_once() else 1)
+        run = self.world_steps if platform() != "gpu" or plain("world_steps") else self.world_steps_in_one_kernel
+        s = run(a, s, aim, noise.cooldown)
         damage = jnp.sum(((before - s.health) / a.max_health)[na:], axis=0) / self.enemies
         alive = s.health > 0
         won = jnp.any(alive[:na], axis=0) & ~jnp.any(alive[na:], axis=0)
         return s, damage + won, won
+
+    def world_steps(self, a: Attributes, s: SMAXState, aim: Int[Array, "n E"], u: Float[Array, "W n E"]) -> SMAXState:
+        def world_step(s: SMAXState, u: Array) -> tuple[SMAXState, None]:
+            return self.world_step(a, s, aim, u), None
+
+        return jax.lax.scan(world_step, s, u, unroll=WORLD_STEPS if all_at_once() else 1)[0]
+
+    def world_steps_in_one_kernel(
+        self, a: Attributes, s: SMAXState, aim: Int[Array, "n E"], u: Float[Array, "W n E"]
+    ) -> SMAXState:
+        """The same. Further units, of which there are as many as a kernel needs, are dead, and do nothing."""
+        n = len(s.x)
+        more = power_of_two(n) - n
+        pad = lambda v: jnp.pad(v, [(0, 0)] * (v.ndim - 2) + [(0, more), (0, 0)], constant_values=0)  # noqa: E731
+        moving = Moving(s.x, s.y, s.health, s.cooldown)
+        columns, fixed = jax.tree.map(pad, (moving, s.action, aim, u)), ()
+        attributes = jax.tree.map(lambda v: jnp.pad(v, ((0, more), (0, 0)), constant_values=1.0), a)
+        if s.types is None:
+            fixed = attributes
+        else:
+            columns = (*columns, attributes)
+
+        def run(columns: Any, fixed: Any) -> Moving:
+            moving, action, aim, u, *its_own = columns
+            a, action, aim = jax.tree.map(lambda ref: ref[...], (its_own[0] if its_own else fixed, action, aim))
+            nobody = jnp.zeros((), jnp.int32)
+
+            def world_step(i: Array, moving: Moving) -> Moving:
+                s = self.world_step(a, SMAXState(*moving, action, nobody, nobody, nobody, None), aim, u[i])
+                return Moving(s.x, s.y, s.health, s.cooldown)
+
+            return jax.lax.fori_loop(0, WORLD_STEPS, world_step, jax.tree.map(lambda ref: ref[...], moving))
+
+        moved = over_columns(run, columns, fixed, (n + more) ** 2)
+        return s._replace(**{name: v[:n] for name, v in moved._asdict().items()})
 
     def world_step(self, a: Attributes, s: SMAXState, aim: Int[Array, "n E"], u: Float[Array, "n E"]) -> SMAXState:
         """DT seconds: everybody shoots and moves at once; then walls kill, and units that overlap are pushed apart.
