@@ -263,31 +263,22 @@ class Battle(NamedTuple):
     def world_steps_in_one_kernel(
         self, a: Attributes, s: SMAXState, aim: Int[Array, "n E"], u: Float[Array, "W n E"]
     ) -> SMAXState:
-        """The same. Further units, of which there are as many as a kernel needs, are dead, and do nothing."""
-        n = len(s.x)
-        more = power_of_two(n) - n
-        pad = lambda v: jnp.pad(v, [(0, 0)] * (v.ndim - 2) + [(0, more), (0, 0)], constant_values=0)  # noqa: E731
-        moving = Moving(s.x, s.y, s.health, s.cooldown)
-        columns, fixed = jax.tree.map(pad, (moving, s.action, aim, u)), ()
-        attributes = jax.tree.map(lambda v: jnp.pad(v, ((0, more), (0, 0)), constant_values=1.0), a)
-        if s.types is None:
-            fixed = attributes
-        else:
-            columns = (*columns, attributes)
+        """The same. Further units, of which there are as many as a kernel's arrays need, have no health, and do nothing."""
 
-        def run(columns: Any, fixed: Any) -> Moving:
-            moving, action, aim, u, *its_own = columns
-            a, action, aim = jax.tree.map(lambda ref: ref[...], (its_own[0] if its_own else fixed, action, aim))
+        def run(moving: Any, given: Any) -> Moving:
+            u, *rest = given
+            a, action, aim = jax.tree.map(lambda part: part[...], rest)
             nobody = jnp.zeros((), jnp.int32)
 
             def world_step(i: Array, moving: Moving) -> Moving:
                 s = self.world_step(a, SMAXState(*moving, action, nobody, nobody, nobody, None), aim, u[i])
                 return Moving(s.x, s.y, s.health, s.cooldown)
 
-            return jax.lax.fori_loop(0, WORLD_STEPS, world_step, jax.tree.map(lambda ref: ref[...], moving))
+            return jax.lax.fori_loop(0, WORLD_STEPS, world_step, jax.tree.map(lambda part: part[...], moving))
 
-        moved = over_columns(run, columns, fixed, (n + more) ** 2)
-        return s._replace(**{name: v[:n] for name, v in moved._asdict().items()})
+        moving, attributes = Moving(s.x, s.y, s.health, s.cooldown), jax.tree.map(jnp.asarray, a)
+        moved = over_columns(run, moving, (u, attributes, s.action, aim), power_of_two(len(s.x)) ** 2)
+        return s._replace(**moved._asdict())
 
     def world_step(self, a: Attributes, s: SMAXState, aim: Int[Array, "n E"], u: Float[Array, "n E"]) -> SMAXState:
         """DT seconds: everybody shoots and moves at once; then walls kill, and units that overlap are pushed apart.
