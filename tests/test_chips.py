@@ -77,7 +77,8 @@ ENTRY %main (in: f32[8,4], all: f32[100,4], at: s32[], weights: f32[4,16]) -> f3
   %weights = f32[4,16]{1,0} parameter(3)
   %zero = s32[] constant(0)
   %begin = (s32[], f32[8,4]{1,0}) tuple(%zero, %in)
-  %told = (s32[], f32[8,4]{1,0}) while(%begin), condition=%cond, body=%body, metadata={op_name="jit(f)/collecting/while"}
+  %told = (s32[], f32[8,4]{1,0}) while(%begin), condition=%cond, body=%body, \
+metadata={op_name="jit(f)/collecting/while"}
   %noted = (s32[], f32[8,4]{1,0}) while(%begin), condition=%cond, body=%body, \
 backend_config={"known_trip_count":{"n":"3"}}
   %alone = (s32[]) tuple(%zero)
