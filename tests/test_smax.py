@@ -148,7 +148,8 @@ def test_world_steps_are_the_same_in_one_kernel(map_name: str, size: int, key: j
     u = jax.random.uniform(next(keys), (WORLD_STEPS, n, size))
     plain = battle.world_steps(battle.attributes(s), s, aim, u)
     kernel = battle.world_steps_in_one_kernel(battle.attributes(s), s, aim, u)
-    assert np.sum(np.asarray(plain.health) < np.asarray(s.health)) > 0 and np.sum(np.asarray(s.health) == 0) > 0
+    assert size == 1 or np.sum(np.asarray(plain.health) < np.asarray(s.health)) > 0  # some were hit
+    assert np.sum(np.asarray(s.health) == 0) > 0
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), plain, kernel)
 
 
