@@ -11,7 +11,7 @@ This file says what a program computes; two files say how Pallas brings it to a 
 GPU that is there gets it right.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -23,11 +23,11 @@ from jqmix.kernels.platform import platform
 
 # What a program reads of the window's rows, and writes: x[t] is [ROWS, H], or [ROWS, 1].
 Rows = Any
-Vectors = list[Any]  # of H numbers each, read by [...]
+Vectors = Sequence[Any]  # of H numbers each, read by [...]
 # (a [ROWS, H], which of the matrices [G, H, H]) -> a times each of them
 Multiply = Callable[[Array, range], list[Array]]
 # (rows, vectors, multiply, outs)
-Body = Callable[[list[Rows], Vectors, Multiply, list[Rows]], None]
+Body = Callable[[Sequence[Rows], Vectors, Multiply, Sequence[Rows]], None]
 
 
 def lowering() -> Any:
@@ -47,11 +47,11 @@ def forward(
     """All hidden states from the inputs' products ``x`` [T, R, H]; where it ``saves``, what a gradient needs, too."""
     rows = [*x, _kept(first), h[None]]
     shapes = [x.n.shape] * (1 + saves * len(Residuals._fields))
-    hs, *residuals = lowering().run(_forward, rows, [*params.b_i, *params.b_h], params.w_h, shapes)
+    hs, *residuals = lowering().run(_forward, rows, [*params.b_i, *params.b_h], jnp.stack(params.w_h), shapes)
     return hs, Residuals(*residuals) if saves else None
 
 
-def _forward(rows: list[Rows], vectors: Vectors, multiply: Multiply, outs: list[Rows]) -> None:
+def _forward(rows: Sequence[Rows], vectors: Vectors, multiply: Multiply, outs: Sequence[Rows]) -> None:
     *x, keep, start = rows
 
     def advance(t: Array, h: Array) -> Array:
@@ -78,13 +78,12 @@ def backward(
     """
     window = d_hs.shape
     rows = [d_hs, before, *residuals, _kept(first), jnp.zeros_like(d_hs[:1])]
-    *d, d_h = lowering().run(
-        _backward, rows, [], Gates(*(w.T for w in params.w_h)), [window, window, window, (1, *window[1:])]
-    )
+    shapes = [window, window, window, (1, *window[1:])]
+    *d, d_h = lowering().run(_backward, rows, [], jnp.stack(params.w_h).mT, shapes)
     return d_h[0], Gates(*d)
 
 
-def _backward(rows: list[Rows], vectors: Vectors, multiply: Multiply, outs: list[Rows]) -> None:
+def _backward(rows: Sequence[Rows], vectors: Vectors, multiply: Multiply, outs: Sequence[Rows]) -> None:
     del vectors
     d_hs, before, *residuals, keep, zero = rows
     *outs, d_start = outs

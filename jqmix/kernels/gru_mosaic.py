@@ -96,18 +96,18 @@ def _kernel(body: Any, counts: tuple[int, int], *refs: Any) -> None:
     body([share(r) for r in rows], biases, multiply, [share(o) for o in outs])
 
 
-def run(body: Any, rows: list[Array], vectors: list[Array], matrices: Any, shapes: list[Any]) -> list[Array]:
+def run(body: Any, rows: list[Array], vectors: list[Array], matrices: Array, shapes: list[Any]) -> list[Array]:
     """``body`` for every ``ROWS`` rows, which stand on axis 1 of ``rows`` and of what comes out.
 
-    Of vectors and matrices each program has all. ``shapes``: of what comes out. Under ``vmap`` members are an axis of
-    the grid.
+    Of vectors and matrices [G, H, H] each program has all. ``shapes``: of what comes out. Under ``vmap`` members are an
+    axis of the grid.
     """
     count = rows[0].shape[1]
     padded = count + -count % ROWS
 
     @jax.custom_batching.custom_vmap
     def launch(*arrays: Array) -> list[Array]:
-        members, hidden = arrays[0].shape[0], matrices[0].shape[0]
+        members, hidden = arrays[0].shape[0], matrices.shape[-1]
         return gpu.kernel(
             partial(_kernel, body, (len(rows), len(vectors))),
             out_type=[jax.ShapeDtypeStruct((members, s[0], padded, *s[2:]), jnp.float32) for s in shapes],
@@ -124,8 +124,7 @@ def run(body: Any, rows: list[Array], vectors: list[Array], matrices: Any, shape
         outs = launch(*(x.reshape(-1, *x.shape[2:]) for x in each))
         return [out.reshape(size, -1, *out.shape[1:]) for out in outs], [True] * len(outs)
 
-    # The tensor core reads a column of the right operand as a row.
-    columns = jnp.stack(matrices).mT
+    columns = matrices.mT  # the tensor core reads a column of the right operand as a row
     with_padding = [jnp.pad(x, [(0, 0), (0, padded - count), (0, 0)]) if padded > count else x for x in rows]
     outs = launch(*(x[None] for x in (*with_padding, *vectors, columns)))
     return [out[0, :, :count] for out in outs]

@@ -4,7 +4,6 @@ For jax before 0.11.2. Products of float32 are rounded to TF32 from Ampere on, a
 are interpreted, with any jax: for tests alone.
 """
 
-import itertools
 from typing import Any
 
 import jax
@@ -22,10 +21,10 @@ def width(hidden: int) -> int:
     return max(16, 1 << (hidden - 1).bit_length())
 
 
-def run(body: Any, rows: list[Array], vectors: list[Array], matrices: Any, shapes: list[Any]) -> list[Array]:
+def run(body: Any, rows: list[Array], vectors: list[Array], matrices: Array, shapes: list[Any]) -> list[Array]:
     """``body`` for every ``ROWS`` rows, which stand on axis 1 of ``rows`` and of what comes out.
 
-    Of vectors and matrices each program has all. ``shapes``: of what comes out.
+    Of vectors and matrices [G, H, H] each program has all. ``shapes``: of what comes out.
     """
     count = rows[0].shape[1]
     padding = -count % ROWS
@@ -39,13 +38,13 @@ def run(body: Any, rows: list[Array], vectors: list[Array], matrices: Any, shape
     def whole(shape: Any) -> pl.BlockSpec:
         return pl.BlockSpec(shape, lambda i: tuple(0 for _ in shape))
 
-    weights = [*vectors, *matrices]
+    weights = [*vectors, matrices]
 
     def kernel(*refs: Any) -> None:
-        ends = itertools.accumulate(map(len, (rows, vectors, matrices, shapes)), initial=0)
-        in_rows, in_vectors, in_matrices, outs = (list(refs[a:b]) for a, b in itertools.pairwise(ends))
+        n_rows, n_vectors = len(rows), len(vectors)
+        matrices, *outs = refs[n_rows + n_vectors :]
         # Matrices are read in every step, from a cache: there are not enough registers to keep them.
-        body(in_rows, in_vectors, lambda a, gates: [a @ in_matrices[i][...] for i in gates], outs)
+        body(refs[:n_rows], refs[n_rows : n_rows + n_vectors], lambda a, gates: [a @ matrices[i] for i in gates], outs)
 
     outs = pl.pallas_call(
         kernel,
