@@ -5,9 +5,9 @@ compute (``benchmarks/README.md``). Here one program takes ``ROWS`` rows (batch 
 hidden state, or its gradient, in registers. What is not recurrent stays outside, as few large products: those of the
 inputs, and the weights' gradients. The formulas are those of :mod:`jqmix.kernels.gru_step`.
 
-This file says what a program computes; two files say how Pallas brings it to a GPU, with the same ``run``:
-:mod:`jqmix.kernels.gru_mosaic` from jax 0.11.2 on, :mod:`jqmix.kernels.gru_triton` before, as Pallas gives Triton up
-(jax 0.11 warns) and earlier versions of Mosaic lack what is needed. :mod:`jqmix.kernels.self_test` says whether the
+This file says what a program computes. Two files say how Pallas brings it to a GPU, both by ``launch`` and ``width``:
+:mod:`jqmix.kernels.gru_mosaic` from jax 0.11.2 on, and :mod:`jqmix.kernels.gru_triton` before, as Pallas gives Triton
+up (jax 0.11 warns), and earlier versions of Mosaic lack what is needed. :mod:`jqmix.kernels.self_test` says whether the
 GPU that is there gets it right.
 """
 
@@ -47,7 +47,7 @@ def forward(
     """All hidden states from the inputs' products ``x`` [T, R, H]; where it ``saves``, what a gradient needs, too."""
     rows = [*x, _kept(first), h[None]]
     shapes = [x.n.shape] * (1 + saves * len(Residuals._fields))
-    hs, *residuals = lowering().run(_forward, rows, [*params.b_i, *params.b_h], jnp.stack(params.w_h), shapes)
+    hs, *residuals = lowering().launch(_forward, rows, [*params.b_i, *params.b_h], jnp.stack(params.w_h), shapes)
     return hs, Residuals(*residuals) if saves else None
 
 
@@ -79,7 +79,7 @@ def backward(
     window = d_hs.shape
     rows = [d_hs, before, *residuals, _kept(first), jnp.zeros_like(d_hs[:1])]
     shapes = [window, window, window, (1, *window[1:])]
-    *d, d_h = lowering().run(_backward, rows, [], jnp.stack(params.w_h).mT, shapes)
+    *d, d_h = lowering().launch(_backward, rows, [], jnp.stack(params.w_h).mT, shapes)
     return d_h[0], Gates(*d)
 
 

@@ -96,7 +96,7 @@ def _kernel(body: Any, counts: tuple[int, int], *refs: Any) -> None:
     body([share(r) for r in rows], biases, multiply, [share(o) for o in outs])
 
 
-def run(body: Any, rows: list[Array], vectors: list[Array], matrices: Array, shapes: list[Any]) -> list[Array]:
+def launch(body: Any, rows: list[Array], vectors: list[Array], matrices: Array, shapes: list[Any]) -> list[Array]:
     """``body`` for every ``ROWS`` rows, which stand on axis 1 of ``rows`` and of what comes out.
 
     Of vectors and matrices [G, H, H] each program has all. ``shapes``: of what comes out. Under ``vmap`` members are an
@@ -106,7 +106,7 @@ def run(body: Any, rows: list[Array], vectors: list[Array], matrices: Array, sha
     padded = count + -count % ROWS
 
     @jax.custom_batching.custom_vmap
-    def launch(*arrays: Array) -> list[Array]:
+    def over_members(*arrays: Array) -> list[Array]:
         members, hidden = arrays[0].shape[0], matrices.shape[-1]
         return gpu.kernel(
             partial(_kernel, body, (len(rows), len(vectors))),
@@ -117,14 +117,14 @@ def run(body: Any, rows: list[Array], vectors: list[Array], matrices: Array, sha
             compiler_params=gpu.CompilerParams(lowering_semantics=gpu.LoweringSemantics.Lane),
         )(*arrays)
 
-    @launch.def_vmap
+    @over_members.def_vmap
     def _(size: int, batched: list[bool], *arrays: Array) -> tuple[list[Array], list[bool]]:
         """Members in groups are so many members."""
         each = [x if own else jnp.broadcast_to(x, (size, *x.shape)) for x, own in zip(arrays, batched, strict=True)]
-        outs = launch(*(x.reshape(-1, *x.shape[2:]) for x in each))
+        outs = over_members(*(x.reshape(-1, *x.shape[2:]) for x in each))
         return [out.reshape(size, -1, *out.shape[1:]) for out in outs], [True] * len(outs)
 
     columns = matrices.mT  # the tensor core reads a column of the right operand as a row
     with_padding = [jnp.pad(x, [(0, 0), (0, padded - count), (0, 0)]) if padded > count else x for x in rows]
-    outs = launch(*(x[None] for x in (*with_padding, *vectors, columns)))
+    outs = over_members(*(x[None] for x in (*with_padding, *vectors, columns)))
     return [out[0, :, :count] for out in outs]

@@ -21,7 +21,7 @@ def width(hidden: int) -> int:
     return max(16, 1 << (hidden - 1).bit_length())
 
 
-def run(body: Any, rows: list[Array], vectors: list[Array], matrices: Array, shapes: list[Any]) -> list[Array]:
+def launch(body: Any, rows: list[Array], vectors: list[Array], matrices: Array, shapes: list[Any]) -> list[Array]:
     """``body`` for every ``ROWS`` rows, which stand on axis 1 of ``rows`` and of what comes out.
 
     Of vectors and matrices [G, H, H] each program has all. ``shapes``: of what comes out.
