@@ -2,6 +2,7 @@
 
 import re
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -175,7 +176,7 @@ def test_gru_gradients_are_those_of_the_plain_loop(rng, monkeypatch, form, input
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("rows", [1, 15, 16, 35])
+@pytest.mark.parametrize("rows", [1, 16, 35])
 def test_the_kernel_and_the_scan_are_the_plain_form(rng, rows):
     """However many rows its programs have to share, along whatever axes; for one member as under ``vmap``."""
     args = gru_window(rng, 7, rows, 2, H=16)
@@ -333,10 +334,17 @@ def test_a_broken_kernel_is_found_out(monkeypatch, which, broken, says):
     assert found is not None and says in found and "\n" not in found
 
 
+def test_an_old_gpu_is_not_asked(monkeypatch):
+    old = SimpleNamespace(platform="gpu", compute_capability="7.5", device_kind="Tesla T4")
+    monkeypatch.setattr(jax, "local_devices", lambda: [old])
+    monkeypatch.setattr(self_test, "disagreement", pytest.fail)
+    assert self_test.trouble(64) == "Tesla T4 is of a generation before Ampere"
+
+
 def test_a_broken_kernel_is_not_taken(rng, monkeypatch):
     """It is tested once, outside the program that is being traced."""
     calls = []
-    monkeypatch.setattr(self_test, "_has_gpu", lambda: True)
+    monkeypatch.setattr(self_test, "_gpu", lambda: SimpleNamespace(compute_capability="9.0"))
     monkeypatch.setattr(self_test, "_found", {})
     monkeypatch.setattr(gru_kernel, "lowering", lambda: gru_triton)
     monkeypatch.setattr(plain, "platform", lambda: "gpu")

@@ -32,8 +32,11 @@ def trouble(hidden: int) -> str | None:
     Also None where JAX has no GPU: then a program is compiled for one that is elsewhere. May be asked while a program
     is traced.
     """
-    if not _has_gpu():
+    gpu = _gpu()
+    if gpu is None:
         return None
+    if _before_ampere(gpu):  # not to be tried: what LLVM has no instructions for ends the process
+        return f"{gpu.device_kind} is of a generation before Ampere"
     with _asking:
         if hidden not in _found:
             with ThreadPoolExecutor(1) as untraced:  # a thread of its own: what it calls is no part of the program
@@ -41,8 +44,14 @@ def trouble(hidden: int) -> str | None:
         return _found[hidden]
 
 
-def _has_gpu() -> bool:
-    return jax.local_devices()[0].platform == "gpu"
+def _gpu() -> Any:
+    device = jax.local_devices()[0]
+    return device if device.platform == "gpu" else None
+
+
+def _before_ampere(gpu: Any) -> bool:
+    generation = gpu.compute_capability.partition(".")[0]
+    return generation.isdigit() and int(generation) < 8  # else it is not NVIDIA's
 
 
 def disagreement(hidden: int) -> str | None:
