@@ -1,9 +1,10 @@
 """Whether the GRU's recurrence comes out right as one kernel on the GPU that is there. Asked before it is relied on.
 
 What compiles for a GPU was written by several compilers, which differ with JAX, driver and chip. So the kernel proves
-itself where it is to run, once a process and width, in less than a second.
+itself where it is to run, once a process and width, in about a second.
 """
 
+import contextlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -56,8 +57,12 @@ def _before_ampere(gpu: Any) -> bool:
 
 def disagreement(hidden: int) -> str | None:
     """How the kernel fails on JAX's first device, or how far its results are from the scan's; None if near enough."""
+    # In a thread of its own JAX has the user's settings, whatever they are.
+    plain_jax = jax.enable_x64(False), jax.numpy_dtype_promotion("standard"), jax.transfer_guard("allow")
     try:
-        with jax.default_device(jax.local_devices()[0]):
+        with contextlib.ExitStack() as stack:
+            for setting in (*plain_jax, jax.default_device(jax.local_devices()[0])):
+                stack.enter_context(setting)
             window = _window(lowering().width(hidden))
             program = jax.jit(lambda *window: _by_kernel_and_by_scan(*window)).lower(*window)  # traced anew every time
             by_kernel, by_scan = jax.device_get(program.compile({"xla_gpu_autotune_level": "0"})(*window))
