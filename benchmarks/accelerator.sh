@@ -4,7 +4,7 @@
 #   benchmarks/accelerator.sh OUT [JAXMARL_CLONE]
 #   QUICK=1 benchmarks/accelerator.sh OUT [JAXMARL_CLONE]    # the same steps, each as small as it can be: to see that all run
 #
-# Whole training over seeds and rollouts, and with the GRU as one kernel; SMAX against JaxMARL's with 4 096 environments;
+# Whole training over seeds and rollouts, and with the GRU as a scan; SMAX against JaxMARL's with 4 096 environments;
 # the parts of an iteration and their floors; every product; the GRU's forms; and, with a clone, whole training against
 # JaxMARL's QMIX, 1 and 16 seeds. A step that fails is named at the end, and the others are made all the same.
 set -uo pipefail
@@ -30,7 +30,7 @@ step() { # NAME SCRIPT ARGUMENTS…
 
 step sizes_seeds turns.py . --preset $preset --set "${setting[@]}" --grid seeds=$seeds --repeats 3
 step sizes_rollouts turns.py . --preset $preset --set "${setting[@]}" --grid rollouts=$rollouts --repeats 3
-step one_kernel turns.py . .,core.one_kernel=true --preset $preset --set "${setting[@]}" --repeats 3
+step one_kernel turns.py . .,core.one_kernel=false --preset $preset --set "${setting[@]}" --repeats 3
 step smax peers.py smax --maps "${maps[@]}" --batches "${batches[@]}"
 step parts_2s3z parts.py time $preset --set "${setting[@]}"
 step products_2s3z parts.py products $preset --set "${setting[@]}"

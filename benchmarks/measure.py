@@ -331,8 +331,8 @@ def gru_forms(hidden: int) -> GRU:
     from jqmix.networks.cores.gru import unroll as plain
 
     forms: dict[str, Callable[..., Any]] = {"plain": plain, "fast": gru.unroll}
-    if gru.fits_one_kernel(hidden):
-        forms["one kernel"] = lambda *args: gru.unroll(*args, True)
+    if jax.default_backend() == "gpu":
+        forms["one kernel"] = gru.unroll_in_kernel
     keys = jax.random.split(jax.random.key(0), 4)
     shapes = (hidden, hidden), (hidden,), (hidden, hidden), (hidden,)
     draws = (0.1 * jax.random.normal(k, (3, *shape)) for k, shape in zip(keys, shapes, strict=True))

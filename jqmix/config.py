@@ -24,7 +24,7 @@ from jqmix.inputs import (
     shown,
 )
 from jqmix.networks.cores import CORES
-from jqmix.networks.cores.settings import GRUSettings
+from jqmix.networks.cores.settings import WIDEST_KERNEL, GRUSettings
 from jqmix.networks.mixers import MIXERS
 from jqmix.networks.mixers.settings import QMixSettings
 from jqmix.plugins import Registry
@@ -344,6 +344,8 @@ def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
         if path == "agent.recurrent":
             value = "gru" if coerce(path, bool, value) else "none"
         path = RENAMED.get(path, path)
+        if path == "core.one_kernel":
+            value = str(value).lower()  # it was a bool, and YAML reads one
         if path in new:
             raise ConfigError(f"{shown(path)}: given twice")
         new[path] = value
@@ -410,6 +412,8 @@ def check(cfg: Config) -> None:
     if cfg.run_dir is not None:
         check_path_text("run_dir", cfg.run_dir)
     tracker_names(cfg.log)
+    if isinstance(cfg.core, GRUSettings) and cfg.core.one_kernel == "true" and cfg.agent.hidden > WIDEST_KERNEL:
+        raise ConfigError(f"core.one_kernel: true takes agent.hidden ≤ {WIDEST_KERNEL}, not {cfg.agent.hidden}")
     (_check_replay if cfg.algo.name == "dqn" else _check_pqn)(cfg)
     if cfg.explore.eps_end > cfg.explore.eps_start:
         raise ConfigError(f"explore.eps_end: {cfg.explore.eps_end} must be ≤ explore.eps_start {cfg.explore.eps_start}")
@@ -487,7 +491,6 @@ DQN, PQN = ("algo.name", ("dqn",)), ("algo.name", ("pqn",))
 NEEDS: list[tuple[str, str, tuple[Any, ...]]] = [
     ("env.name", "env.factory", (None,)),
     ("agent.agent_id", "agent.share_parameters", (True,)),
-    ("core.one_kernel", "agent.hidden", (16, 32, 64, 128)),
     ("algo.state_norm", "algo.mixer", tuple(name for name in MIXERS.builtin if name not in WITHOUT_STATE)),
     ("algo.td_lambda", "algo.target", ("peng", "qstar", "watkins")),
     ("algo.n_step", "algo.target", ("nstep",)),

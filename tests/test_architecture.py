@@ -49,7 +49,7 @@ WITHOUT_JAX |= {"exported_policy", "trackers", "analysis", "cli"}
 LONGEST = 60  # lines of a function
 
 # What modules of a kind all have: the functions by which they are used, and what an environment draws for a step.
-PROTOCOLS = {"init", "make", "apply", "step", "unroll", "add", "sample", "update", "main", "Noise"}
+PROTOCOLS = {"init", "make", "apply", "step", "unroll", "add", "sample", "update", "launch", "width", "main", "Noise"}
 
 
 def parse(path: Path) -> ast.Module:

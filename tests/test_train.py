@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import worlds
+from jax.flatten_util import ravel_pytree
 
 from jqmix.config import load_config
 from jqmix.envs import registry
+from jqmix.kernels.platform import compiling_for
 from jqmix.learning import count
 from jqmix.learning.state import Rounds
 from jqmix.learning.train import Program, make_program, make_train, whole_evaluation
@@ -120,6 +122,20 @@ def test_the_chunk_is_traced_once(traces):
     for _ in range(3):
         member, shared, _ = step(member, shared)
     assert sorted(traces) == ["chunk", "evaluate", "train"]
+
+
+@pytest.mark.parametrize("fields", [{}, PQN], ids=["dqn", "pqn"])
+def test_what_is_written_for_an_accelerator_learns_the_same(fields):
+    """Where a loop carries the parameters as one vector, returns are computed in few turns, products as they stand."""
+    init, chunk = make_train(config(**fields))
+    begin, chunk = init(jnp.int32(3)), jax.jit(chunk)
+    here, *_ = chunk(*begin)
+    with compiling_for("tpu"):
+        there, *_ = chunk(*begin)
+    assert jax.tree.structure(here) == jax.tree.structure(there)
+    start, a, b = (ravel_pytree(member.learner)[0] for member in (begin[0], here, there))
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    assert np.max(np.abs(a - start)) > 0.01
 
 
 @pytest.mark.parametrize("fields", [{}, PQN], ids=["dqn", "pqn"])

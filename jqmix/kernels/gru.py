@@ -44,15 +44,15 @@ def _unroll(
     h: Float[Array, "*batch H"],
     x: Float[Array, "T *batch I"],
     first: Bool[Array, "T *batch"],
-    one_kernel: bool = False,
+    by_kernel: bool = False,
 ) -> Float[Array, "T *batch H"]:
     """All hidden states of a sequence of inputs, reset before the steps where ``first`` is true.
 
-    ``one_kernel``: the recurrence as one kernel in place of a scan (:mod:`jqmix.kernels.gru_kernel`).
+    ``by_kernel``: the recurrence as one kernel in place of a scan (:mod:`jqmix.kernels.gru_kernel`).
     """
     gates = project(params, x)
-    if one_kernel:
-        return _forward_by_kernel(params, h, gates, first, saves=False)[0]
+    if by_kernel:
+        return forward_by_kernel(params, h, gates, first, saves=False)[0]
 
     def advance(carry: tuple[Array, Gates], at: tuple[Array, Array]) -> tuple[tuple[Array, Gates], None]:
         (h, gates), (t, first) = carry, at
@@ -65,10 +65,25 @@ def _unroll(
 unroll = jax.custom_vjp(_unroll, nondiff_argnums=(4,))
 
 
-def fits_one_kernel(hidden: int) -> bool:
-    """Whether the recurrence can be one kernel: on a GPU, where the width is a power of two, as Triton's arrays are,
-    and a gate's weights fit into a processor's own memory."""
-    return platform() == "gpu" and hidden in (16, 32, 64, 128)
+def unroll_in_kernel(
+    params: GRUParams,
+    h: Float[Array, "*batch H"],
+    x: Float[Array, "T *batch I"],
+    first: Bool[Array, "T *batch"],
+) -> Float[Array, "T *batch H"]:
+    """:func:`unroll` with the recurrence as one kernel, for any width: zeros make up what a kernel's lacks."""
+    from jqmix.kernels import gru_kernel  # where it is asked for: Pallas takes a while to import
+
+    hidden = h.shape[-1]
+    more = gru_kernel.lowering().width(hidden) - hidden
+
+    def columns(v: Array) -> Array:
+        return jnp.pad(v, [*[(0, 0)] * (v.ndim - 1), (0, more)]) if more else v
+
+    params = jax.tree.map(columns, params)
+    params = params._replace(w_h=Gates(*(columns(w.T).T for w in params.w_h)))
+    h = columns(h)
+    return unroll(params, h, x, first, True)[..., :hidden]
 
 
 class ForBackward(NamedTuple):
@@ -82,15 +97,15 @@ class ForBackward(NamedTuple):
     residuals: Residuals  # of T steps
 
 
-def _unroll_fwd(params: GRUParams, h: Array, x: Array, first: Array, one_kernel: bool) -> tuple[Array, ForBackward]:
+def _unroll_fwd(params: GRUParams, h: Array, x: Array, first: Array, by_kernel: bool) -> tuple[Array, ForBackward]:
     rows = x.reshape(-1, x.shape[-1])  # kept and multiplied in one form, or what makes x is computed for each
     gates = Gates(*(v.reshape(*x.shape[:-1], v.shape[-1]) for v in project(params, rows)))
-    hs, residuals = (_forward_by_kernel if one_kernel else _forward_by_scan)(params, h, gates, first)
+    hs, residuals = (forward_by_kernel if by_kernel else forward_by_scan)(params, h, gates, first)
     assert residuals is not None
     return hs, ForBackward(params, h, rows, first, hs, residuals)
 
 
-def _forward_by_scan(params: GRUParams, h: Array, gates: Gates, first: Array) -> tuple[Array, Residuals]:
+def forward_by_scan(params: GRUParams, h: Array, gates: Gates, first: Array) -> tuple[Array, Residuals]:
     def advance(carry: tuple[Array, Residuals, Array], at: tuple[Array, Array]) -> tuple[Any, None]:
         (h, residuals, hs), (t, first) = carry, at
         h, new = step(params, reset_hidden(first, h), Gates(*_at(residuals[:3], t)))
@@ -102,10 +117,10 @@ def _forward_by_scan(params: GRUParams, h: Array, gates: Gates, first: Array) ->
     return hs, residuals
 
 
-def _forward_by_kernel(
+def forward_by_kernel(
     params: GRUParams, h: Array, gates: Gates, first: Array, saves: bool = True
 ) -> tuple[Array, Residuals | None]:
-    from jqmix.kernels import gru_kernel  # where it is asked for: Pallas takes a while to import
+    from jqmix.kernels import gru_kernel
 
     window = first.shape
     start = _as_rows(h[None], (1, *window[1:]))[0]
@@ -135,13 +150,13 @@ def sums_within(rows: int, inputs: int, hidden: int) -> bool:
     return platform() == "cpu" and fits and not plain("gru_sums_within")
 
 
-def _unroll_bwd(one_kernel: bool, saved: ForBackward, d_hs: Array) -> tuple[GRUParams, Array, Array, None]:
-    if one_kernel:
-        sums, d_h, d_x = _backward_after(saved, d_hs, _backward_by_kernel)
+def _unroll_bwd(by_kernel: bool, saved: ForBackward, d_hs: Array) -> tuple[GRUParams, Array, Array, None]:
+    if by_kernel:
+        sums, d_h, d_x = _backward_after(saved, d_hs, backward_by_kernel)
     elif sums_within(saved.first[0].size, saved.x.shape[-1], saved.start.shape[-1]):
         sums, d_h, d_x = _backward_within(saved, d_hs)
     else:
-        sums, d_h, d_x = _backward_after(saved, d_hs, _backward_by_scan)
+        sums, d_h, d_x = _backward_after(saved, d_hs, backward_by_scan)
     return GRUParams(*(Gates(*jnp.split(side, 3, axis=-1)) for side in sums)), d_h, d_x, None
 
 
@@ -188,7 +203,7 @@ def _backward_after(
     return _weight_gradients(x, before, d, d.n * residuals.r), d_h, _beside(d) @ _beside(params.w_i).T
 
 
-def _backward_by_scan(
+def backward_by_scan(
     params: GRUParams, d_hs: Array, before: Array, residuals: Residuals, first: Array
 ) -> tuple[Array, Gates]:
     """∂ of the first hidden state, and of what goes into every step's gates."""
@@ -202,7 +217,7 @@ def _backward_by_scan(
     return jax.lax.scan(go_back, jnp.zeros_like(d_hs[0]), (d_hs, before, residuals, first), reverse=True)
 
 
-def _backward_by_kernel(
+def backward_by_kernel(
     params: GRUParams, d_hs: Array, before: Array, residuals: Residuals, first: Array
 ) -> tuple[Array, Gates]:
     """The same."""

@@ -48,10 +48,16 @@ def project(params: GRUParams, x: Float[Array, "*batch I"]) -> Gates:
 
 def step(params: GRUParams, h: Float[Array, "*batch H"], x: Gates) -> tuple[Float[Array, "*batch H"], Residuals]:
     """The next hidden state, and what the backward pass needs; ``x`` comes from :func:`project`."""
-    w, b_i, b_h = params.w_h, params.b_i, params.b_h
-    r = jax.nn.sigmoid(x.r + h @ w.r + (b_i.r + b_h.r))
-    z = jax.nn.sigmoid(x.z + h @ w.z + (b_i.z + b_h.z))
-    h_n = h @ w.n + b_h.n
+    return gated(h, x, Gates(*(h @ w for w in params.w_h)), params.b_i, params.b_h)
+
+
+def gated(
+    h: Float[Array, "*batch H"], x: Gates, products: Gates, b_i: Gates, b_h: Gates
+) -> tuple[Float[Array, "*batch H"], Residuals]:
+    """What a step does with its ``products``, h times the recurrent weights."""
+    r = jax.nn.sigmoid(x.r + products.r + (b_i.r + b_h.r))
+    z = jax.nn.sigmoid(x.z + products.z + (b_i.z + b_h.z))
+    h_n = products.n + b_h.n
     n = jnp.tanh(x.n + b_i.n + r * h_n)
     return n + z * (h - n), Residuals(r, z, n, h_n)
 

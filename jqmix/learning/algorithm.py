@@ -5,11 +5,13 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from jqmix.buffers.windows import unpack
 from jqmix.config import Config
 from jqmix.envs.base import BatchedDecPOMDP
+from jqmix.kernels.platform import platform
 from jqmix.learning import health
 from jqmix.learning.health import Fault
 from jqmix.learning.learner import Learner, Stats, Updated
@@ -87,17 +89,30 @@ def updates(step: Callable[[Any, Any, Any], tuple[Updated, Any, Any]], begin: St
     what the updates tell.
     """
 
+    pack, unpack = _packing(begin[0].params)
+
     def guarded(carry: Step, x: Any) -> tuple[Step, Stats]:
         learner, priority, fault = carry
-        updated, *new = step(learner, priority, x)
+        updated, after, *new = step(learner._replace(params=unpack(learner.params)), priority, x)
         fault = health.found(fault, health.in_update(updated.params, updated.stats), member.env_steps)
         sound = fault.code == 0
         stats = jax.tree.map(lambda x: jnp.where(sound, x, 0.0), updated.stats)
-        return (*select(sound, tuple(new), (learner, priority)), fault), stats
+        after = after._replace(params=pack(after.params))
+        return (*select(sound, (after, *new), (learner, priority)), fault), stats
 
     with jax.named_scope("learning"):  # for profiles
-        end, stats = jax.lax.scan(guarded, begin, xs)
-    return end, jax.tree.map(jnp.mean, stats)
+        learner, priority, fault = begin
+        packed: Step = learner._replace(params=pack(learner.params)), priority, fault
+        (learner, *others), stats = jax.lax.scan(guarded, packed, xs)
+    return (learner._replace(params=unpack(learner.params)), *others), jax.tree.map(jnp.mean, stats)
+
+
+def _packing(params: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    """Into what a loop carries for the parameters, and back. On an accelerator that is one vector, as every array would
+    have its operations; on a CPU they stay as they are."""
+    if platform() == "cpu":
+        return lambda params: params, lambda params: params
+    return lambda params: ravel_pytree(params)[0], ravel_pytree(params)[1]
 
 
 def select(condition: Bool[Array, ""] | Float[Array, ""], a: Any, b: Any) -> Any:

@@ -16,8 +16,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jqmix.config import AlgoConfig
+from jqmix.kernels.platform import platform
 
-AT_ONCE = 8  # steps in a turn of the recursion's loop, as an accelerator launches a kernel in every turn
+
+def _at_once() -> int:
+    """Steps in a turn of the recursion's loop. An accelerator launches kernels in every turn, and takes few turns."""
+    return 8 if platform() == "cpu" else 128
 
 
 def _backward(
@@ -34,7 +38,7 @@ def _backward(
         return x, x
 
     slots = value[:-1], last[:-1], constant, factor
-    x = jax.lax.scan(step, value[-1], slots, reverse=True, unroll=AT_ONCE)[1]
+    x = jax.lax.scan(step, value[-1], slots, reverse=True, unroll=_at_once())[1]
     return jnp.concatenate([x, value[-1:]])
 
 

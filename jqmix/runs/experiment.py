@@ -29,7 +29,7 @@ from jqmix.runs import checkpoint
 from jqmix.runs.checkpoint import Manifest
 from jqmix.runs.devices import make_mesh
 from jqmix.runs.groups import Group, Part, Run, settings_of
-from jqmix.runs.jax_settings import settled
+from jqmix.runs.jax_settings import check_kernel, settled
 from jqmix.runs.log import Callback, Log, StopTraining, check_callbacks
 from jqmix.runs.memory import MemoryPlan, make_plan
 from jqmix.runs.metrics_file import Line
@@ -287,6 +287,7 @@ class _Session:
     def train(self, resuming: bool) -> list[Result]:
         self.terminal.stage("building the environment")
         check_own_env(self.cfg)
+        check_kernel(self.cfg, self.terminal.warn)
         spec, member = abstract_member(self.cfg)
         self.cfgs, self.cfg = [_named(cfg, spec) for cfg in self.cfgs], _named(self.cfg, spec)
         self.stop.raise_if_asked()

@@ -5,9 +5,10 @@ import functools
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from jqmix.config import ConfigError
+from jqmix.config import Config, ConfigError
+from jqmix.networks.cores.settings import GRUSettings
 
 # What XLA does with flags that it does not know is to end the process, so that another one tries them.
 _TRIES_FLAGS = "from jaxlib import xla_client; xla_client.make_cpu_client()"
@@ -73,6 +74,25 @@ def settled(cache: bool = True) -> Iterator[None]:
         jax.transfer_guard("allow"),
     ):
         yield
+
+
+def check_kernel(cfg: Config, warn: Callable[[str], None]) -> None:
+    """Has a GPU prove that it gets the recurrence right as one kernel, where the configuration asks for that.
+
+    Where it does not, ``warn`` is told that a scan takes its place; raises ``ConfigError`` where nothing but the kernel
+    will do.
+    """
+    from jqmix.kernels.self_test import trouble
+    from jqmix.networks.cores.gru import asks_for_kernel
+
+    if not isinstance(cfg.core, GRUSettings) or not asks_for_kernel(cfg.core, cfg.agent.hidden):
+        return
+    found = trouble(cfg.agent.hidden)
+    if found is None:
+        return
+    if cfg.core.one_kernel == "true":
+        raise ConfigError(f"core.one_kernel: true can't be had on this GPU ({found}); auto takes a scan instead")
+    warn(f"core.one_kernel: a scan takes the kernel's place on this GPU ({found})")
 
 
 def _first_line(error: Exception) -> str:

@@ -14,9 +14,10 @@ from jaxtyping import Array, Bool, Float
 
 from jqmix.kernels import gru as fast
 from jqmix.kernels.gru_step import Gates, GRUParams, project
-from jqmix.kernels.platform import plain
+from jqmix.kernels.platform import plain, platform
+from jqmix.kernels.self_test import trouble
 from jqmix.networks.cores.base import Core, CoreSizes, Params, reset_where
-from jqmix.networks.cores.settings import GRUSettings
+from jqmix.networks.cores.settings import WIDEST_KERNEL, GRUSettings
 from jqmix.networks.layers import init_gates
 
 
@@ -49,8 +50,14 @@ def gru_params(params: Params) -> GRUParams:
     return GRUParams(**{side: Gates(**gates) for side, gates in params.items()})
 
 
+def asks_for_kernel(settings: GRUSettings, hidden: int) -> bool:
+    """Whether programs for this platform are to have the recurrence as one kernel, if that proves right."""
+    return settings.one_kernel != "false" and platform() == "gpu" and hidden <= WIDEST_KERNEL
+
+
 def make(sizes: CoreSizes, settings: GRUSettings) -> Core:
-    """One GRU layer. ``settings.one_kernel``: on a GPU the recurrence over a window is one kernel, where it fits."""
+    """One GRU layer. Training has its recurrence as one kernel where ``settings`` ask for it and the GPU gets it right
+    (:mod:`jqmix.kernels.self_test`)."""
 
     def step(params: Params, h: Array, x: Array, first: Array) -> tuple[Array, Array]:
         weights = gru_params(params)
@@ -61,8 +68,10 @@ def make(sizes: CoreSizes, settings: GRUSettings) -> Core:
         weights = gru_params(params)
         if plain("gru"):
             hs = unroll(weights, h, x, first)
+        elif asks_for_kernel(settings, sizes.hidden) and trouble(sizes.hidden) is None:
+            hs = fast.unroll_in_kernel(weights, h, x, first)
         else:
-            hs = fast.unroll(weights, h, x, first, settings.one_kernel and fast.fits_one_kernel(sizes.hidden))
+            hs = fast.unroll(weights, h, x, first)
         return hs, hs[-1]
 
     return Core(
