@@ -20,12 +20,16 @@ SMALLEST = 1e-6  # a window that surprises nowhere can still be drawn
 class Prioritised:
     """Keeps a priority of every window; its exponents are ``replay.priority_alpha`` and ``replay.priority_beta``."""
 
-    def init(self, windows: Packed) -> Stored:
-        return Stored(windows, jnp.zeros((windows.reward.shape[1],)))
+    ahead = False
 
-    def add(self, stored: Stored, windows: Packed, position: Int[Array, ""]) -> Stored:
+    def init(self, windows: Packed, replay: ReplayConfig) -> Stored:
+        return Stored(windows, jnp.zeros((replay.capacity,)))
+
+    def add(
+        self, stored: Stored, windows: Packed, position: Int[Array, ""], first: Int[Array, ""] | None = None
+    ) -> Stored:
         priority = add(stored.priority, position, windows.reward.shape[1])
-        return Stored(write(stored.windows, windows, position), priority)
+        return Stored(write(stored.windows, windows, position, first), priority)
 
     def sample(
         self, key: Array, stored: Stored, held: Int[Array, ""], replay: ReplayConfig
