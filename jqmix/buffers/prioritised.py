@@ -41,7 +41,9 @@ class Prioritised:
     def update(
         self, priority: Float[Array, " capacity"], index: Int[Array, " B"], surprise: Float[Array, " B"]
     ) -> Float[Array, " capacity"]:
-        return priority.at[index].set(surprise + SMALLEST)
+        # A window that was drawn twice gets the same number twice: which of two is written last, a GPU leaves open.
+        last = jnp.max(jnp.where(index[:, None] == index, jnp.arange(len(index)), 0), axis=1)
+        return priority.at[index].set(surprise[last] + SMALLEST)
 
 
 def add(priority: Float[Array, " capacity"], position: Int[Array, ""], windows: int) -> Float[Array, " capacity"]:

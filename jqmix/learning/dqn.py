@@ -101,7 +101,7 @@ class DQN(NamedTuple):
             batch = split.fetch(stored.windows, index) if batch is None else batch
             window, weight = window_to_learn_from(self.env, member, batch), split.mine(weight)
             updated, after = self.update(learner, window, member.moments, cfg, weight, jax.random.fold_in(key, 1))
-            priority = self.buffer.update(priority, index, split.gather(updated.surprise))
+            priority = self.buffer.update(priority, index, updated.surprise)
             return updated, after, priority
 
         keys, batches = jax.random.split(key, cfg.updates), None

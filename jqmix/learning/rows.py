@@ -36,12 +36,12 @@ def _bits(dtype: Any) -> jnp.dtype:
 def _to_words(x: Shaped[Array, "*shape"]) -> UInt32[Array, "*shape"]:
     """One word for each number; smaller types leave some of it unused, as what is sent is small, and what it costs is
     the number of sendings."""
-    if x.dtype == bool:
+    if jnp.issubdtype(x.dtype, jnp.bool_):
         return x.astype(jnp.uint32)
     return jax.lax.bitcast_convert_type(x, _bits(x.dtype)).astype(jnp.uint32)
 
 
 def _from_words(words: UInt32[Array, "*shape"], dtype: Any) -> Shaped[Array, "*shape"]:
-    if dtype == bool:
+    if jnp.issubdtype(dtype, jnp.bool_):
         return words.astype(bool)
     return jax.lax.bitcast_convert_type(words.astype(_bits(dtype)), dtype)

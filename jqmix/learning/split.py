@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
 from jqmix.buffers import windows
 from jqmix.envs.base import BatchedDecPOMDP
@@ -48,6 +48,15 @@ class Split(NamedTuple):
     def total(self, shares: Any) -> Any:
         """The sum of all devices' shares, leaf by leaf."""
         return shares if self.parts == 1 else jax.lax.psum(shares, AXIS)
+
+    def among_zeros(self, share: Float[Array, " share"]) -> Float[Array, " B"]:
+        """This device's share in its place among zeros: the :meth:`total` is what :meth:`gather` gives, and takes no
+        sending of its own where something else is summed."""
+        if self.parts == 1:
+            return share
+        size = share.shape[0]
+        zeros = jnp.zeros((size * self.parts,))
+        return jax.lax.dynamic_update_slice_in_dim(zeros, share, jax.lax.axis_index(AXIS) * size, 0)
 
     def least(self, x: Int[Array, " share"]) -> Int[Array, ""]:
         """The smallest number that any device has."""

@@ -80,11 +80,11 @@ def layout(member: Member) -> Member:
     """How members lie on devices that share each one's rollouts, for :func:`over_devices`: each device has a part of
     these and of the buffer, and all of the rest. ``member`` says what there is of that."""
 
-    def along(axis: int) -> PartitionSpec:
+    def along(axis: int) -> Any:
         return PartitionSpec(AXIS, *[None] * axis, split.AXIS)
 
     windows, ongoing = jax.tree.map(along, BATCH_AXIS), member.ongoing
-    placed = Member(*(None if field is None else EACH for field in member))
+    placed: Any = Member(*(None if field is None else EACH for field in member))  # type: ignore[arg-type]
     if member.buffer is not None:
         windows = windows._replace(start=None if member.buffer.windows.start is None else windows.start)
         placed = placed._replace(buffer=Stored(windows, EACH))
