@@ -62,7 +62,8 @@ class DQN(NamedTuple):
 
         The buffer itself stays outside the condition, which would copy it.
         """
-        first = self.learner.split.first(member.buffer.windows.reward.shape[1])
+        split, section = self.learner.split, member.buffer.windows.reward.shape[1]
+        first = split.first(section) if split.rollouts else None
         stored = self.buffer.add(member.buffer, windows, counters.position, first)
         held = jnp.minimum(counters.held + cfg.rollouts, cfg.replay.capacity)
         ready = held >= cfg.replay.batch

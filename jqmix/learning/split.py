@@ -58,15 +58,11 @@ class Split(NamedTuple):
         zeros = jnp.zeros((size * self.parts,))
         return jax.lax.dynamic_update_slice_in_dim(zeros, share, jax.lax.axis_index(AXIS) * size, 0)
 
-    def least(self, x: Int[Array, " share"]) -> Int[Array, ""]:
-        """The smallest number that any device has."""
-        return jnp.min(x) if self.parts == 1 else jax.lax.pmin(jnp.min(x), AXIS)
-
     # A buffer of which every device holds a section, one after another
 
-    def first(self, section: int) -> Int[Array, ""] | None:
-        """The number of the buffer's window with which this device's section, of so many, begins; None of a whole."""
-        return jax.lax.axis_index(AXIS) * section if self.rollouts else None
+    def first(self, section: int) -> Int[Array, ""]:
+        """The number of the buffer's window with which this device's section, of so many, begins."""
+        return jax.lax.axis_index(AXIS) * section
 
     def fetch(self, ring: Packed, index: Int[Array, "*updates B"]) -> Packed:
         """This device's share of the windows at ``index``, wherever they are; leaves lead with ``updates``.

@@ -134,7 +134,7 @@ def provenance(devices: int = 1) -> dict[str, Any]:
 
 
 def metadata(cfg: Config, spec: EnvSpec, member: Member, plan: MemoryPlan) -> dict[str, Any]:
-    return provenance(make_mesh(plan.group, learning_batch(cfg), partial(divides, cfg)).size) | {
+    return provenance(make_mesh(plan.group, learning_batch(cfg), divides=partial(divides, cfg)).size) | {
         "seeds": list(range(cfg.seed, cfg.seed + cfg.seeds)),
         "environment": spec._asdict() | {"reward_range": [str(x) for x in spec.reward_range]},
         "replay_ratio": replay_ratio(cfg, spec),

@@ -206,7 +206,7 @@ def make_plan(cfg: Config, spec: EnvSpec, member: Member, checkpointing: bool = 
     )
 
     def plan_for(group: int) -> MemoryPlan:
-        mesh = make_mesh(group, learning_batch(cfg), partial(divides, cfg))
+        mesh = make_mesh(group, learning_batch(cfg), divides=partial(divides, cfg))
         split = split_over(mesh)
         return alone._replace(
             group=group,

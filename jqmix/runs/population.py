@@ -143,7 +143,7 @@ def compile_population(
     stage("initialising")
     starts = starts_of(cfg) if starts is None else starts
     size = group or len(starts.seed)
-    mesh = make_mesh(size, learning_batch(cfg), partial(divides, cfg))
+    mesh = make_mesh(size, learning_batch(cfg), divides=partial(divides, cfg))
     program, placed = make_program(cfg, split_over(mesh)), _placed(cfg, mesh)
 
     def init_all(starts: Starts) -> tuple[Member, Shared]:
