@@ -67,21 +67,22 @@ class Split(NamedTuple):
     def fetch(self, ring: Packed, index: Int[Array, "*updates B"]) -> Packed:
         """This device's share of the windows at ``index``, wherever they are; leaves lead with ``updates``.
 
-        Where devices hold sections, each looks up what it has of all these windows, and one sum, of which each keeps
-        its share, brings them where they are needed. A window's bits are summed with zeros alone.
+        Where devices hold sections, each sends every other one as many windows as that needs, of which those that it
+        has are the right ones: how many there are is known to nobody before. All are sent at once. (A sum with zeros
+        for the others would send as much; TPUs have none of whole numbers that leaves each device its share alone.)
         """
         if not self.rollouts:
             return windows.take(ring, self.mine(index))
         *updates, batch = index.shape
         share, section = batch // self.parts, ring.reward.shape[1]
-        by_device = jnp.moveaxis(index.reshape(*updates, self.parts, share), -2, 0).reshape(-1)
-        at = by_device - self.first(section)
-        rows, restored = to_rows(windows.take(ring, jnp.clip(at, 0, section - 1)), windows.BATCH_AXIS)
-        held = (at >= 0) & (at < section)
-        mine = jax.lax.psum_scatter(jnp.where(held[:, None], rows, 0), AXIS, tiled=True)
+        needed = jnp.moveaxis(index.reshape(*updates, self.parts, share), -2, 0).reshape(self.parts, -1)  # by device
+        at = jnp.clip(needed - self.first(section), 0, section - 1)
+        rows, restored = to_rows(windows.take(ring, at.reshape(-1)), windows.BATCH_AXIS)
+        sent = jax.lax.all_to_all(rows.reshape(*at.shape, -1), AXIS, 0, 0)
+        holder = self.mine(needed)[0] // section
         for _ in updates:
             restored = jax.vmap(restored)
-        return restored(mine.reshape(*updates, share, -1))
+        return restored(sent[holder, jnp.arange(len(holder))].reshape(*updates, share, -1))
 
 
 WHOLE = Split()
