@@ -24,6 +24,7 @@ from jqmix.runs.population import compile_population
 RUN = worlds.SMALL_RUN | {"eval.episodes": 16, "rollouts": 8}
 CASES = {
     "uniform": {"seeds": 2, "updates": 3, "algo.mixer": "vdn", "agent.core": "none"},
+    "many": {"seeds": 9, "updates": 2, "algo.mixer": "vdn", "agent.core": "none"},  # three at once, on two devices
     "continue": {
         "replay.prioritised": True,
         "replay.dtype": "bfloat16",
