@@ -86,6 +86,9 @@ def _stand_in(name: str, **attributes: Any) -> None:
         sys.modules[name] = module
 
 
+_WITHOUT_TESTS = {"TEST_DURING_TRAINING": False, "TEST_NUM_STEPS": 1, "TEST_NUM_ENVS": 1}
+
+
 def qmix_settings(case: dict[str, Any], total_steps: int) -> dict[str, Any]:
     """JaxMARL's QMIX as it is configured, without evaluation."""
     work = case["work"]
@@ -109,9 +112,7 @@ def qmix_settings(case: dict[str, Any], total_steps: int) -> dict[str, Any]:
         "NUM_EPOCHS": work["updates"],
         "LR": 5e-5,
         "LEARNING_STARTS": LEARNING_STARTS,
-        "TEST_DURING_TRAINING": False,
-        "TEST_NUM_STEPS": 1,
-        "TEST_NUM_ENVS": 1,
+        **_WITHOUT_TESTS,
         "WANDB_MODE": "logged",
     }
 
@@ -166,6 +167,7 @@ def pqn_settings(case: dict[str, Any], total_steps: int) -> dict[str, Any]:
         "GAMMA": PQN["gamma"],
         "LAMBDA": PQN["td_lambda"],
         "REW_SCALE": PQN["reward_scale"],
+        **_WITHOUT_TESTS,
         "WANDB_MODE": "logged",
     }
 

@@ -14,6 +14,7 @@ from jqmix.envs import smax
 from jqmix.envs.jaxmarl import smax as jaxmarl_smax
 from jqmix.envs.registry import SMAX_MAPS, make_env
 from jqmix.envs.smax import MOVES, SIZE, SMAX, STOP, WORLD_STEPS, Noise, SMAXState
+from jqmix.kernels.platform import compiling_for
 from jqmix.learning.exploration import random_available
 
 QUICK = ["3m", "2s3z", "5m_vs_6m", "smacv2_5_units"]
@@ -127,6 +128,30 @@ def test_the_form_for_many_units_is_jaxmarls_too(monkeypatch: pytest.MonkeyPatch
     assert_episodes_agree(*both_episodes("2s3z", free=False))
 
 
+def test_the_form_for_accelerators_is_jaxmarls_too() -> None:
+    with compiling_for("tpu"):
+        assert_episodes_agree(*both_episodes("2s3z", free=False))
+
+
+@pytest.mark.parametrize("map_name", ["2s3z", "smacv2_5_units", pytest.param("10m_vs_11m", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", [1, 5])
+def test_world_steps_are_the_same_in_one_kernel(map_name: str, size: int, key: jax.Array) -> None:
+    """In battles that are under way: units near one another, some of them dead, some about to shoot."""
+    env = SMAX(map_name)
+    battle, n = env.battle, env.battle.allies + env.battle.enemies
+    s = jax.tree.map(lambda v: v.T, env.batched(size).reset(key)[0])
+    keys = iter(jax.random.split(key, 8))
+    uniform = lambda low, high: jax.random.uniform(next(keys), (n, size), minval=low, maxval=high)  # noqa: E731
+    s = s._replace(x=uniform(10, 18), y=uniform(0, 6), cooldown=jnp.maximum(uniform(-0.5, 0.5), 0.0))
+    s = s._replace(health=s.health * (uniform(0, 1) < 0.8), action=jax.random.randint(next(keys), (n, size), 0, 8))
+    aim = jnp.where(s.action >= MOVES, jax.random.randint(next(keys), (n, size), 0, n), smax.NOBODY)
+    u = jax.random.uniform(next(keys), (WORLD_STEPS, n, size))
+    plain = battle.world_steps(battle.attributes(s), s, aim, u)
+    kernel = battle.world_steps_in_one_kernel(battle.attributes(s), s, aim, u)
+    assert np.sum(np.asarray(plain.health) < np.asarray(s.health)) > 0 and np.sum(np.asarray(s.health) == 0) > 0
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), plain, kernel)
+
+
 @pytest.mark.parametrize("option", ["see_enemy_actions", "walls_cause_death"])
 def test_the_options_agree_too(option: str) -> None:
     assert_episodes_agree(*both_episodes("3m", free=False, **{option: False}))
@@ -148,19 +173,22 @@ def test_both_forms_push_and_number_alike(n: int, seed: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(smax, "FEW", 0)
         many = all_of()
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), few, many)
+    with compiling_for("tpu"):
+        at_once = all_of()
+    for other in (many, at_once):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), few, other)
     np.testing.assert_array_equal(few[1], np.take_along_axis(np.asarray(x), np.clip(unit, 0, n - 1), 0))
 
 
 @pytest.mark.parametrize("map_name", ["2s3z", "smacv2_5_units"])
-def test_an_accelerator_is_shown_the_same(map_name: str, key: jax.Array, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_accelerator_is_shown_the_same(map_name: str, key: jax.Array) -> None:
     """All viewers at once, where a CPU takes one after another."""
     env = SMAX(map_name).batched(8)
     packed = env.pack(*env.reset(key))
     packed = packed._replace(units=packed.units * jax.random.uniform(key, packed.units.shape))
     one_by_one = env.unpack(packed)
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    jax.tree.map(np.testing.assert_array_equal, one_by_one, env.unpack(packed))
+    with compiling_for("tpu"):
+        jax.tree.map(np.testing.assert_array_equal, one_by_one, env.unpack(packed))
 
 
 def random_episodes(name: str, size: int) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray]:

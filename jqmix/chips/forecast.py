@@ -27,11 +27,9 @@ class Part(NamedTuple):
     def plus(self, other: "Part", times: float = 1) -> "Part":
         return Part(*(x + y * times for x, y in zip(self, other, strict=True)))
 
-    def as_dict(self) -> dict[str, float]:
-        return {"launches": round(self.launches), "bytes_moved": round(self.bytes_moved)} | {
-            "flops": round(self.flops),
-            "seconds": self.seconds,
-        }
+    def as_dict(self) -> dict[str, int | float]:
+        whole = {"launches": self.launches, "bytes_moved": self.bytes_moved, "flops": self.flops}
+        return {name: round(x) for name, x in whole.items()} | {"seconds": self.seconds}
 
 
 class Forecast(NamedTuple):

@@ -12,14 +12,15 @@ call draws all that a step needs.
 import difflib
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from jqmix.kernels.platform import platform
+from jqmix.kernels.columns import over_columns, power_of_two
+from jqmix.kernels.platform import plain, platform
 from jqmix.types import EnvSpec, Seen, TimeStep
 
 SIZE = 32.0  # the map is a square
@@ -137,6 +138,15 @@ class Noise(NamedTuple):
     target: Float[Array, "M E"]  # which of the allies in sight an enemy follows
 
 
+class Moving(NamedTuple):
+    """What world steps change, [n, E]."""
+
+    x: Float[Array, "n E"]
+    y: Float[Array, "n E"]
+    health: Float[Array, "n E"]
+    cooldown: Float[Array, "n E"]
+
+
 class Found(NamedTuple):
     """What the enemies know of the allies looked at so far, [M, E]."""
 
@@ -237,15 +247,39 @@ class Battle(NamedTuple):
         aim = jnp.concatenate([actions + (na - MOVES), (na - 1 + MOVES) - enemy_actions])
         aim = jnp.where(joint >= MOVES, aim, NOBODY)
         before = s.health
-
-        def world_step(s: SMAXState, u: Array) -> tuple[SMAXState, None]:
-            return self.world_step(a, s, aim, u), None
-
-        s, _ = jax.lax.scan(world_step, s, noise.cooldown, unroll=WORLD_STEPS if all_at_once() else 1)
+        run = self.world_steps if platform() != "gpu" or plain("world_steps") else self.world_steps_in_one_kernel
+        s = run(a, s, aim, noise.cooldown)
         damage = jnp.sum(((before - s.health) / a.max_health)[na:], axis=0) / self.enemies
         alive = s.health > 0
         won = jnp.any(alive[:na], axis=0) & ~jnp.any(alive[na:], axis=0)
         return s, damage + won, won
+
+    def world_steps(self, a: Attributes, s: SMAXState, aim: Int[Array, "n E"], u: Float[Array, "W n E"]) -> SMAXState:
+        def world_step(s: SMAXState, u: Array) -> tuple[SMAXState, None]:
+            return self.world_step(a, s, aim, u), None
+
+        # On a GPU a loop's turns are launches that are not fused with one another.
+        return jax.lax.scan(world_step, s, u, unroll=WORLD_STEPS if platform() == "gpu" else 1)[0]
+
+    def world_steps_in_one_kernel(
+        self, a: Attributes, s: SMAXState, aim: Int[Array, "n E"], u: Float[Array, "W n E"]
+    ) -> SMAXState:
+        """The same. Units that are added, as the kernel's arrays need some more, have no health, and do nothing."""
+
+        def run(moving: Any, given: Any) -> Moving:
+            u, *rest = given
+            a, action, aim = jax.tree.map(lambda part: part[...], rest)
+            nobody = jnp.zeros((), jnp.int32)
+
+            def world_step(i: Array, moving: Moving) -> Moving:
+                s = self.world_step(a, SMAXState(*moving, action, nobody, nobody, nobody, None), aim, u[i])
+                return Moving(s.x, s.y, s.health, s.cooldown)
+
+            return jax.lax.fori_loop(0, WORLD_STEPS, world_step, jax.tree.map(lambda part: part[...], moving))
+
+        moving, attributes = Moving(s.x, s.y, s.health, s.cooldown), jax.tree.map(jnp.asarray, a)
+        moved = over_columns(run, moving, (u, attributes, s.action, aim), power_of_two(len(s.x)) ** 2)
+        return s._replace(**moved._asdict())
 
     def world_step(self, a: Attributes, s: SMAXState, aim: Int[Array, "n E"], u: Float[Array, "n E"]) -> SMAXState:
         """DT seconds: everybody shoots and moves at once; then walls kill, and units that overlap are pushed apart.

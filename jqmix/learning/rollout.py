@@ -8,14 +8,15 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jqmix.envs.base import BatchedDecPOMDP
 from jqmix.kernels.platform import platform
+from jqmix.kernels.records import records_like
 from jqmix.learning.exploration import epsilon_greedy
 from jqmix.learning.split import WHOLE, Split
 from jqmix.networks.agent import Agent, AgentStart
 from jqmix.types import Packed
 
 # On a CPU, starts of episodes are drawn for all rollouts at once: one for every so many slots before a window is
-# collected, and as many again whenever one of the rollouts has used up its own. On accelerators one for every slot: more
-# to draw, at once, but nothing that the host would have to decide on slot by slot.
+# collected, and as many again whenever one of the rollouts has used up its own. On accelerators one for every slot:
+# more to draw, at once, but nothing that the host would have to decide on slot by slot.
 SLOTS_PER_START = 16
 
 
@@ -150,7 +151,8 @@ def begin(agent: Agent, env_state: Any, packed: Any, e: int) -> Actor:
 
 def unbegun(agent: Agent, env: BatchedDecPOMDP) -> Actor:
     """Actors whose episodes are still to begin."""
-    return begin(agent, *_empty(jax.eval_shape(lambda key: fresh(env, key), jax.random.key(0))), env.size)
+    shapes = jax.eval_shape(lambda key: fresh(env, key), jax.random.key(0))
+    return begin(agent, _empty(shapes.env_state), _empty(shapes.packed), env.size)
 
 
 def _empty(shapes: Any) -> Any:
@@ -239,7 +241,9 @@ def collect(
         actor, latest = ongoing.actor, transitions
         overlap = 0 if ongoing.tail is None else ongoing.tail.reward.shape[0]
 
-    def slot(carry: Collecting, xs: Any) -> tuple[Collecting, Packed]:
+    records = records_like(Packed(actor.packed, actor.action, actor.score, actor.score, actor.first, actor.last))
+
+    def slot(carry: Collecting, xs: Any) -> tuple[Collecting, Any]:
         actor, starts, kept, episodes = carry
         t, chance, drawn, start = xs
         if starts is not None:
@@ -251,12 +255,12 @@ def collect(
         record = Packed(actor.packed, stepped.action, outcome.reward, outcome.discount, actor.first, actor.last)
         counts = t + 1 - stepped.length <= latest
         episodes = jax.tree.map(jnp.add, episodes, only(counts, outcome.episodes))
-        return Collecting(stepped, starts, kept, episodes), record
+        return Collecting(stepped, starts, kept, episodes), records.pack(record)
 
     begun = Collecting(actor, starts, agent_start(actor), no_episodes(env))
     xs = jnp.arange(transitions), u, noise, by_slot
-    (after, _, kept, episodes), window = jax.lax.scan(slot, begun, xs)
-    window = _ended(window, after)
+    (after, _, kept, episodes), rows = jax.lax.scan(slot, begun, xs)
+    window = _ended(records.unpack(rows), after)
     if ongoing is None:
         return window, episodes, None
     window, ongoing = _joined(ongoing, window._replace(start=agent_start(actor)), after, kept)
