@@ -52,7 +52,7 @@ def parts(batch: int, devices: int, divides: Callable[[int], bool] = undivided) 
 
 def divides_rollouts() -> bool:
     """Whether devices that share a member share its rollouts and its buffer, and not only its batches: on a CPU nothing
-    came of it (``benchmarks/LOG.md``). Where starts are drawn when some rollout has none left, it can't be."""
+    came of it. Where starts are drawn when some rollout has none left, they can't be."""
     return draws_start_by_slot()
 
 
