@@ -301,7 +301,7 @@ def test_a_buffer_keeps_to_the_protocol(is_prioritised, key):
         own, asked = (list(inspect.signature(getattr(x, name)).parameters) for x in (type(buffer), Buffer))
         assert own == asked
     add, sample = jax.jit(buffer.add), jax.jit(lambda *args: buffer.sample(*args, replay))
-    stored = buffer.init(windows.empty(ENV, 7, 12, begins("gru")))
+    stored = buffer.init(windows.empty(ENV, 7, 12, begins("gru")), replay)
     shapes = jax.tree.map(lambda x: (x.shape, x.dtype), stored)
     for k in range(5):
         stored = add(stored, marked(k, start=begins("gru")), jnp.int32(4 * k % 12))

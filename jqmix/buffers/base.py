@@ -9,9 +9,12 @@ from jqmix.types import Packed
 
 
 class Stored(NamedTuple):
-    """A buffer's state. ``priority`` is what the buffer knows of its windows: nothing (``()``), or an array of them."""
+    """A buffer's state. ``priority`` is what the buffer knows of its windows: nothing (``()``), or an array of them.
 
-    windows: Packed  # with B = capacity
+    Where devices share a buffer, each has a section of the windows, and knows of all.
+    """
+
+    windows: Packed  # with B = capacity, or a share of it
     priority: Any
 
 
@@ -19,15 +22,21 @@ class Stored(NamedTuple):
 class Buffer(Protocol):
     """Pure functions of a buffer's state, for one member.
 
-    ``held`` is how many windows it holds; ``replay`` are its settings, whose traced fields are arrays.
+    ``held`` is how many windows it holds; ``replay`` are its settings, whose traced fields are arrays. ``ahead``: what
+    is drawn does not follow from what was learned, so that the batches of many updates may be drawn before the first.
     """
 
-    def init(self, windows: Packed) -> Stored:
-        """A buffer with room for as many windows as ``windows`` has, none of them held yet."""
+    ahead: bool
+
+    def init(self, windows: Packed, replay: ReplayConfig) -> Stored:
+        """A buffer of ``replay.capacity`` windows, none of them held yet, with room for those of ``windows``."""
         ...
 
-    def add(self, stored: Stored, windows: Packed, position: Int[Array, ""]) -> Stored:
-        """With E windows written at ``position``."""
+    def add(
+        self, stored: Stored, windows: Packed, position: Int[Array, ""], first: Int[Array, ""] | None = None
+    ) -> Stored:
+        """With E windows written at ``position``; ``first``: the number of the first window that there is room for,
+        where the room is not for all."""
         ...
 
     def sample(

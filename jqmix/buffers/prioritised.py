@@ -20,12 +20,16 @@ SMALLEST = 1e-6  # a window that surprises nowhere can still be drawn
 class Prioritised:
     """Keeps a priority of every window; its exponents are ``replay.priority_alpha`` and ``replay.priority_beta``."""
 
-    def init(self, windows: Packed) -> Stored:
-        return Stored(windows, jnp.zeros((windows.reward.shape[1],)))
+    ahead = False
 
-    def add(self, stored: Stored, windows: Packed, position: Int[Array, ""]) -> Stored:
+    def init(self, windows: Packed, replay: ReplayConfig) -> Stored:
+        return Stored(windows, jnp.zeros((replay.capacity,)))
+
+    def add(
+        self, stored: Stored, windows: Packed, position: Int[Array, ""], first: Int[Array, ""] | None = None
+    ) -> Stored:
         priority = add(stored.priority, position, windows.reward.shape[1])
-        return Stored(write(stored.windows, windows, position), priority)
+        return Stored(write(stored.windows, windows, position, first), priority)
 
     def sample(
         self, key: Array, stored: Stored, held: Int[Array, ""], replay: ReplayConfig
@@ -37,7 +41,9 @@ class Prioritised:
     def update(
         self, priority: Float[Array, " capacity"], index: Int[Array, " B"], surprise: Float[Array, " B"]
     ) -> Float[Array, " capacity"]:
-        return priority.at[index].set(surprise + SMALLEST)
+        # A window that was drawn twice gets the same number twice: which of two is written last, a GPU leaves open.
+        last = jnp.max(jnp.where(index[:, None] == index, jnp.arange(len(index)), 0), axis=1)
+        return priority.at[index].set(surprise[last] + SMALLEST)
 
 
 def add(priority: Float[Array, " capacity"], position: Int[Array, ""], windows: int) -> Float[Array, " capacity"]:

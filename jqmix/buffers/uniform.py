@@ -15,18 +15,21 @@ from jqmix.types import Packed
 class Uniform:
     """Keeps no priorities; draws different windows, all with weight 1."""
 
-    def init(self, windows: Packed) -> Stored:
+    ahead = True
+
+    def init(self, windows: Packed, replay: ReplayConfig) -> Stored:
         return Stored(windows, ())
 
-    def add(self, stored: Stored, windows: Packed, position: Int[Array, ""]) -> Stored:
-        return stored._replace(windows=write(stored.windows, windows, position))
+    def add(
+        self, stored: Stored, windows: Packed, position: Int[Array, ""], first: Int[Array, ""] | None = None
+    ) -> Stored:
+        return stored._replace(windows=write(stored.windows, windows, position, first))
 
     def sample(
         self, key: Array, stored: Stored, held: Int[Array, ""], replay: ReplayConfig
     ) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
         """Raises nothing where fewer than a batch are held: the caller waits until there are enough."""
-        capacity = stored.windows.reward.shape[1]
-        return draw_uniformly(key, capacity, held, replay.batch), jnp.ones((replay.batch,))
+        return draw_uniformly(key, replay.capacity, held, replay.batch), jnp.ones((replay.batch,))
 
     def update(self, priority: Any, index: Int[Array, " B"], surprise: Float[Array, " B"]) -> Any:
         return priority

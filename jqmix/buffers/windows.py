@@ -46,14 +46,39 @@ def empty(env: BatchedDecPOMDP, slots: int, count: int, start: Any = None, dtype
     )
 
 
-def write(ring: Packed, windows: Packed, position: Int[Array, ""]) -> Packed:
-    """``ring`` with E windows written at ``position``, a multiple of E as the capacity is."""
+def write(ring: Packed, windows: Packed, position: Int[Array, ""], first: Int[Array, ""] | None = None) -> Packed:
+    """``ring`` with E windows written at ``position``, a multiple of E as the capacity is.
+
+    ``first``: as in :func:`write_section`, where ``ring`` is one of a larger one.
+    """
+    if first is not None:
+        return write_section(ring, windows, position, first)
 
     def put(axis: int, ring: Any, new: Any) -> Any:
         update = partial(jax.lax.dynamic_update_slice_in_dim, axis=axis)
         return jax.tree.map(lambda x, y: update(x, y.astype(x.dtype), position), ring, new)
 
     return jax.tree.map(put, BATCH_AXIS, ring, windows)
+
+
+def write_section(section: Packed, windows: Packed, position: Int[Array, ""], first: Int[Array, ""]) -> Packed:
+    """``section``, which holds the windows of a larger ring from number ``first`` on, with those of E windows that fall
+    into it, where they are written at ``position`` of that ring. It has room for E at least."""
+    count, room = windows.reward.shape[1], section.reward.shape[1]
+    at = jnp.clip(position - first, 0, room - count)
+    source = first + at + jnp.arange(count) - position  # which of the new windows goes where
+    falls, source = (source >= 0) & (source < count), jnp.clip(source, 0, count - 1)
+
+    def put(axis: int, ring: Any, new: Any) -> Any:
+        def written(x: Array, y: Array) -> Array:
+            kept = jax.lax.dynamic_slice_in_dim(x, at, count, axis)
+            here = falls.reshape(-1, *(1,) * (x.ndim - axis - 1))
+            chosen = jnp.where(here, jnp.take(y, source, axis=axis).astype(x.dtype), kept)
+            return jax.lax.dynamic_update_slice_in_dim(x, chosen, at, axis)
+
+        return jax.tree.map(written, ring, new)
+
+    return jax.tree.map(put, BATCH_AXIS, section, windows)
 
 
 def take(ring: Packed, index: Int[Array, " B"]) -> Packed:

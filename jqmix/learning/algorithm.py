@@ -28,6 +28,7 @@ class Room(NamedTuple):
     make: "Callable[[Config, BatchedDecPOMDP, int, Split], Algorithm]"
     batch: Callable[[Config], int]  # windows per update
     updates: Callable[[Config], int]  # per iteration
+    divides: Callable[[Config, int], bool]  # whether so many devices can share rollouts, buffer and batches equally
 
 
 class LearningResult(NamedTuple):

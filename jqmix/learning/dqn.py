@@ -49,8 +49,9 @@ class DQN(NamedTuple):
         return DQNState(params, jax.tree.map(jnp.copy, params), opt_state)
 
     def init_buffer(self, start: Any) -> Stored:
-        replay = self.cfg.replay
-        return self.buffer.init(windows.empty(self.env, self.slots, replay.capacity, start, replay.dtype))
+        replay, split = self.cfg.replay, self.learner.split
+        room = replay.capacity // split.over_rollouts.parts
+        return self.buffer.init(windows.empty(self.env, self.slots, room, start, replay.dtype), replay)
 
     def init_counters(self) -> Counters:
         none = jnp.int32(0)
@@ -61,7 +62,9 @@ class DQN(NamedTuple):
 
         The buffer itself stays outside the condition, which would copy it.
         """
-        stored = self.buffer.add(member.buffer, windows, counters.position)
+        split, section = self.learner.split, member.buffer.windows.reward.shape[1]
+        first = split.first(section) if split.rollouts else None
+        stored = self.buffer.add(member.buffer, windows, counters.position, first)
         held = jnp.minimum(counters.held + cfg.rollouts, cfg.replay.capacity)
         ready = held >= cfg.replay.batch
 
@@ -90,16 +93,22 @@ class DQN(NamedTuple):
     ) -> tuple[tuple[DQNState, Any, Fault], Stats]:
         split = self.learner.split
 
-        def step(learner: DQNState, priority: Any, key: Array) -> tuple[Updated, DQNState, Any]:
-            index, weight = self.buffer.sample(key, stored._replace(priority=priority), held, cfg.replay)
-            batch = windows.take(stored.windows, split.mine(index))
+        def draw(key: Array, priority: Any) -> tuple[Array, Array]:
+            return self.buffer.sample(key, stored._replace(priority=priority), held, cfg.replay)
+
+        def step(learner: DQNState, priority: Any, x: tuple[Array, Packed | None]) -> tuple[Updated, DQNState, Any]:
+            key, batch = x
+            index, weight = draw(key, priority)
+            batch = split.fetch(stored.windows, index) if batch is None else batch
             window, weight = window_to_learn_from(self.env, member, batch), split.mine(weight)
             updated, after = self.update(learner, window, member.moments, cfg, weight, jax.random.fold_in(key, 1))
-            priority = self.buffer.update(priority, index, split.gather(updated.surprise))
+            priority = self.buffer.update(priority, index, updated.surprise)
             return updated, after, priority
 
-        begin = member.learner, stored.priority, member.fault
-        return updates(step, begin, jax.random.split(key, cfg.updates), member)
+        keys, batches = jax.random.split(key, cfg.updates), None
+        if split.rollouts and self.buffer.ahead:  # devices send one another the windows of all updates at once
+            batches = split.fetch(stored.windows, jax.vmap(lambda key: draw(key, stored.priority)[0])(keys))
+        return updates(step, (member.learner, stored.priority, member.fault), (keys, batches), member)
 
     def update(
         self, state: DQNState, window: Window, moments: Any, cfg: Config, weight: Any = 1.0, key: Array | None = None
@@ -135,4 +144,10 @@ def _make(cfg: Config, env: BatchedDecPOMDP, slots: int, split: Split) -> DQN:
     return DQN(cfg, env, make_learner(cfg, env.spec, split), make_buffer(cfg.replay), slots)
 
 
-ROOM = Room(_make, batch=lambda cfg: cfg.replay.batch, updates=lambda cfg: cfg.updates)
+def _divides(cfg: Config, parts: int) -> bool:
+    """A device's section of the buffer holds the windows of an iteration."""
+    equal = cfg.rollouts % parts == cfg.replay.batch % parts == 0
+    return equal and cfg.replay.capacity // parts >= cfg.rollouts
+
+
+ROOM = Room(_make, batch=lambda cfg: cfg.replay.batch, updates=lambda cfg: cfg.updates, divides=_divides)

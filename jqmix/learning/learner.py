@@ -73,7 +73,7 @@ class Updated(NamedTuple):
     params: Params
     opt_state: Any
     stats: Stats
-    surprise: Float[Array, " B"]  # of this device's share of the batch
+    surprise: Float[Array, " B"]  # of the whole batch
 
 
 def taken(q: Float[Array, "*batch A"], action: Int[Array, "*batch"]) -> Float[Array, "*batch"]:
@@ -250,14 +250,15 @@ class Learner(NamedTuple):
         grads, summed = jax.grad(self.loss, has_aux=True)(params, aim, window, state, cfg, weight, key)
         # As one vector: an optimiser would have its few operations for each of a few dozen arrays.
         vector, restore = ravel_pytree(grads)
-        vector, stats, slots = self.split.total((vector, summed.stats, summed.slots))  # devices wait once
+        surprises = self.split.among_zeros(summed.surprise)
+        vector, stats, slots, surprises = self.split.total((vector, summed.stats, summed.slots, surprises))  # at once
         each = factor / jnp.maximum(slots, 1.0)
         norm = jnp.linalg.norm(vector) * each
         scale = jnp.minimum(1.0, cfg.optim.grad_clip / (norm + 1e-6)) * each
         stats = {name: x / jnp.maximum(slots, 1.0) for name, x in stats.items()} | {"grad_norm": norm}
         steps, opt_state = self.optimizer.update(vector * scale, opt_state)
         params = restore(ravel_pytree(params)[0] - cfg.optim.lr * jnp.asarray(steps))
-        return Updated(params, opt_state, stats, summed.surprise)
+        return Updated(params, opt_state, stats, surprises)
 
 
 def empty_stats(learner: Learner, cfg: Config) -> Stats:

@@ -93,4 +93,5 @@ ROOM = Room(
     _make,
     batch=lambda cfg: cfg.rollouts // cfg.algo.minibatches,
     updates=lambda cfg: cfg.algo.epochs * cfg.algo.minibatches,
+    divides=lambda cfg, parts: (cfg.rollouts // cfg.algo.minibatches) % parts == 0,
 )

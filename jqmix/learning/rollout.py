@@ -10,6 +10,7 @@ from jqmix.envs.base import BatchedDecPOMDP
 from jqmix.kernels.platform import platform
 from jqmix.kernels.records import records_like
 from jqmix.learning.exploration import epsilon_greedy
+from jqmix.learning.split import WHOLE, Split
 from jqmix.networks.agent import Agent, AgentStart
 from jqmix.types import Packed
 
@@ -216,6 +217,7 @@ def collect(
     epsilon: Float[Array, ""],
     transitions: int,
     ongoing: Ongoing | None = None,
+    split: Split = WHOLE,
 ) -> tuple[Packed, Episodes, Ongoing | None]:
     """A window of T = ``transitions`` from each of E rollouts, the episodes that ended in it, summed by rollout, and
     the rollouts to go on with.
@@ -224,13 +226,14 @@ def collect(
     one, however long: of those that begin later only short ones would end in it. With it, rollouts go on from where
     they stand, every episode is counted where it ends, and the window begins with the slots of ``ongoing.tail``.
     Every window ends with the slot that its last transition led to; where rollouts go on, the next one begins there.
+    Where devices ``split`` the rollouts, those of ``env`` are this device's (``split.RolloutsShare``).
     """
     e, n = env.size, env.spec.n_agents
     key_reset, key_act, key_env = jax.random.split(key, 3)
     # Every slot's start, or where they come from; the other is None.
     by_slot = draw_starts(env, key_reset, transitions) if draws_start_by_slot() else None
     starts = no_starts(env, key_reset, starts_at_once(transitions)) if by_slot is None else None
-    u = jax.random.uniform(key_act, (transitions, 2, e, n))
+    u = split.mine(jax.random.uniform(key_act, (transitions, 2, e * split.parts, n)), axis=2)
     noise = jax.vmap(env.noise)(jax.random.split(key_env, transitions))  # at once: small draws cost the most
     # ``latest``: the last slot at which an episode that counts begins.
     overlap, actor, latest = 0, unbegun(agent, env), transitions - env.spec.episode_limit

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jqmix.buffers.windows import BATCH_AXIS
 from jqmix.config import CHOICES, Config, check_window, window_start
 from jqmix.envs.base import BatchedDecPOMDP, DecPOMDP
 from jqmix.envs.check import check_env
@@ -29,7 +30,7 @@ from jqmix.learning.health import Fault
 from jqmix.learning.hyper import Hyper, bind, hyper_of
 from jqmix.learning.learner import empty_stats
 from jqmix.learning.rollout import Episodes, Ongoing, agent_start, begin_ongoing, collect, no_episodes
-from jqmix.learning.split import WHOLE, Split
+from jqmix.learning.split import WHOLE, RolloutsShare, Split, noise_axes
 from jqmix.learning.state import Best, Member, Rounds, Shared, Tally
 from jqmix.networks import normalise
 from jqmix.types import EnvSpec, Packed
@@ -67,6 +68,17 @@ def updates_per_iteration(cfg: Config) -> int:
     return ALGORITHMS[cfg.algo.name].updates(cfg)
 
 
+def divides(cfg: Config, parts: int) -> bool:
+    """Whether so many devices can share all that a member has of rollouts, buffer and batches equally.
+
+    Not where environments draw within their steps: there is no telling what one device would draw for all of them.
+    """
+    if parts == 1 or not ALGORITHMS[cfg.algo.name].divides(cfg, parts):
+        return parts == 1
+    every, mine = build_env(cfg, cfg.rollouts), build_env(cfg, cfg.rollouts // parts)
+    return all(axis >= 0 for axis in jax.tree.leaves(noise_axes(every, mine)))
+
+
 def episodes_at_once(cfg: Config) -> int:
     """How many episodes a round of an evaluation plays."""
     return min(cfg.eval.episodes, cfg.eval.parallel)
@@ -89,6 +101,8 @@ class Program(NamedTuple):
     env: BatchedDecPOMDP
     eval_env: BatchedDecPOMDP
     algorithm: Algorithm
+    collecting: Split = WHOLE  # how rollouts are divided
+    evaluating: Split = WHOLE  # and the episodes of an evaluation
 
     def __repr__(self) -> str:
         return f"Program({self.cfg.algo.mixer} on {self.env.spec.name})"
@@ -159,7 +173,9 @@ class Program(NamedTuple):
                 self.epsilon(member),
                 window_length(self.cfg, self.env.spec),
                 member.ongoing,
+                self.collecting,
             )
+            windows, episodes = self.collecting.gather((windows, episodes), (BATCH_AXIS, 0))
         member, strange = self._remember(member._replace(ongoing=ongoing), windows)
         learned = self._algorithm(member).learn(member, shared.counters, windows, self.now(member), key_learn)
         member = member._replace(
@@ -208,14 +224,16 @@ class Program(NamedTuple):
         """
         rounds = Rounds(*map(jnp.asarray, rounds))
         greedy = jax.tree.map(lambda x: jnp.where(rounds.first == 0, 0.0, x), member.tally.greedy)
+        size = episodes_at_once(self.cfg)
 
         def one_more(i: Array, greedy: Episodes) -> Episodes:
             number = rounds.first + i
             key = self._evaluation_key(member, shared, number, rounds.absolute)
             agent, params = self._algorithm(member).learner.agent, member.learner.params["agent"]
             episodes = evaluate(agent, params, self.eval_env, key)
-            counted = number * self.eval_env.size + jnp.arange(self.eval_env.size) < rounds.episodes
-            return jax.tree.map(lambda total, x: total + jnp.sum(x * counted), greedy, episodes)
+            counted = self.evaluating.mine(number * size + jnp.arange(size) < rounds.episodes)
+            played = self.evaluating.total(jax.tree.map(lambda x: jnp.sum(x * counted), episodes))
+            return jax.tree.map(jnp.add, greedy, played)
 
         greedy = jax.lax.fori_loop(0, rounds.count, one_more, greedy)
         member = member._replace(tally=member.tally._replace(greedy=greedy))
@@ -339,10 +357,20 @@ def _options(cfg: Config) -> dict[str, Any]:
 
 
 def make_program(cfg: Config, split: Split = WHOLE) -> Program:
-    env = build_env(cfg, cfg.rollouts)
+    """``split``: how a member is divided among devices; one of more parts than one is for programs under a mesh."""
+    collecting = evaluating = split.over_rollouts
+    if episodes_at_once(cfg) % evaluating.parts:
+        evaluating = WHOLE  # all devices play all of them
+    env = _share_of_envs(cfg, cfg.rollouts, collecting)
     slots = window_slots(cfg, env.spec)
     algorithm = ALGORITHMS[cfg.algo.name].make(cfg, env, slots, split)
-    return Program(cfg, env, build_env(cfg, episodes_at_once(cfg)), algorithm)
+    eval_env = _share_of_envs(cfg, episodes_at_once(cfg), evaluating)
+    return Program(cfg, env, eval_env, algorithm, collecting, evaluating)
+
+
+def _share_of_envs(cfg: Config, batch: int, split: Split) -> BatchedDecPOMDP:
+    every = build_env(cfg, batch)
+    return every if split.parts == 1 else RolloutsShare(every, build_env(cfg, batch // split.parts), split)
 
 
 def make_train(cfg: Config) -> Train:

@@ -4,7 +4,7 @@ import contextlib
 import os
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,18 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from jqmix.buffers.base import Stored
+from jqmix.buffers.windows import BATCH_AXIS
 from jqmix.kernels.platform import plain, platform
 from jqmix.learning import split
+from jqmix.learning.rollout import Ongoing, draws_start_by_slot
+from jqmix.learning.split import Split
+from jqmix.learning.state import Member
 
 AXIS = "members"
 EACH, SAME = PartitionSpec(AXIS), PartitionSpec()  # what has an axis of members, and what they share
 
-# Devices that share a batch repeat everything else, so more than a few gain nothing; nor do they on too few windows.
+# CPU cores that share a batch repeat everything else, so more than a few gain nothing; nor do they on too few windows.
 MOST_PARTS = 4
 FEWEST_WINDOWS = 4
 
@@ -28,19 +33,64 @@ def shares(members: int, devices: int) -> int:
     return max(d for d in range(1, devices + 1) if members % d == 0)
 
 
-def parts(batch: int, devices: int) -> int:
-    """Among how many of the devices that are left to a member its batches are worth dividing."""
+def undivided(parts: int) -> bool:
+    """Of what cannot be divided, into how many parts it can be."""
+    return parts == 1
+
+
+def parts(batch: int, devices: int, divides: Callable[[int], bool] = undivided) -> int:
+    """How many of the devices that are left to a member share it.
+
+    CPU cores share its batches, as many as that is worth. Accelerators share its rollouts, its buffer and its batches:
+    as many as ``divides`` says can do so equally.
+    """
+    if divides_rollouts():
+        return next(p for p in range(devices, 0, -1) if divides(p))
     most = min(devices, MOST_PARTS, max(batch // FEWEST_WINDOWS, 1))
     return max(p for p in range(1, most + 1) if batch % p == 0)
 
 
-def make_mesh(members: int, batch: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
-    """This host's devices, unless told: as many as can share the members equally, and where CPU cores are left, those
-    that share each member's batches."""
+def divides_rollouts() -> bool:
+    """Whether devices that share a member share its rollouts and its buffer, and not only its batches: on a CPU nothing
+    came of it. Where starts are drawn when some rollout has none left, they can't be."""
+    return draws_start_by_slot()
+
+
+def make_mesh(
+    members: int,
+    batch: int = 1,
+    devices: Sequence[Any] | None = None,
+    divides: Callable[[int], bool] = undivided,
+) -> Mesh:
+    """This host's devices, unless told: as many as can share the members equally, and where some are left, those that
+    share each member; its ``batch`` is so many windows."""
     devices = jax.local_devices() if devices is None else devices
     rows = shares(members, len(devices))
-    columns = parts(batch, len(devices) // rows) if platform() == "cpu" else 1
+    columns = parts(batch, len(devices) // rows, divides)
     return Mesh(np.array(devices[: rows * columns]).reshape(rows, columns), (AXIS, split.AXIS))
+
+
+def split_over(mesh: Mesh) -> Split:
+    """How the devices of a column of the mesh share a member."""
+    columns = mesh.shape[split.AXIS]
+    return Split(columns, columns > 1 and divides_rollouts())
+
+
+def layout(member: Member) -> Member:
+    """How members lie on devices that share each one's rollouts, for :func:`over_devices`: each device has a part of
+    these and of the buffer, and all of the rest. ``member`` says what there is of that."""
+
+    def along(axis: int) -> Any:
+        return PartitionSpec(AXIS, *[None] * axis, split.AXIS)
+
+    windows, ongoing = jax.tree.map(along, BATCH_AXIS), member.ongoing
+    placed: Any = Member(*(None if field is None else EACH for field in member))  # type: ignore[arg-type]
+    if member.buffer is not None:
+        windows = windows._replace(start=None if member.buffer.windows.start is None else windows.start)
+        placed = placed._replace(buffer=Stored(windows, EACH))
+    if ongoing is not None:
+        placed = placed._replace(ongoing=Ongoing(along(0), None if ongoing.tail is None else windows))
+    return placed
 
 
 def members_take_turns() -> bool:

@@ -11,7 +11,7 @@ import platform
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from jqmix.envs.registry import Sizes
 from jqmix.files import read_json, warn
 from jqmix.interrupts import Interrupted, Stop, watched
 from jqmix.learning.state import Member
-from jqmix.learning.train import check_own_env, learning_batch
+from jqmix.learning.train import check_own_env, divides, learning_batch
 from jqmix.runs import checkpoint
 from jqmix.runs.checkpoint import Manifest
 from jqmix.runs.devices import make_mesh
@@ -134,7 +134,7 @@ def provenance(devices: int = 1) -> dict[str, Any]:
 
 
 def metadata(cfg: Config, spec: EnvSpec, member: Member, plan: MemoryPlan) -> dict[str, Any]:
-    return provenance(make_mesh(plan.group, learning_batch(cfg)).size) | {
+    return provenance(make_mesh(plan.group, learning_batch(cfg), divides=partial(divides, cfg)).size) | {
         "seeds": list(range(cfg.seed, cfg.seed + cfg.seeds)),
         "environment": spec._asdict() | {"reward_range": [str(x) for x in spec.reward_range]},
         "replay_ratio": replay_ratio(cfg, spec),

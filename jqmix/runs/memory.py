@@ -10,12 +10,12 @@ from jaxtyping import Array
 
 from jqmix.config import Config, ConfigError, flatten, to_dict
 from jqmix.envs.base import BatchedDecPOMDP
-from jqmix.learning import split
 from jqmix.learning.learner import Learner, make_learner
 from jqmix.learning.rollout import fresh, starts_at_once
 from jqmix.learning.state import Member
 from jqmix.learning.train import (
     build_env,
+    divides,
     episodes_at_once,
     learning_batch,
     updates_per_iteration,
@@ -24,7 +24,7 @@ from jqmix.learning.train import (
 )
 from jqmix.networks.mixers.base import Mixer, zero_batch
 from jqmix.runs import host_memory
-from jqmix.runs.devices import AXIS, make_mesh, members_take_turns, shares
+from jqmix.runs.devices import AXIS, make_mesh, members_take_turns, shares, split_over
 from jqmix.types import EnvSpec
 
 # Of what is free, a plan may use so much: programs, constants and other processes take some, too.
@@ -43,7 +43,8 @@ class MemoryPlan(NamedTuple):
     available: int  # for all members at once
     members: int
     group: int
-    copies: int  # of a member's state: CPU cores that split its batches hold one each
+    copies: int  # of a member's state: devices that share it hold one each
+    divided: bool  # whether they share its replay, too, of which there is one then
     busy: int  # members of a group that are computed at the same time
     snapshot: int  # of a group's state, on the host, while a checkpoint is written
     one_memory: bool  # of host and device: a CPU
@@ -56,7 +57,9 @@ class MemoryPlan(NamedTuple):
     def need(self) -> int:
         """Of a group. Where its members take turns, those that are busy have a copy of their state besides."""
         states = self.group + (self.busy if self.busy < self.group else 0)
-        on_device = states * self.copies * self.state + self.busy * self.working
+        replay = self.replay if self.divided else self.copies * self.replay
+        state = replay + self.copies * (self.parameters + self.optimiser)
+        on_device = states * state + self.busy * self.working
         return on_device + self.snapshot if self.one_memory else on_device
 
     def __str__(self) -> str:
@@ -133,6 +136,16 @@ def collecting_bytes(cfg: Config, spec: EnvSpec) -> int:
     return playing_bytes(env, cfg.agent.hidden, steps, starts_at_once(steps)) + window
 
 
+def sending_bytes(cfg: Config, spec: EnvSpec) -> int:
+    """What each of the devices that share a member's rollouts has of the windows that they send one another in an
+    iteration: of all rollouts, and of the batches that come out of a replay, in 32 bits a number."""
+    packed = jax.eval_shape(lambda key: fresh(build_env(cfg, 1), key)[1], jax.random.key(0))
+    numbers = sum(int(x.size) for x in jax.tree.leaves(packed)) + spec.n_agents + 4
+    drawn = learning_batch(cfg) * (1 if cfg.replay.prioritised else updates_per_iteration(cfg))
+    windows = cfg.rollouts + (drawn if cfg.algo.name == "dqn" else 0)
+    return 4 * numbers * window_slots(cfg, spec) * windows
+
+
 def evaluating_bytes(cfg: Config, spec: EnvSpec) -> int:
     """About what a round of an evaluation takes."""
     return playing_bytes(build_env(cfg, episodes_at_once(cfg)), cfg.agent.hidden, spec.episode_limit)
@@ -186,23 +199,28 @@ def make_plan(cfg: Config, spec: EnvSpec, member: Member, checkpointing: bool = 
         members=cfg.seeds,
         group=1,
         copies=1,
+        divided=False,
         busy=1,
         snapshot=0,
         one_memory=members_take_turns(),
     )
 
     def plan_for(group: int) -> MemoryPlan:
-        mesh = make_mesh(group, learning_batch(cfg))
+        mesh = make_mesh(group, learning_batch(cfg), divides=partial(divides, cfg))
+        split = split_over(mesh)
         return alone._replace(
             group=group,
-            copies=mesh.shape[split.AXIS],
+            copies=split.parts,
+            divided=split.rollouts,
+            working=alone.working + (split.parts * sending_bytes(cfg, spec) if split.rollouts else 0),
             busy=mesh.shape[AXIS] if members_take_turns() else group,
             snapshot=group * alone.state if checkpointing else 0,
         )
 
     def fits(group: int) -> bool:
         plan = plan_for(group)
-        on_device = plan.need // shares(group, devices) <= available // devices
+        used = shares(group, devices) * (plan.copies if plan.divided else 1)
+        on_device = plan.need // used <= available // devices
         return on_device and (plan.one_memory or plan.snapshot <= host_bytes())
 
     fitting = [group for group in _divisors(cfg.seeds) if fits(group)]

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,11 +13,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from jqmix.config import Config
-from jqmix.learning import split
 from jqmix.learning.hyper import Hyper, hyper_of
-from jqmix.learning.split import Split
 from jqmix.learning.state import Member, Rounds, Shared
 from jqmix.learning.train import (
+    divides,
     learning_batch,
     make_program,
     updates_per_iteration,
@@ -30,9 +30,11 @@ from jqmix.runs.devices import (
     SAME,
     compiler_options,
     cpu_cores,
+    layout,
     make_mesh,
     members_take_turns,
     over_devices,
+    split_over,
 )
 from jqmix.types import EnvSpec
 
@@ -134,15 +136,15 @@ def compile_population(
     """Initialises the first ``group`` members (all of them unless told) and compiles their programs.
 
     Members are those of ``cfg``, or those that ``starts`` says, with hyperparameters of their own. They are shared out
-    over this host's devices, and so are their batches where CPU cores are left. One pair of programs serves every group
-    of the same size. Training need not wait for the evaluation, which compiles in a thread. ``stage`` is told what is
+    over this host's devices; where some are left, several share each member. One pair of programs serves every group of
+    the same size. Training need not wait for the evaluation, which compiles in a thread. ``stage`` is told what is
     being done.
     """
     stage("initialising")
     starts = starts_of(cfg) if starts is None else starts
     size = group or len(starts.seed)
-    mesh = make_mesh(size, learning_batch(cfg))
-    program = make_program(cfg, Split(mesh.shape[split.AXIS]))
+    mesh = make_mesh(size, learning_batch(cfg), divides=partial(divides, cfg))
+    program, placed = make_program(cfg, split_over(mesh)), _placed(cfg, mesh)
 
     def init_all(starts: Starts) -> tuple[Member, Shared]:
         # One after another: under vmap, an initialiser with a QR factorisation (orthogonal) can hang on a CPU with
@@ -150,7 +152,7 @@ def compile_population(
         members, shared = jax.lax.map(lambda start: program.init(*start), starts)
         return members, jax.tree.map(lambda x: x[0], shared)
 
-    init = jax.jit(over_devices(init_all, mesh, (EACH,), (EACH, SAME)))
+    init = jax.jit(over_devices(init_all, mesh, (EACH,), (placed, SAME)))
     starts = starts.slice(0, size)
     members, shared = init(starts)
     options = compiler_options()
@@ -158,13 +160,12 @@ def compile_population(
     pool = ThreadPoolExecutor(2 if cpu_cores() > 2 else 1, thread_name_prefix="compile")
     stage("tracing")
     begin = time.perf_counter()
-    training = _lowered(program.train, mesh, size, members, shared, np.int32(1))
+    training = _lowered(program.train, mesh, size, placed, members, shared, np.int32(1))
     traced = time.perf_counter()
     stage("compiling")
     compiling = pool.submit(_timed_compile, training, options)
-    evaluation = _lowered(
-        program.evaluate, mesh, size, _without_rollouts(members), shared, on_host(whole_evaluation(cfg))
-    )
+    read = _without_rollouts(members)
+    evaluation = _lowered(program.evaluate, mesh, size, EACH, read, shared, on_host(whole_evaluation(cfg)))
     evaluating = pool.submit(evaluation.compile, options)
     train, compile_s = compiling.result()
     pool.shutdown(wait=False)
@@ -172,18 +173,23 @@ def compile_population(
     return Population(cfg, program.env.spec, init, train, evaluating, starts, members, shared, *times)
 
 
-def _lowered(call: Call, mesh: Mesh, size: int, *arguments: Any) -> Any:
-    """The call for ``size`` members over a mesh, traced, and ready to be compiled."""
+def _placed(cfg: Config, mesh: Mesh) -> Any:
+    """How members lie on the devices."""
+    return layout(abstract_member(cfg)[1]) if split_over(mesh).rollouts else EACH
+
+
+def _lowered(call: Call, mesh: Mesh, size: int, placed: Any, *arguments: Any) -> Any:
+    """The call for ``size`` members over a mesh, on which they lie as ``placed``, traced, and ready to be compiled."""
     each = _for_all(call, size // mesh.shape[AXIS])
-    shared_out = over_devices(each, mesh, (EACH, SAME, SAME), (EACH, SAME, EACH))
+    shared_out = over_devices(each, mesh, (placed, SAME, SAME), (placed, SAME, EACH))
     return jax.jit(shared_out, donate_argnums=0).lower(*arguments)
 
 
 def lower_training(cfg: Config, mesh: Mesh) -> Any:
     """The training program of all members, for devices that need not be there: traced, of shapes alone."""
-    program = make_program(cfg, Split(mesh.shape[split.AXIS]))
-    members, shared = jax.eval_shape(jax.vmap(lambda s: program.init(*s), out_axes=(0, None)), starts_of(cfg))
-    return _lowered(program.train, mesh, cfg.seeds, members, shared, np.int32(1))
+    whole, program = make_program(cfg), make_program(cfg, split_over(mesh))
+    members, shared = jax.eval_shape(jax.vmap(lambda s: whole.init(*s), out_axes=(0, None)), starts_of(cfg))
+    return _lowered(program.train, mesh, cfg.seeds, _placed(cfg, mesh), members, shared, np.int32(1))
 
 
 def _timed_compile(lowered: Any, options: Any) -> tuple[Any, float]:

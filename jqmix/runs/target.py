@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from jqmix.chips.compile_only import compile_only_devices, compiler_flags
 from jqmix.chips.forecast import forecast
 from jqmix.config import Config
 from jqmix.kernels.platform import compiling_for
-from jqmix.learning.train import build_env, learning_batch, window_length
+from jqmix.learning.train import build_env, divides, learning_batch, window_length
 from jqmix.runs.devices import AXIS, compiler_options, make_mesh
 from jqmix.runs.jax_settings import settled
 from jqmix.runs.population import lower_training
@@ -28,7 +29,8 @@ def bench_target(cfg: Config, target: str, devices: int = 1) -> dict[str, Any]:
     """
     chip = chip_named(target)
     with compiling_for(chip.platform):
-        mesh = make_mesh(cfg.seeds, learning_batch(cfg), compile_only_devices(chip, devices))
+        there = compile_only_devices(chip, devices)
+        mesh = make_mesh(cfg.seeds, learning_batch(cfg), there, partial(divides, cfg))
         found = compiled_for(chip, lambda: lower_training(cfg, mesh), compiler_options(), PARTS)
     steps = cfg.rollouts * window_length(cfg, build_env(cfg, 1).spec) * cfg.seeds
     about = {"target": chip.name, "devices": mesh.size, "members_per_device": cfg.seeds // mesh.shape[AXIS]}
