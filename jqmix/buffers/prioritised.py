@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jqmix.buffers.base import Stored
-from jqmix.buffers.windows import write
+from jqmix.buffers.windows import as_ring, write
 from jqmix.config import ReplayConfig
 from jqmix.types import Packed
 
@@ -21,7 +21,7 @@ class Prioritised:
     """Keeps a priority of every window; its exponents are ``replay.priority_alpha`` and ``replay.priority_beta``."""
 
     def init(self, windows: Packed) -> Stored:
-        return Stored(windows, jnp.zeros((windows.reward.shape[1],)))
+        return Stored(as_ring(windows), jnp.zeros((windows.reward.shape[1],)))
 
     def add(self, stored: Stored, windows: Packed, position: Int[Array, ""]) -> Stored:
         priority = add(stored.priority, position, windows.reward.shape[1])

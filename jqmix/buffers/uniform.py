@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jqmix.buffers.base import Stored
-from jqmix.buffers.windows import write
+from jqmix.buffers.windows import as_ring, capacity, write
 from jqmix.config import ReplayConfig
 from jqmix.types import Packed
 
@@ -16,7 +16,7 @@ class Uniform:
     """Keeps no priorities; draws different windows, all with weight 1."""
 
     def init(self, windows: Packed) -> Stored:
-        return Stored(windows, ())
+        return Stored(as_ring(windows), ())
 
     def add(self, stored: Stored, windows: Packed, position: Int[Array, ""]) -> Stored:
         return stored._replace(windows=write(stored.windows, windows, position))
@@ -25,8 +25,7 @@ class Uniform:
         self, key: Array, stored: Stored, held: Int[Array, ""], replay: ReplayConfig
     ) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
         """Raises nothing where fewer than a batch are held: the caller waits until there are enough."""
-        capacity = stored.windows.reward.shape[1]
-        return draw_uniformly(key, capacity, held, replay.batch), jnp.ones((replay.batch,))
+        return draw_uniformly(key, capacity(stored.windows), held, replay.batch), jnp.ones((replay.batch,))
 
     def update(self, priority: Any, index: Int[Array, " B"], surprise: Float[Array, " B"]) -> Any:
         return priority

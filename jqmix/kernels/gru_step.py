@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jqmix.kernels.products import matmul
+
 
 class Gates(NamedTuple):
     """One array for each gate."""
@@ -43,15 +45,15 @@ def project(params: GRUParams, x: Float[Array, "*batch I"]) -> Gates:
 
     Biases come in the step, where they cost nothing: added here, they would be a pass of their own over a whole window.
     """
-    return Gates(*(x @ w for w in params.w_i))
+    return Gates(*(matmul(x, w) for w in params.w_i))
 
 
 def step(params: GRUParams, h: Float[Array, "*batch H"], x: Gates) -> tuple[Float[Array, "*batch H"], Residuals]:
     """The next hidden state, and what the backward pass needs; ``x`` comes from :func:`project`."""
     w, b_i, b_h = params.w_h, params.b_i, params.b_h
-    r = jax.nn.sigmoid(x.r + h @ w.r + (b_i.r + b_h.r))
-    z = jax.nn.sigmoid(x.z + h @ w.z + (b_i.z + b_h.z))
-    h_n = h @ w.n + b_h.n
+    r = jax.nn.sigmoid(x.r + matmul(h, w.r) + (b_i.r + b_h.r))
+    z = jax.nn.sigmoid(x.z + matmul(h, w.z) + (b_i.z + b_h.z))
+    h_n = matmul(h, w.n) + b_h.n
     n = jnp.tanh(x.n + b_i.n + r * h_n)
     return n + z * (h - n), Residuals(r, z, n, h_n)
 

@@ -10,6 +10,7 @@ from jqmix.buffers import Buffer, make_buffer, windows
 from jqmix.buffers.base import Stored
 from jqmix.config import Config
 from jqmix.envs.base import BatchedDecPOMDP
+from jqmix.kernels.turns import in_turns
 from jqmix.learning.algorithm import LearningResult, Room, select, updates, window_to_learn_from
 from jqmix.learning.health import Fault
 from jqmix.learning.learner import Aim, Learner, Params, Stats, Updated, Values, empty_stats, make_learner
@@ -66,7 +67,7 @@ class DQN(NamedTuple):
         ready = held >= cfg.replay.batch
 
         def learning() -> tuple[tuple[DQNState, Any, Fault], Stats]:
-            return self._updates(member, stored, held, cfg, key)
+            return self._updates(member, stored, held, windows, cfg, key)
 
         def waiting() -> tuple[tuple[DQNState, Any, Fault], Stats]:
             nothing = empty_stats(self.learner, cfg)
@@ -86,15 +87,20 @@ class DQN(NamedTuple):
         return LearningResult(learner, stored._replace(priority=priority), fault, counters, stats, made)
 
     def _updates(
-        self, member: Member, stored: Stored, held: Array, cfg: Config, key: Array
+        self, member: Member, stored: Stored, held: Array, like: Packed, cfg: Config, key: Array
     ) -> tuple[tuple[DQNState, Any, Fault], Stats]:
         split = self.learner.split
 
         def step(learner: DQNState, priority: Any, key: Array) -> tuple[Updated, DQNState, Any]:
             index, weight = self.buffer.sample(key, stored._replace(priority=priority), held, cfg.replay)
-            batch = windows.take(stored.windows, split.mine(index))
-            window, weight = window_to_learn_from(self.env, member, batch), split.mine(weight)
-            updated, after = self.update(learner, window, member.moments, cfg, weight, jax.random.fold_in(key, 1))
+            batch = windows.draw(stored.windows, split.mine(index), like)
+
+            def update(learner: DQNState, batch: Packed, weight: Array, key: Array) -> tuple[Updated, DQNState]:
+                window = window_to_learn_from(self.env, member, batch)
+                return self.update(learner, window, member.moments, cfg, weight, key)
+
+            rows = batch.action[0].size
+            updated, after = in_turns(update, rows)(learner, batch, split.mine(weight), jax.random.fold_in(key, 1))
             priority = self.buffer.update(priority, index, split.gather(updated.surprise))
             return updated, after, priority
 
