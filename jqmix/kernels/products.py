@@ -14,8 +14,6 @@ from jaxtyping import Array, Float
 
 from jqmix.kernels.platform import plain, platform
 
-# By the name of a precision, JAX's; None leaves it as it is.
-PRECISIONS = {"default": None, "bfloat16": "BF16_BF16_F32", "float32": "highest"}
 _rounding = jax.make_user_context(default_value=False)
 
 
@@ -23,12 +21,17 @@ _rounding = jax.make_user_context(default_value=False)
 def products_in(precision: str) -> Iterator[None]:
     """Within, products of float32 are computed in this ``precision``, but for those that name their own.
 
-    ``bfloat16``: of operands rounded to it, summed in float32; on a CPU, which has no such products, the same by
-    rounding first. A TPU has them by default.
+    ``float32``, or ``bfloat16``: of operands rounded to it, summed in float32. A CPU has no such products and rounds
+    first; a TPU has them by default. ``default``: as the platform and JAX's own settings have it.
     """
-    jax_name = "bfloat16" if platform() == "tpu" and precision == "bfloat16" else PRECISIONS[precision]
-    setting = contextlib.nullcontext() if jax_name is None else jax.default_matmul_precision(jax_name)
-    with setting, _rounding(precision == "bfloat16" and platform() == "cpu"):
+    if precision == "default":
+        yield
+        return
+    name = {"cpu": "highest", "gpu": "BF16_BF16_F32", "tpu": "bfloat16"}[platform()]
+    with (
+        jax.default_matmul_precision(name if precision == "bfloat16" else "highest"),
+        _rounding(precision == "bfloat16" and platform() == "cpu"),
+    ):
         yield
 
 

@@ -1,5 +1,6 @@
 """Deep Q-learning with a replay of windows and a target network: VDN, QMIX and their family as published."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -99,7 +100,7 @@ class DQN(NamedTuple):
                 window = window_to_learn_from(self.env, member, batch)
                 return self.update(learner, window, member.moments, cfg, weight, key)
 
-            rows = batch.action[0].size
+            rows = math.prod(batch.action.shape[1:])
             updated, after = in_turns(update, rows)(learner, batch, split.mine(weight), jax.random.fold_in(key, 1))
             priority = self.buffer.update(priority, index, split.gather(updated.surprise))
             return updated, after, priority

@@ -5,6 +5,7 @@ minibatches of whole windows. Targets are λ-returns over the values of the netw
 layer normalisation is what keeps that stable.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -58,7 +59,7 @@ class PQN(NamedTuple):
             def update(learner: PQNState, batch: Packed, key: Array) -> tuple[Updated, PQNState]:
                 return self.update(learner, window_to_learn_from(self.env, member, batch), member.moments, cfg, key)
 
-            updated, after = in_turns(update, batch.action[0].size)(learner, batch, key)
+            updated, after = in_turns(update, math.prod(batch.action.shape[1:]))(learner, batch, key)
             return updated, after, priority
 
         index = minibatches(key, cfg.rollouts, cfg.algo.epochs, cfg.algo.minibatches)
