@@ -207,6 +207,11 @@ class Config:
     seed: int = setting(0, "first seed", low=0, high=2**31 - 1)
     seeds: int = setting(1, "members: seeds seed … seed + seeds − 1, trained in one program", low=1, high=10_000)
     group: int | None = setting(None, "members trained at once, group after group (as many as fit unless set)", low=1)
+    precision: Literal["default", "bfloat16", "float32"] = setting(
+        "default",
+        "products while training: as the platform has them (a CPU float32, a GPU TF32, a TPU bfloat16), of numbers "
+        "rounded to bfloat16 and summed in float32, or float32",
+    )
     on_nan: Literal["freeze", "stop"] = setting(
         "freeze", "a member whose numbers are no longer finite stays as it was while the others go on; or all stop"
     )

@@ -138,6 +138,76 @@ def test_the_plain_form_takes_the_place_of_the_fast_one(rng):
         assert str(jax.make_jaxpr(products.product)(*args)) == plain_form
 
 
+# The precision of products
+
+
+def to_bfloat16(x):
+    return np.asarray(jnp.asarray(x).astype(jnp.bfloat16), np.float64)
+
+
+def test_products_of_rounded_numbers_on_a_cpu(rng):
+    """Operands are rounded, sums are not; in the gradient as well, in every form."""
+    x, w, d = (rng.normal(size=s).astype(np.float32) for s in ((40, 64), (64, 10), (40, 10)))
+    a, b, c = (to_bfloat16(v) for v in (x, w, d))
+    exact = x.astype(np.float64) @ w
+    for form in (products.product, products.plain_product, products.matmul):
+        with products.products_in("bfloat16"):
+            out, pull = jax.vjp(form, jnp.asarray(x), jnp.asarray(w))
+            d_x, d_w = pull(jnp.asarray(d))
+        for got, expected in ((out, a @ b), (d_x, c @ b.T), (d_w, a.T @ c)):
+            np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+        assert np.abs(out - exact).max() > 1e-2
+        with products.products_in("float32"):
+            np.testing.assert_allclose(form(jnp.asarray(x), jnp.asarray(w)), exact, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("core", ["gru", "lstm"])
+def test_a_window_of_products_of_rounded_numbers(rng, key, core):
+    """All products of an agent are: the hand-written backward pass rounds as the plain form does."""
+    agent = Agent(2, 3, 5, hidden=32, core=core)
+    params = agent.init(key)
+    obs, action = jnp.asarray(rng.normal(size=(6, 40, 2, 5)), jnp.float32), jnp.zeros((6, 40, 2), jnp.int32)
+
+    def gradient(params):
+        return jax.grad(lambda p: jnp.mean(agent.unroll(p, obs, action, jnp.zeros((6, 40), bool)).q ** 2))(params)
+
+    exact = gradient(params)
+    with products.products_in("bfloat16"):
+        text = str(jax.make_jaxpr(gradient)(params))
+        got = gradient(params)
+        with platform.plain_forms():
+            expected = gradient(params)
+    assert text.count("reduce_precision[") >= text.count("dot_general[")
+    leaves = list(zip(*map(jax.tree.leaves, (got, expected, exact)), strict=True))
+    for x, y, z in leaves:
+        size = float(jnp.max(jnp.abs(z)))
+        np.testing.assert_allclose(x, y, atol=1e-2 * size)
+        np.testing.assert_allclose(x, z, atol=0.1 * size)
+    assert any(
+        not np.allclose(x, z, rtol=1e-3, atol=0) for x, z in zip(*map(jax.tree.leaves, (got, exact)), strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "said"),
+    [
+        ("cpu", "default", None),
+        ("tpu", "default", None),
+        ("tpu", "bfloat16", None),  # as it is by default
+        ("gpu", "bfloat16", "rhs_precision_type = bf16"),
+        ("gpu", "float32", "HIGHEST"),
+        ("tpu", "float32", "HIGHEST"),
+    ],
+)
+def test_accelerators_are_told_the_precision(name, precision, said):
+    args = jnp.ones((4, 3)), jnp.ones((3, 2))
+    with platform.compiling_for(name), products.products_in(precision):
+        traced = jax.jit(lambda x, w: products.product(x, w)).trace(*args)
+        text = traced.lower(lowering_platforms=("cuda" if name == "gpu" else name,)).as_text()
+    assert "reduce_precision" not in text
+    assert said in text if said else "HIGHEST" not in text and "precision_type" not in text
+
+
 # The GRU
 
 

@@ -7,7 +7,7 @@ from jqmix.cli import main
 from jqmix.config import ConfigError, build, dump, load_config, renamed
 from jqmix.kernels import self_test
 from jqmix.networks.cores import gru
-from jqmix.runs.jax_settings import check_kernel
+from jqmix.runs.jax_settings import check_kernels
 
 WRONG = "the kernel's results are off by 0.5 of their size"
 
@@ -53,20 +53,20 @@ def test_what_it_does_not_take(values, says):
 
 def test_a_kernel_that_proves_wrong_is_told_or_refused(wrong_on_this_gpu):
     told = []
-    check_kernel(build({"agent.core": "lstm"}), told.append)
-    check_kernel(build({"core.one_kernel": "false"}), told.append)
-    check_kernel(build({"agent.hidden": 256}), told.append)  # too wide: nothing to be told of
+    check_kernels(build({"agent.core": "lstm"}), None, told.append)
+    check_kernels(build({"core.one_kernel": "false"}), None, told.append)
+    check_kernels(build({"agent.hidden": 256}), None, told.append)  # too wide: nothing to be told of
     assert told == wrong_on_this_gpu == []
-    check_kernel(build({}), told.append)
+    check_kernels(build({}), None, told.append)
     assert told == [f"core.one_kernel: a scan takes the kernel's place on this GPU ({WRONG})"]
     with pytest.raises(ConfigError, match="core.one_kernel: true can't be had on this GPU") as error:
-        check_kernel(build({"core.one_kernel": "true"}), told.append)
+        check_kernels(build({"core.one_kernel": "true"}), None, told.append)
     assert WRONG in str(error.value) and len(told) == 1
 
 
 def test_nothing_is_asked_of_a_cpu(monkeypatch):
     monkeypatch.setattr(self_test, "trouble", pytest.fail)
-    check_kernel(build({"core.one_kernel": "true"}), pytest.fail)
+    check_kernels(build({"core.one_kernel": "true"}), None, pytest.fail)
 
 
 FLAGS = "--env.name two_step_game --rollouts 2 --replay.capacity 4 --replay.batch 2 --total-steps 20 --eval.episodes 2"

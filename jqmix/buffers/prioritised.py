@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jqmix.buffers.base import Stored
-from jqmix.buffers.windows import write
+from jqmix.buffers.windows import as_ring, write
 from jqmix.config import ReplayConfig
 from jqmix.types import Packed
 
@@ -23,7 +23,7 @@ class Prioritised:
     ahead = False
 
     def init(self, windows: Packed, replay: ReplayConfig) -> Stored:
-        return Stored(windows, jnp.zeros((replay.capacity,)))
+        return Stored(as_ring(windows), jnp.zeros((replay.capacity,)))
 
     def add(
         self, stored: Stored, windows: Packed, position: Int[Array, ""], first: Int[Array, ""] | None = None

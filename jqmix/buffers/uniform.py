@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jqmix.buffers.base import Stored
-from jqmix.buffers.windows import write
+from jqmix.buffers.windows import as_ring, write
 from jqmix.config import ReplayConfig
 from jqmix.types import Packed
 
@@ -18,7 +18,7 @@ class Uniform:
     ahead = True
 
     def init(self, windows: Packed, replay: ReplayConfig) -> Stored:
-        return Stored(windows, ())
+        return Stored(as_ring(windows), ())
 
     def add(
         self, stored: Stored, windows: Packed, position: Int[Array, ""], first: Int[Array, ""] | None = None

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from jqmix.envs.base import BatchedDecPOMDP
+from jqmix.kernels.platform import platform
 from jqmix.types import Packed, Window
 
 # Which axis of a stored window counts the windows: steps lead with time, what a window starts from does not.
@@ -46,8 +47,37 @@ def empty(env: BatchedDecPOMDP, slots: int, count: int, start: Any = None, dtype
     )
 
 
+def as_ring(windows: Packed) -> Packed:
+    """Windows in the form in which a buffer holds them: as they are, but on a TPU each of them as one row.
+
+    There the last two axes of an array lie in tiles of 8 × 128, and XLA puts there whatever wastes the least: of
+    windows as they are, the axis that counts them. To draw some, it then copied the whole ring in every iteration.
+    """
+    if not _in_rows():
+        return windows
+
+    def rows(axis: int, x: Any) -> Any:
+        return jax.tree.map(lambda x: jnp.moveaxis(x, axis, 0).reshape(x.shape[axis], -1), x)
+
+    return jax.tree.map(rows, BATCH_AXIS, windows)
+
+
+def _in_rows() -> bool:
+    return platform() == "tpu"
+
+
+def ring_axes() -> Packed:
+    """The axes along which the arrays of a buffer's ring count windows."""
+    return jax.tree.map(lambda axis: 0, BATCH_AXIS) if _in_rows() else BATCH_AXIS
+
+
+def capacity(ring: Packed) -> int:
+    """How many windows a buffer's ring has room for."""
+    return ring.reward.shape[0 if _in_rows() else 1]
+
+
 def write(ring: Packed, windows: Packed, position: Int[Array, ""], first: Int[Array, ""] | None = None) -> Packed:
-    """``ring`` with E windows written at ``position``, a multiple of E as the capacity is.
+    """A buffer's ring with E windows written at ``position``, a multiple of E as its capacity is.
 
     ``first``: as in :func:`write_section`, where ``ring`` is one of a larger one.
     """
@@ -55,21 +85,38 @@ def write(ring: Packed, windows: Packed, position: Int[Array, ""], first: Int[Ar
         return write_section(ring, windows, position, first)
 
     def put(axis: int, ring: Any, new: Any) -> Any:
-        update = partial(jax.lax.dynamic_update_slice_in_dim, axis=axis)
+        update = partial(jax.lax.dynamic_update_slice_in_dim, axis=0 if _in_rows() else axis)
         return jax.tree.map(lambda x, y: update(x, y.astype(x.dtype), position), ring, new)
 
-    return jax.tree.map(put, BATCH_AXIS, ring, windows)
+    return jax.tree.map(put, BATCH_AXIS, ring, as_ring(windows))
+
+
+def draw(ring: Packed, index: Int[Array, " B"], like: Packed) -> Packed:
+    """The windows at ``index`` of a buffer's ring; ``like``: what a window looks like, in an array or its shape."""
+    if not _in_rows():
+        return take(ring, index)
+
+    def restored(axis: int, rows: Any, like: Any) -> Any:
+        def restore(rows: Array, like: Any) -> Array:
+            window = (*like.shape[:axis], *like.shape[axis + 1 :])
+            return jnp.moveaxis(rows[index].reshape(len(index), *window), 0, axis)
+
+        return jax.tree.map(restore, rows, like)
+
+    return jax.tree.map(restored, BATCH_AXIS, ring, like)
 
 
 def write_section(section: Packed, windows: Packed, position: Int[Array, ""], first: Int[Array, ""]) -> Packed:
     """``section``, which holds the windows of a larger ring from number ``first`` on, with those of E windows that fall
     into it, where they are written at ``position`` of that ring. It has room for E at least."""
-    count, room = windows.reward.shape[1], section.reward.shape[1]
+    count, room = windows.reward.shape[1], capacity(section)
     at = jnp.clip(position - first, 0, room - count)
     source = first + at + jnp.arange(count) - position  # which of the new windows goes where
     falls, source = (source >= 0) & (source < count), jnp.clip(source, 0, count - 1)
 
     def put(axis: int, ring: Any, new: Any) -> Any:
+        axis = 0 if _in_rows() else axis
+
         def written(x: Array, y: Array) -> Array:
             kept = jax.lax.dynamic_slice_in_dim(x, at, count, axis)
             here = falls.reshape(-1, *(1,) * (x.ndim - axis - 1))
@@ -78,7 +125,7 @@ def write_section(section: Packed, windows: Packed, position: Int[Array, ""], fi
 
         return jax.tree.map(written, ring, new)
 
-    return jax.tree.map(put, BATCH_AXIS, section, windows)
+    return jax.tree.map(put, BATCH_AXIS, section, as_ring(windows))
 
 
 def take(ring: Packed, index: Int[Array, " B"]) -> Packed:

@@ -4,6 +4,7 @@ import importlib
 import os
 from typing import Any
 
+import jax
 from jax.experimental import topologies
 
 from jqmix.chips.catalogue import Chip
@@ -40,8 +41,12 @@ def compile_only_devices(chip: Chip, count: int = 1) -> list[Any]:
 
 
 def compiler_flags(chip: Chip) -> dict[str, Any]:
-    """Options of the compiler: what is tried out on a GPU can't be, without one."""
-    return {"xla_gpu_autotune_level": 0} if chip.platform == "gpu" else {}
+    """Options of the compiler: what is tried out on a GPU can't be, without one; nor can jax 0.11 without Triton's
+    products, which it asks the GPU about."""
+    if chip.platform != "gpu":
+        return {}
+    asks = {"xla_gpu_enable_triton_gemm": False} if jax.__version_info__ >= (0, 11) else {}
+    return {"xla_gpu_autotune_level": 0} | asks
 
 
 def _tpus(chip: Chip, count: int) -> list[Any]:

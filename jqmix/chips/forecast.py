@@ -16,16 +16,16 @@ from jqmix.chips.catalogue import Chip
 OTHER = "other"
 
 
-class Part(NamedTuple):
-    """Sums over the launches of a part of the program."""
+class Cost(NamedTuple):
+    """Of some of the program's launches, in all."""
 
     launches: float = 0
     bytes_moved: float = 0
     flops: float = 0
     seconds: float = 0
 
-    def plus(self, other: "Part", times: float = 1) -> "Part":
-        return Part(*(x + y * times for x, y in zip(self, other, strict=True)))
+    def plus(self, other: "Cost", times: float = 1) -> "Cost":
+        return Cost(*(x + y * times for x, y in zip(self, other, strict=True)))
 
     def as_dict(self) -> dict[str, int | float]:
         whole = {"launches": self.launches, "bytes_moved": self.bytes_moved, "flops": self.flops}
@@ -36,14 +36,14 @@ class Forecast(NamedTuple):
     """Of one run of a program. ``unknown_loops``: how often loops are entered of which it is not known how often they
     turn; all counts hold one turn of each."""
 
-    parts: dict[str, Part]
+    parts: dict[str, Cost]
     collectives: dict[str, int]  # how often each is made
     collective_bytes: int
     unknown_loops: int
 
     @property
-    def total(self) -> Part:
-        return functools.reduce(Part.plus, self.parts.values(), Part())
+    def total(self) -> Cost:
+        return functools.reduce(Cost.plus, self.parts.values(), Cost())
 
     def as_dict(self) -> dict[str, Any]:
         """As plain data."""
@@ -58,13 +58,13 @@ class Forecast(NamedTuple):
 
 def forecast(module: hlo.Module, chip: Chip, parts: Sequence[str] = (), iterations: int = 1) -> Forecast:
     """Of one of so many ``iterations`` that the module makes. ``parts``: scopes that are told apart."""
-    found: dict[str, Part] = {}
+    found: dict[str, Cost] = {}
     collectives: Counter[str] = Counter()
     moved_between = unknown = 0
     for launch in hlo.launches(module):
         op = launch.operation
         part = next((p for p in parts if p in launch.within), OTHER)
-        new, times = _part(module, launch, chip), launch.times / iterations
+        new, times = _cost(module, launch, chip), launch.times / iterations
         kind = next((c for c in hlo.COLLECTIVES if op.opcode.startswith(c)), None)
         if kind is not None:
             size = sum(a.bytes for a in hlo.arrays(op.type))
@@ -73,14 +73,14 @@ def forecast(module: hlo.Module, chip: Chip, parts: Sequence[str] = (), iteratio
             new = new._replace(seconds=new.seconds + size / chip.link)
         if op.opcode == "while" and module.turns(op) is None:
             unknown += round(times)
-        found[part] = found.get(part, Part()).plus(new, times)
+        found[part] = found.get(part, Cost()).plus(new, times)
     return Forecast(found, dict(collectives), moved_between, unknown)
 
 
-def _part(module: hlo.Module, launch: hlo.Launch, chip: Chip) -> Part:
+def _cost(module: hlo.Module, launch: hlo.Launch, chip: Chip) -> Cost:
     op = launch.operation
     if op.opcode in ("while", "conditional"):
         waits = op.opcode == "conditional" or module.turns(op) is None
-        return Part(int(op.opcode == "conditional"), 0, 0, chip.sync_s if waits else 0.0)
+        return Cost(int(op.opcode == "conditional"), 0, 0, chip.sync_s if waits else 0.0)
     moved, flops = hlo.bytes_moved(module, launch), hlo.flops(module, launch)
-    return Part(1, moved, flops, max(chip.launch_s, moved / chip.bandwidth, flops / chip.product_rate))
+    return Cost(1, moved, flops, max(chip.launch_s, moved / chip.bandwidth, flops / chip.product_rate))

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from jqmix.kernels.columns import over_columns, power_of_two
 from jqmix.kernels.platform import plain, platform
+from jqmix.kernels.self_test import difference, trouble_with
 from jqmix.types import EnvSpec, Seen, TimeStep
 
 SIZE = 32.0  # the map is a square
@@ -247,12 +247,36 @@ class Battle(NamedTuple):
         aim = jnp.concatenate([actions + (na - MOVES), (na - 1 + MOVES) - enemy_actions])
         aim = jnp.where(joint >= MOVES, aim, NOBODY)
         before = s.health
-        run = self.world_steps if platform() != "gpu" or plain("world_steps") else self.world_steps_in_one_kernel
+        run = self.world_steps_in_one_kernel if self.has_a_kernel() else self.world_steps
         s = run(a, s, aim, noise.cooldown)
         damage = jnp.sum(((before - s.health) / a.max_health)[na:], axis=0) / self.enemies
         alive = s.health > 0
         won = jnp.any(alive[:na], axis=0) & ~jnp.any(alive[na:], axis=0)
         return s, damage + won, won
+
+    def has_a_kernel(self) -> bool:
+        """Whether world steps are one kernel: on a GPU that gets it right (:mod:`jqmix.kernels.self_test`)."""
+        return platform() == "gpu" and not plain("world_steps") and self.kernel_trouble() is None
+
+    def kernel_trouble(self) -> str | None:
+        """What is wrong with it on the GPU that is there."""
+        units = self.allies + self.enemies
+        return trouble_with(f"SMAX with {units} units", lambda: difference(self._both_forms, self._crowd))
+
+    def _both_forms(self, *battle: Any) -> tuple[Any, Any]:
+        a = _attributes(self.types)
+        return self.world_steps_in_one_kernel(a, *battle)[:4], self.world_steps(a, *battle)[:4]
+
+    def _crowd(self) -> tuple[SMAXState, Array, Array]:
+        """Some battles: units near one another, some of them dead, some about to shoot. Of several columns."""
+        rng, shape = np.random.default_rng(0), (self.allies + self.enemies, 5)
+        x, y = (jnp.asarray(rng.uniform(10, 16, shape), jnp.float32) for _ in range(2))
+        health = jnp.asarray(80.0 * (rng.random(shape) < 0.8), jnp.float32)
+        cooldown = jnp.asarray(np.maximum(rng.uniform(-1, 1, shape), 0), jnp.float32)
+        action, aim = (jnp.asarray(rng.integers(low, high, shape)) for low, high in ((0, MOVES), (NOBODY, shape[0])))
+        none = jnp.zeros((self.enemies, shape[1]))
+        s = SMAXState(x, y, health, cooldown, action, none, none, jnp.int32(none), None)
+        return s, aim, jnp.asarray(rng.random((WORLD_STEPS, *shape)), jnp.float32)
 
     def world_steps(self, a: Attributes, s: SMAXState, aim: Int[Array, "n E"], u: Float[Array, "W n E"]) -> SMAXState:
         def world_step(s: SMAXState, u: Array) -> tuple[SMAXState, None]:
@@ -265,6 +289,7 @@ class Battle(NamedTuple):
         self, a: Attributes, s: SMAXState, aim: Int[Array, "n E"], u: Float[Array, "W n E"]
     ) -> SMAXState:
         """The same. Units that are added, as the kernel's arrays need some more, have no health, and do nothing."""
+        from jqmix.kernels.columns import over_columns, power_of_two  # where it is asked for: Pallas takes a while
 
         def run(moving: Any, given: Any) -> Moving:
             u, *rest = given
@@ -596,6 +621,10 @@ class BatchedSMAX:
         bits = jax.random.bits(key, (-(-count // 2), self.size))
         u = jnp.concatenate([bits >> 16, bits & 0xFFFF])[:count].astype(jnp.float32) / 2**16
         return Noise(u[m:].reshape(WORLD_STEPS, n, self.size), u[:m])
+
+    def kernel_trouble(self) -> str | None:
+        """Why a GPU that is there plays without a kernel of ours, in a few words; None where it does not."""
+        return self._battle.kernel_trouble()
 
     def step(self, key: Array, state: SMAXState, actions: Int[Array, "E N"]) -> tuple[SMAXState, TimeStep]:
         return self.step_with(self.noise(key), state, actions)

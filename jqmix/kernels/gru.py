@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from jqmix.kernels.gru_step import Gates, GRUParams, Residuals, gate_gradients, project, reset_hidden, step
 from jqmix.kernels.platform import plain, platform
+from jqmix.kernels.products import matmul
 
 
 class GateMatrices(NamedTuple):
@@ -168,7 +169,7 @@ def _beside(gates: Gates) -> Array:
 def _step_backward(w_h: Array, d: Array, h: Array, residuals: Residuals) -> tuple[Array, Gates, Array]:
     """From a step's ∂h' = ``d``: its ∂h, ∂ of what goes into its gates, and ∂ of h W_hn; ``w_h``: [3H, H]."""
     into, d_h_n = gate_gradients(d, h, residuals)
-    return d * residuals.z + _beside(into._replace(n=d_h_n)) @ w_h, into, d_h_n
+    return d * residuals.z + matmul(_beside(into._replace(n=d_h_n)), w_h), into, d_h_n
 
 
 def _backward_within(saved: ForBackward, d_hs: Array) -> tuple[GateMatrices, Array, Array]:
@@ -183,7 +184,7 @@ def _backward_within(saved: ForBackward, d_hs: Array) -> tuple[GateMatrices, Arr
         d_h, d, d_h_n = _step_backward(w_h, d_h, h, _at(residuals, t))
         rows = jax.lax.dynamic_slice_in_dim(x, t * first.size, first.size)
         sums = jax.tree.map(jnp.add, sums, _weight_gradients(rows, h, d, d_h_n))
-        d_x = _put(d_x, t, _beside(d) @ w_i)
+        d_x = _put(d_x, t, matmul(_beside(d), w_i))
         # Read after the writing, and for the next step, or all of it would be copied.
         return (reset_hidden(first, d_h) + jnp.where(t == 0, 0.0, _at(d_x, before)), sums, d_x), None
 
@@ -200,7 +201,7 @@ def _backward_after(
     params, start, x, first, hs, residuals = saved
     before = reset_hidden(first, jnp.concatenate([start[None], hs[:-1]]))
     d_h, d = recurrence(params, d_hs, before, residuals, first)
-    return _weight_gradients(x, before, d, d.n * residuals.r), d_h, _beside(d) @ _beside(params.w_i).T
+    return _weight_gradients(x, before, d, d.n * residuals.r), d_h, matmul(_beside(d), _beside(params.w_i).T)
 
 
 def backward_by_scan(
@@ -238,7 +239,7 @@ def _weight_gradients(x: Array, h: Array, d: Gates, d_h_n: Array) -> GateMatrice
 
 def _side_gradients(x: Array, d: Gates) -> tuple[Array, Array]:
     rows, d_rows = (v.reshape(-1, v.shape[-1]) for v in (x, _beside(d)))
-    return rows.T @ d_rows, jnp.sum(d_rows, axis=0)
+    return matmul(rows.T, d_rows), jnp.sum(d_rows, axis=0)
 
 
 unroll.defvjp(_unroll_fwd, _unroll_bwd)

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jqmix.kernels.products import matmul
+
 
 class Gates(NamedTuple):
     """One array for each gate."""
@@ -43,12 +45,12 @@ def project(params: GRUParams, x: Float[Array, "*batch I"]) -> Gates:
 
     Biases come in the step, where they cost nothing: added here, they would be a pass of their own over a whole window.
     """
-    return Gates(*(x @ w for w in params.w_i))
+    return Gates(*(matmul(x, w) for w in params.w_i))
 
 
 def step(params: GRUParams, h: Float[Array, "*batch H"], x: Gates) -> tuple[Float[Array, "*batch H"], Residuals]:
     """The next hidden state, and what the backward pass needs; ``x`` comes from :func:`project`."""
-    return gated(h, x, Gates(*(h @ w for w in params.w_h)), params.b_i, params.b_h)
+    return gated(h, x, Gates(*(matmul(h, w) for w in params.w_h)), params.b_i, params.b_h)
 
 
 def gated(

@@ -1,15 +1,71 @@
-"""The product of dense layers, written so that XLA compiles its gradient to fast code for a CPU; and its plain form."""
+"""The product of dense layers, written so that XLA compiles its gradient to fast code for a CPU; and its plain form.
 
+And the precision of products, of these and of all others in the networks.
+"""
+
+import contextlib
 import math
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jqmix.kernels.platform import plain, platform
 
+_rounding = jax.make_user_context(default_value=False)
+
+
+@contextlib.contextmanager
+def products_in(precision: str) -> Iterator[None]:
+    """Within, products of float32 are computed in this ``precision``, but for those that name their own.
+
+    ``float32``, or ``bfloat16``: of operands rounded to it, summed in float32. A CPU has no such products and rounds
+    first; a TPU has them by default. ``default``: as the platform and JAX's own settings have it.
+    """
+    if precision == "default":
+        yield
+        return
+    name = {"cpu": "highest", "gpu": "BF16_BF16_F32", "tpu": "bfloat16"}[platform()]
+    with (
+        jax.default_matmul_precision(name if precision == "bfloat16" else "highest"),
+        _rounding(precision == "bfloat16" and platform() == "cpu"),
+    ):
+        yield
+
+
+def matmul(x: Float[Array, "*batch I"], w: Float[Array, "I O"]) -> Float[Array, "*batch O"]:
+    """x w."""
+    return bilinear(jnp.matmul, x, w)
+
+
+def bilinear(f: Callable[[Any, Any], Array], x: Array, y: Array) -> Array:
+    """f(x, y), a product of some kind, where a CPU rounds as :func:`products_in` asks: here and in its gradient."""
+    if not _rounding.value:
+        return f(x, y)
+
+    @jax.custom_vjp
+    def product(x: Array, y: Array) -> Array:
+        return f(rounded(x), rounded(y))
+
+    def forward(x: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
+        return product(x, y), (rounded(x), rounded(y))
+
+    def backward(saved: tuple[Array, Array], d: Array) -> tuple[Array, Array]:
+        return jax.vjp(f, *saved)[1](rounded(d))
+
+    product.defvjp(forward, backward)
+    return product(x, y)
+
+
+def rounded(x: Array) -> Array:
+    """An operand of a product: to bfloat16 where a CPU does so, else as it is."""
+    return jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7) if _rounding.value else x
+
 
 def plain_product(x: Float[Array, "*batch I"], w: Float[Array, "I O"]) -> Float[Array, "*batch O"]:
-    return x @ w
+    return matmul(x, w)
 
 
 def product(x: Float[Array, "*batch I"], w: Float[Array, "I O"]) -> Float[Array, "*batch O"]:
@@ -26,16 +82,16 @@ def product(x: Float[Array, "*batch I"], w: Float[Array, "I O"]) -> Float[Array,
 
 @jax.custom_vjp
 def _matrix_product(x: Float[Array, "R I"], w: Float[Array, "I O"]) -> Float[Array, "R O"]:
-    return x @ w
+    return matmul(x, w)
 
 
 def _forward(x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
-    return x @ w, (x, w)
+    return matmul(x, w), (x, w)
 
 
 def _backward(saved: tuple[Array, Array], d: Array) -> tuple[Array, Array]:
     x, w = saved
-    return d @ w.T, weight_gradient(x, d)
+    return matmul(d, w.T), weight_gradient(x, d)
 
 
 _matrix_product.defvjp(_forward, _backward)
@@ -43,6 +99,7 @@ _matrix_product.defvjp(_forward, _backward)
 
 def weight_gradient(x: Float[Array, "R I"], d: Float[Array, "R O"]) -> Float[Array, "I O"]:
     """xᵀ d, or the same as (dᵀ x)ᵀ. XLA would see that they are the same and choose; the barrier prevents it."""
+    x, d = rounded(x), rounded(d)
     if d_first(x.shape[1], d.shape[1]):
         return jax.lax.optimization_barrier(d.T @ x).T
     return x.T @ d

@@ -1,11 +1,12 @@
-"""Whether the GRU's recurrence comes out right as one kernel on the GPU that is there. Asked before it is relied on.
+"""Whether kernels of our own come out right on the GPU that is there. Asked before they are relied on.
 
-What compiles for a GPU was written by several compilers, which differ with JAX, driver and chip. So the kernel proves
-itself where it is to run, once a process and width, in about a second.
+What compiles for a GPU was written by several compilers, which differ with JAX, driver and chip. So a kernel proves
+itself where it is to run, once a process, in about a second. Below is the proof of the GRU's recurrence.
 """
 
 import contextlib
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -23,8 +24,11 @@ MEMBERS, STEPS, ROWS = 2, 4, 19  # several programs, the last of them not full
 # Of a result's largest value. TF32, which XLA multiplies in, is off by a thousandth or so; what is wrong, by tenths.
 TOLERANCE = 0.02
 
-_found: dict[int, str | None] = {}
+_found: dict[str, str | None] = {}
 _asking = threading.Lock()
+
+# (the arguments) -> (what the kernel makes of them, what the plain form does)
+Compare = Callable[..., tuple[Any, Any]]
 
 
 def trouble(hidden: int) -> str | None:
@@ -33,16 +37,21 @@ def trouble(hidden: int) -> str | None:
     Also None where JAX has no GPU: then a program is compiled for one that is elsewhere. May be asked while a program
     is traced.
     """
+    return trouble_with(f"the GRU of width {hidden}", lambda: disagreement(hidden))
+
+
+def trouble_with(kernel: str, proof: Callable[[], str | None]) -> str | None:
+    """The same of any kernel. ``proof`` runs it and says what is wrong (:func:`difference`), once a process."""
     gpu = _gpu()
     if gpu is None:
         return None
     if _before_ampere(gpu):  # not to be tried: what LLVM has no instructions for ends the process
         return f"{gpu.device_kind} is of a generation before Ampere"
     with _asking:
-        if hidden not in _found:
+        if kernel not in _found:
             with ThreadPoolExecutor(1) as untraced:  # a thread of its own: what it calls is no part of the program
-                _found[hidden] = untraced.submit(disagreement, hidden).result()
-        return _found[hidden]
+                _found[kernel] = untraced.submit(proof).result()
+        return _found[kernel]
 
 
 def _gpu() -> Any:
@@ -56,20 +65,28 @@ def _before_ampere(gpu: Any) -> bool:
 
 
 def disagreement(hidden: int) -> str | None:
-    """How the kernel fails on JAX's first device, or how far its results are from the scan's; None if near enough."""
+    """How the GRU's kernel fails on JAX's first device, or how far it is from the scan; None if near enough."""
+    return difference(_by_kernel_and_by_scan, lambda: _window(lowering().width(hidden)))
+
+
+def difference(compare: Compare, arguments: Callable[[], tuple[Any, ...]]) -> str | None:
+    """How a kernel fails on JAX's first device, or how far its results are from the plain form's; None if near enough.
+
+    ``compare`` is compiled, and run on the ``arguments``.
+    """
     # In a thread of its own JAX has the user's settings, whatever they are.
     plain_jax = jax.enable_x64(False), jax.numpy_dtype_promotion("standard"), jax.transfer_guard("allow")
     try:
         with contextlib.ExitStack() as stack:
             for setting in (*plain_jax, jax.default_device(jax.local_devices()[0])):
                 stack.enter_context(setting)
-            window = _window(lowering().width(hidden))
-            program = jax.jit(lambda *window: _by_kernel_and_by_scan(*window)).lower(*window)  # traced anew every time
-            by_kernel, by_scan = jax.device_get(program.compile({"xla_gpu_autotune_level": "0"})(*window))
+            given = arguments()
+            program = jax.jit(lambda *given: compare(*given)).lower(*given)  # traced anew every time
+            by_kernel, plain = jax.device_get(program.compile({"xla_gpu_autotune_level": "0"})(*given))
     except Exception as error:  # of any kind: Pallas, XLA, the driver
         text = (str(error).splitlines() or [""])[0]
         return f"{type(error).__name__}: {text}"
-    error = max(map(_difference, jax.tree.leaves(by_kernel), jax.tree.leaves(by_scan)), key=lambda e: (e != e, e))
+    error = max(map(_difference, jax.tree.leaves(by_kernel), jax.tree.leaves(plain)), key=lambda e: (e != e, e))
     return None if error <= TOLERANCE else f"the kernel's results are off by {error:.2g} of their size"
 
 

@@ -1,5 +1,6 @@
 """Deep Q-learning with a replay of windows and a target network: VDN, QMIX and their family as published."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ from jqmix.buffers import Buffer, make_buffer, windows
 from jqmix.buffers.base import Stored
 from jqmix.config import Config
 from jqmix.envs.base import BatchedDecPOMDP
+from jqmix.kernels.turns import in_turns
 from jqmix.learning.algorithm import LearningResult, Room, select, updates, window_to_learn_from
 from jqmix.learning.health import Fault
 from jqmix.learning.learner import Aim, Learner, Params, Stats, Updated, Values, empty_stats, make_learner
@@ -69,7 +71,7 @@ class DQN(NamedTuple):
         ready = held >= cfg.replay.batch
 
         def learning() -> tuple[tuple[DQNState, Any, Fault], Stats]:
-            return self._updates(member, stored, held, cfg, key)
+            return self._updates(member, stored, held, windows, cfg, key)
 
         def waiting() -> tuple[tuple[DQNState, Any, Fault], Stats]:
             nothing = empty_stats(self.learner, cfg)
@@ -89,7 +91,7 @@ class DQN(NamedTuple):
         return LearningResult(learner, stored._replace(priority=priority), fault, counters, stats, made)
 
     def _updates(
-        self, member: Member, stored: Stored, held: Array, cfg: Config, key: Array
+        self, member: Member, stored: Stored, held: Array, like: Packed, cfg: Config, key: Array
     ) -> tuple[tuple[DQNState, Any, Fault], Stats]:
         split = self.learner.split
 
@@ -99,15 +101,21 @@ class DQN(NamedTuple):
         def step(learner: DQNState, priority: Any, x: tuple[Array, Packed | None]) -> tuple[Updated, DQNState, Any]:
             key, batch = x
             index, weight = draw(key, priority)
-            batch = split.fetch(stored.windows, index) if batch is None else batch
-            window, weight = window_to_learn_from(self.env, member, batch), split.mine(weight)
-            updated, after = self.update(learner, window, member.moments, cfg, weight, jax.random.fold_in(key, 1))
+            batch = split.fetch(stored.windows, index, like) if batch is None else batch
+
+            def update(learner: DQNState, batch: Packed, weight: Array, key: Array) -> tuple[Updated, DQNState]:
+                window = window_to_learn_from(self.env, member, batch)
+                return self.update(learner, window, member.moments, cfg, weight, key)
+
+            rows = math.prod(batch.action.shape[1:])
+            updated, after = in_turns(update, rows)(learner, batch, split.mine(weight), jax.random.fold_in(key, 1))
             priority = self.buffer.update(priority, index, updated.surprise)
             return updated, after, priority
 
         keys, batches = jax.random.split(key, cfg.updates), None
         if split.rollouts and self.buffer.ahead:  # devices send one another the windows of all updates at once
-            batches = split.fetch(stored.windows, jax.vmap(lambda key: draw(key, stored.priority)[0])(keys))
+            index = jax.vmap(lambda key: draw(key, stored.priority)[0])(keys)
+            batches = split.fetch(stored.windows, index, like)
         return updates(step, (member.learner, stored.priority, member.fault), (keys, batches), member)
 
     def update(

@@ -5,6 +5,7 @@ minibatches of whole windows. Targets are λ-returns over the values of the netw
 layer normalisation is what keeps that stable.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ from jaxtyping import Array, Int
 from jqmix.buffers.windows import take
 from jqmix.config import Config
 from jqmix.envs.base import BatchedDecPOMDP
+from jqmix.kernels.turns import in_turns
 from jqmix.learning.algorithm import LearningResult, Room, updates, window_to_learn_from
 from jqmix.learning.learner import Aim, Learner, Params, Updated, Values, make_learner
 from jqmix.learning.split import Split
@@ -52,8 +54,12 @@ class PQN(NamedTuple):
 
         def step(learner: PQNState, priority: tuple[()], x: tuple[Array, Array]) -> tuple[Updated, PQNState, tuple[()]]:
             index, key = x
-            window = window_to_learn_from(self.env, member, take(windows, split.mine(index)))
-            updated, after = self.update(learner, window, member.moments, cfg, key)
+            batch = take(windows, split.mine(index))
+
+            def update(learner: PQNState, batch: Packed, key: Array) -> tuple[Updated, PQNState]:
+                return self.update(learner, window_to_learn_from(self.env, member, batch), member.moments, cfg, key)
+
+            updated, after = in_turns(update, math.prod(batch.action.shape[1:]))(learner, batch, key)
             return updated, after, priority
 
         index = minibatches(key, cfg.rollouts, cfg.algo.epochs, cfg.algo.minibatches)

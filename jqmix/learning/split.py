@@ -64,20 +64,21 @@ class Split(NamedTuple):
         """The number of the buffer's window with which this device's section, of so many, begins."""
         return jax.lax.axis_index(AXIS) * section
 
-    def fetch(self, ring: Packed, index: Int[Array, "*updates B"]) -> Packed:
+    def fetch(self, ring: Packed, index: Int[Array, "*updates B"], like: Packed) -> Packed:
         """This device's share of the windows at ``index``, wherever they are; leaves lead with ``updates``.
+        ``like``: as in :func:`windows.draw`.
 
         Where devices hold sections, each sends every other one as many windows as that needs, of which those that it
         has are the right ones: how many there are is known to nobody before. All are sent at once. (A sum with zeros
         for the others would send as much; TPUs have none of whole numbers that leaves each device its share alone.)
         """
         if not self.rollouts:
-            return windows.take(ring, self.mine(index))
+            return windows.draw(ring, self.mine(index), like)
         *updates, batch = index.shape
-        share, section = batch // self.parts, ring.reward.shape[1]
+        share, section = batch // self.parts, windows.capacity(ring)
         needed = jnp.moveaxis(index.reshape(*updates, self.parts, share), -2, 0).reshape(self.parts, -1)  # by device
         at = jnp.clip(needed - self.first(section), 0, section - 1)
-        rows, restored = to_rows(windows.take(ring, at.reshape(-1)), windows.BATCH_AXIS)
+        rows, restored = to_rows(windows.draw(ring, at.reshape(-1), like), windows.BATCH_AXIS)
         sent = jax.lax.all_to_all(rows.reshape(*at.shape, -1), AXIS, 0, 0)
         holder = self.mine(needed)[0] // section
         for _ in updates:

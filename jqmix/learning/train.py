@@ -22,6 +22,7 @@ from jqmix.config import CHOICES, Config, check_window, window_start
 from jqmix.envs.base import BatchedDecPOMDP, DecPOMDP
 from jqmix.envs.check import check_env
 from jqmix.envs.registry import entries, make_env
+from jqmix.kernels.products import products_in
 from jqmix.learning import count, dqn, health, pqn
 from jqmix.learning.algorithm import Algorithm, LearningResult, Room, select
 from jqmix.learning.evaluation import evaluate
@@ -154,7 +155,8 @@ class Program(NamedTuple):
         def one_more(_: Array, carry: tuple[Member, Shared]) -> tuple[Member, Shared]:
             return self.iteration(*carry)
 
-        member, shared = jax.lax.fori_loop(0, jnp.asarray(iterations), one_more, (member, shared))
+        with products_in(self.cfg.precision):
+            member, shared = jax.lax.fori_loop(0, jnp.asarray(iterations), one_more, (member, shared))
         return member, shared, {"env_steps": member.env_steps, "fault": member.fault}
 
     def iteration(self, member: Member, shared: Shared) -> tuple[Member, Shared]:
@@ -235,7 +237,8 @@ class Program(NamedTuple):
             played = self.evaluating.total(jax.tree.map(lambda x: jnp.sum(x * counted), episodes))
             return jax.tree.map(jnp.add, greedy, played)
 
-        greedy = jax.lax.fori_loop(0, rounds.count, one_more, greedy)
+        with products_in(self.cfg.precision):
+            greedy = jax.lax.fori_loop(0, rounds.count, one_more, greedy)
         member = member._replace(tally=member.tally._replace(greedy=greedy))
         metrics = self._metrics(member)
         done = rounds.complete & ~rounds.absolute

@@ -18,7 +18,7 @@ from jqmix.learning.exploration import random_available
 from jqmix.learning.state import Member, Shared
 from jqmix.learning.train import build_env, iterations_per_chunk, whole_evaluation
 from jqmix.runs.devices import EACH, compiler_options, make_mesh, over_devices
-from jqmix.runs.jax_settings import check_kernel, settled
+from jqmix.runs.jax_settings import check_kernels, settled
 from jqmix.runs.memory import make_plan, tree_bytes
 from jqmix.runs.population import abstract_member, compile_population, starts_of
 
@@ -109,7 +109,7 @@ def bench(cfg: Config) -> dict[str, Any]:
     Raises ``ConfigError`` where the members do not fit at once.
     """
     spec, member = abstract_member(cfg)
-    check_kernel(cfg, warn)
+    check_kernels(cfg, build_env(cfg, 1), warn)
     plan = make_plan(replace(cfg, group=None), spec, member, checkpointing=False)
     if plan.group < cfg.seeds:
         raise ConfigError(f"seeds: {cfg.seeds} members do not fit at once; at most {plan.group} of them do")

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from jqmix.buffers.base import Stored
-from jqmix.buffers.windows import BATCH_AXIS
+from jqmix.buffers.windows import BATCH_AXIS, ring_axes
 from jqmix.kernels.platform import plain, platform
 from jqmix.learning import split
 from jqmix.learning.rollout import Ongoing, draws_start_by_slot
@@ -83,11 +83,11 @@ def layout(member: Member) -> Member:
     def along(axis: int) -> Any:
         return PartitionSpec(AXIS, *[None] * axis, split.AXIS)
 
-    windows, ongoing = jax.tree.map(along, BATCH_AXIS), member.ongoing
+    ring, windows, ongoing = jax.tree.map(along, ring_axes()), jax.tree.map(along, BATCH_AXIS), member.ongoing
     placed: Any = Member(*(None if field is None else EACH for field in member))  # type: ignore[arg-type]
     if member.buffer is not None:
-        windows = windows._replace(start=None if member.buffer.windows.start is None else windows.start)
-        placed = placed._replace(buffer=Stored(windows, EACH))
+        ring = ring._replace(start=None if member.buffer.windows.start is None else ring.start)
+        placed = placed._replace(buffer=Stored(ring, EACH))
     if ongoing is not None:
         placed = placed._replace(ongoing=Ongoing(along(0), None if ongoing.tail is None else windows))
     return placed

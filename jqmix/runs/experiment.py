@@ -24,12 +24,12 @@ from jqmix.envs.registry import Sizes
 from jqmix.files import read_json, warn
 from jqmix.interrupts import Interrupted, Stop, watched
 from jqmix.learning.state import Member
-from jqmix.learning.train import check_own_env, divides, learning_batch
+from jqmix.learning.train import build_env, check_own_env, divides, learning_batch
 from jqmix.runs import checkpoint
 from jqmix.runs.checkpoint import Manifest
 from jqmix.runs.devices import make_mesh
 from jqmix.runs.groups import Group, Part, Run, settings_of
-from jqmix.runs.jax_settings import check_kernel, settled
+from jqmix.runs.jax_settings import check_kernels, settled
 from jqmix.runs.log import Callback, Log, StopTraining, check_callbacks
 from jqmix.runs.memory import MemoryPlan, make_plan
 from jqmix.runs.metrics_file import Line
@@ -287,7 +287,7 @@ class _Session:
     def train(self, resuming: bool) -> list[Result]:
         self.terminal.stage("building the environment")
         check_own_env(self.cfg)
-        check_kernel(self.cfg, self.terminal.warn)
+        check_kernels(self.cfg, build_env(self.cfg, 1), self.terminal.warn)
         spec, member = abstract_member(self.cfg)
         self.cfgs, self.cfg = [_named(cfg, spec) for cfg in self.cfgs], _named(self.cfg, spec)
         self.stop.raise_if_asked()

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from jqmix.config import Config, ConfigError
 from jqmix.networks.cores.settings import GRUSettings
@@ -76,12 +77,19 @@ def settled(cache: bool = True) -> Iterator[None]:
         yield
 
 
-def check_kernel(cfg: Config, warn: Callable[[str], None]) -> None:
-    """Has a GPU prove that it gets the recurrence right as one kernel, where the configuration asks for that.
+def check_kernels(cfg: Config, env: Any, warn: Callable[[str], None]) -> None:
+    """Has a GPU prove that it gets the kernels right that the configuration and its environment ask for.
 
-    Where it does not, ``warn`` is told that a scan takes its place; raises ``ConfigError`` where nothing but the kernel
-    will do.
+    Where it does not, ``warn`` is told that a plain form takes its place; raises ``ConfigError`` where nothing but the
+    kernel will do.
     """
+    _check_recurrence(cfg, warn)
+    found = getattr(env, "kernel_trouble", lambda: None)()
+    if found is not None:
+        warn(f"{env.spec.name}: a plain form takes its kernel's place on this GPU ({found})")
+
+
+def _check_recurrence(cfg: Config, warn: Callable[[str], None]) -> None:
     from jqmix.kernels.self_test import trouble
     from jqmix.networks.cores.gru import asks_for_kernel
 

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jqmix.kernels.platform import platform
+
 Params = Any
 State = Any  # a pytree; every leaf leads with the batch's axes
 
@@ -50,6 +52,8 @@ def unroll_core(
     core: Core, params: Params, state: State, x: Float[Array, "T *batch I"], first: Bool[Array, "T *batch"]
 ) -> tuple[Float[Array, "T *batch H"], State]:
     """The core's outputs over a window, and its last state."""
+    if platform() == "tpu" and first.ndim > 2:
+        return _unroll_rows(core, params, state, x, first)
     if core.unroll is not None:
         return core.unroll(params, state, x, first)
 
@@ -59,3 +63,14 @@ def unroll_core(
 
     state, outputs = jax.lax.scan(advance, state, (x, first))
     return outputs, state
+
+
+def _unroll_rows(core: Core, params: Params, state: State, x: Array, first: Array) -> tuple[Array, State]:
+    """The same with all rows on one axis: with several, XLA may lay a window out on a TPU with time in the place of
+    what a step reads at once."""
+    window = first.shape
+    rows = first.reshape(len(first), -1)
+    state = jax.tree.map(lambda s: s.reshape(rows.shape[1], *s.shape[first.ndim - 1 :]), state)
+    outputs, state = unroll_core(core, params, state, x.reshape(*rows.shape, x.shape[-1]), rows)
+    state = jax.tree.map(lambda s: s.reshape(*window[1:], *s.shape[1:]), state)
+    return outputs.reshape(*window, outputs.shape[-1]), state

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float
 from jqmix.kernels import gru as fast
 from jqmix.kernels.gru_step import Gates, GRUParams, project
 from jqmix.kernels.platform import plain, platform
+from jqmix.kernels.products import matmul
 from jqmix.kernels.self_test import trouble
 from jqmix.networks.cores.base import Core, CoreSizes, Params, reset_where
 from jqmix.networks.cores.settings import WIDEST_KERNEL, GRUSettings
@@ -24,9 +25,9 @@ from jqmix.networks.layers import init_gates
 def cell(params: GRUParams, h: Float[Array, "*batch H"], x: Gates) -> Float[Array, "*batch H"]:
     """The next hidden state; ``x``: the products of the inputs, by :func:`project`."""
     w, b_i, b_h = params.w_h, params.b_i, params.b_h
-    r = jax.nn.sigmoid(x.r + h @ w.r + (b_i.r + b_h.r))
-    z = jax.nn.sigmoid(x.z + h @ w.z + (b_i.z + b_h.z))
-    n = jnp.tanh(x.n + b_i.n + r * (h @ w.n + b_h.n))
+    r = jax.nn.sigmoid(x.r + matmul(h, w.r) + (b_i.r + b_h.r))
+    z = jax.nn.sigmoid(x.z + matmul(h, w.z) + (b_i.z + b_h.z))
+    n = jnp.tanh(x.n + b_i.n + r * (matmul(h, w.n) + b_h.n))
     return n + z * (h - n)
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jqmix.kernels.products import product
+from jqmix.kernels.products import matmul, product
 from jqmix.networks.cores.base import Core, CoreSizes, Params, reset_where
 from jqmix.networks.layers import init_gates
 
@@ -29,7 +29,7 @@ class LSTMState(NamedTuple):
 
 def _cell(params: Params, state: LSTMState, x: Gates) -> LSTMState:
     """The next state; ``x``: the products of the inputs, by :func:`project`."""
-    gate = {k: x[k] + state.h @ params["w_h"][k] + (params["b_i"][k] + params["b_h"][k]) for k in GATES}
+    gate = {k: x[k] + matmul(state.h, params["w_h"][k]) + (params["b_i"][k] + params["b_h"][k]) for k in GATES}
     i, f, o = (jax.nn.sigmoid(gate[k]) for k in "ifo")
     c = f * state.c + i * jnp.tanh(gate["g"])
     return LSTMState(o * jnp.tanh(c), c)

@@ -1,9 +1,12 @@
 """What several mixers' networks are made of."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jqmix.kernels.products import bilinear
 from jqmix.networks.layers import linear, uniform_fan
 
 
@@ -21,4 +24,5 @@ class Heads(nn.Module):
         hidden = nn.relu(linear(self.n_in, k * w, "hidden")(x))
         kernel = self.param("kernel", uniform_fan(w), (k, w, self.n_out))
         bias = self.param("bias", uniform_fan(w), (k, self.n_out))
-        return jnp.einsum("...kw,kwo->...ko", hidden.reshape(*x.shape[:-1], k, w), kernel) + bias
+        outputs = partial(jnp.einsum, "...kw,kwo->...ko")
+        return bilinear(outputs, hidden.reshape(*x.shape[:-1], k, w), kernel) + bias

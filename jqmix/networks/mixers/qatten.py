@@ -1,11 +1,13 @@
 """Qatten: the team's value as attention over the agents' (2002.03939)."""
 
 import math
+from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jqmix.kernels.products import bilinear
 from jqmix.networks.layers import MLP, linear
 from jqmix.networks.mixers.base import Joint, Mixer, MixerSizes, Params, functions, q_and_state
 from jqmix.networks.mixers.blocks import Heads
@@ -29,10 +31,11 @@ class _QattenNetwork(nn.Module):
         s, e, k, hh = self.sizes.state_size, self.settings.embed, self.settings.heads, self.settings.hypernet_hidden
         query = Heads(k, s, hh, e, name="query")(state)
         key = linear(self.sizes.obs_size, k * e, "key")(obs).reshape(*obs.shape[:-1], k, e)
-        attention = nn.softmax(jnp.einsum("...ke,...nke->...kn", query, key) / math.sqrt(e))
+        attention = nn.softmax(bilinear(partial(jnp.einsum, "...ke,...nke->...kn"), query, key) / math.sqrt(e))
         head = jnp.abs(MLP(s, (hh, k), name="head")(state))
         c = MLP(s, (e, 1), name="c")(state)[..., 0]
-        return jnp.sum(head * jnp.einsum("...kn,...n->...k", attention, q), axis=-1) + c
+        mixed = bilinear(partial(jnp.einsum, "...kn,...n->...k"), attention, q)
+        return jnp.sum(head * mixed, axis=-1) + c
 
 
 def qatten(sizes: MixerSizes, settings: QattenSettings) -> Mixer:
