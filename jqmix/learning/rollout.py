@@ -8,8 +8,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jqmix.envs.base import BatchedDecPOMDP
 from jqmix.kernels.platform import platform
-from jqmix.kernels.records import records_like
 from jqmix.learning.exploration import epsilon_greedy
+from jqmix.learning.rows import to_rows
 from jqmix.learning.split import WHOLE, Split
 from jqmix.networks.agent import Agent, AgentStart
 from jqmix.types import Packed
@@ -106,6 +106,11 @@ def fresh(env: BatchedDecPOMDP, key: Array) -> Start:
 
 def draws_start_by_slot() -> bool:
     """Whether there is a start for every slot, else for every ``SLOTS_PER_START``."""
+    return platform() != "cpu"
+
+
+def records_in_rows() -> bool:
+    """Whether what a slot records is one array, else a tree of them: on accelerators each would be a launch."""
     return platform() != "cpu"
 
 
@@ -241,7 +246,8 @@ def collect(
         actor, latest = ongoing.actor, transitions
         overlap = 0 if ongoing.tail is None else ongoing.tail.reward.shape[0]
 
-    records = records_like(Packed(actor.packed, actor.action, actor.score, actor.score, actor.first, actor.last))
+    like = Packed(actor.packed, actor.action, actor.score, actor.score, actor.first, actor.last)
+    in_rows, restored = records_in_rows(), to_rows(like, 0)[1]
 
     def slot(carry: Collecting, xs: Any) -> tuple[Collecting, Any]:
         actor, starts, kept, episodes = carry
@@ -255,12 +261,12 @@ def collect(
         record = Packed(actor.packed, stepped.action, outcome.reward, outcome.discount, actor.first, actor.last)
         counts = t + 1 - stepped.length <= latest
         episodes = jax.tree.map(jnp.add, episodes, only(counts, outcome.episodes))
-        return Collecting(stepped, starts, kept, episodes), records.pack(record)
+        return Collecting(stepped, starts, kept, episodes), to_rows(record, 0)[0] if in_rows else record
 
     begun = Collecting(actor, starts, agent_start(actor), no_episodes(env))
     xs = jnp.arange(transitions), u, noise, by_slot
-    (after, _, kept, episodes), rows = jax.lax.scan(slot, begun, xs)
-    window = _ended(records.unpack(rows), after)
+    (after, _, kept, episodes), window = jax.lax.scan(slot, begun, xs)
+    window = _ended(jax.vmap(restored)(window) if in_rows else window, after)
     if ongoing is None:
         return window, episodes, None
     window, ongoing = _joined(ongoing, window._replace(start=agent_start(actor)), after, kept)

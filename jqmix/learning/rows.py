@@ -1,5 +1,5 @@
 """Trees of arrays as one array of 32-bit words, a row for every window or rollout: what devices send one another at
-once, whatever its types are."""
+once, and accelerators record at once, whatever its types are."""
 
 import math
 from collections.abc import Callable

@@ -189,7 +189,8 @@ def lower_training(cfg: Config, mesh: Mesh) -> Any:
     """The training program of all members, for devices that need not be there: traced, of shapes alone."""
     whole, program = make_program(cfg), make_program(cfg, split_over(mesh))
     members, shared = jax.eval_shape(jax.vmap(lambda s: whole.init(*s), out_axes=(0, None)), starts_of(cfg))
-    return _lowered(program.train, mesh, cfg.seeds, _placed(cfg, mesh), members, shared, np.int32(1))
+    with jax.default_device(mesh.devices.flat[0]):  # whose generation kernels are written for
+        return _lowered(program.train, mesh, cfg.seeds, _placed(cfg, mesh), members, shared, np.int32(1))
 
 
 def _timed_compile(lowered: Any, options: Any) -> tuple[Any, float]:

@@ -1,42 +1,12 @@
-"""Records in rows, and functions of columns as one kernel: each against what they stand for."""
+"""Functions of columns as one kernel, against the functions themselves."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jqmix.kernels import columns, platform
+from jqmix.kernels import columns
 from jqmix.kernels.columns import over_columns, power_of_two
-from jqmix.kernels.records import packs_records, records_like
-
-
-def record(rng, size=3):
-    return {
-        "units": jnp.asarray(rng.normal(size=(size, 4, 2)), jnp.float32),
-        "last": jnp.asarray(rng.random(size) < 0.5),
-        "action": jnp.asarray(rng.integers(0, 5, (size, 2)), jnp.int32),
-        "small": (jnp.asarray(rng.integers(-9, 9, (size, 7)), jnp.int8), None),
-        "reward": jnp.asarray(rng.normal(size=size), jnp.float32),
-    }
-
-
-@pytest.mark.parametrize("chip", ["cpu", "gpu", "tpu"])
-def test_records_come_back_as_they_were(chip, rng):
-    several = [record(rng) for _ in range(5)]
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *several)
-    with platform.compiling_for(chip):
-        rows = records_like(several[0])
-        packed = [rows.pack(r) for r in several]
-        found = rows.unpack(jax.tree.map(lambda *x: jnp.stack(x), *packed))
-        assert packs_records() == (chip != "cpu")
-    jax.tree.map(np.testing.assert_array_equal, stacked, found)
-    assert jax.tree.map(lambda x: x.dtype, found) == jax.tree.map(lambda x: x.dtype, stacked)
-    assert len(jax.tree.leaves(packed[0])) == (5 if chip == "cpu" else 3)
-
-
-def test_the_plain_form_can_be_asked_for():
-    with platform.compiling_for("gpu"), platform.plain_forms("records"):
-        assert not packs_records()
 
 
 @pytest.mark.parametrize("n, count", [(1, 1), (5, 1), (5, 16), (8, 37), (19, 300)])
