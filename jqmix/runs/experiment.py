@@ -598,8 +598,10 @@ def _next_commands(run: Run) -> list[str]:
 
 
 def _recorded_group(run_dir: Path) -> int | None:
-    """How many members a run trained at once, by its metadata; None where that is not to be had."""
+    """How many members a run trained at once, by its metadata; None where it was all that a process had, or where that
+    is not to be had."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        group = json.loads((run_dir / "metadata.json").read_text(encoding="utf-8"))["memory_plan"]["group"]
-        return group if type(group) is int and group > 0 else None
+        plan = json.loads((run_dir / "metadata.json").read_text(encoding="utf-8"))["memory_plan"]
+        group = plan["group"]
+        return group if type(group) is int and 0 < group < plan["members"] else None
     return None

@@ -165,10 +165,10 @@ class Hosts:
             while not peer.left:
                 self._take(peer, peer.receive())
         except TimeoutError:
-            self._lose(f"host {peer.index} is gone: nothing was heard of it for {SILENCE_S:.0f} s")
+            self._lose(f"host {peer.index} is gone (nothing was heard of it for {SILENCE_S:.0f} s)")
         except OSError as error:
             if not self._closed.is_set():
-                self._lose(f"host {peer.index} is gone: {error.strerror or error}")
+                self._lose(f"host {peer.index} is gone ({error.strerror or error})")
 
     def _take(self, peer: _Peer, message: Message) -> None:
         kind = message["kind"]
@@ -228,7 +228,7 @@ class Hosts:
 
 @contextlib.contextmanager
 def joined(place: Place, stop: Stop, say: Callable[[str], None]) -> Iterator[Hosts]:
-    """The processes of a run, once all have come; within, what ends this one ends all. Raises as :class:`Hosts` does."""
+    """The processes of a run, once all have come; within, what ends this one ends all. Raises as :class:`Hosts`."""
     hosts = Hosts(place, stop, say)
     with stop.undoing(hosts.announce):
         try:
