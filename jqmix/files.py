@@ -76,9 +76,7 @@ def write_text(path: Path, text: str) -> None:
 
 def metrics_parts(run_dir: Path) -> list[Path]:
     """Where processes that share a run keep the lines of their members until it ends: all but the first, in order."""
-    found = {
-        path.name.removeprefix("metrics.").removesuffix(".jsonl"): path for path in run_dir.glob("metrics.*.jsonl")
-    }
+    found = {path.name.split(".")[1]: path for path in run_dir.glob("metrics.*.jsonl")}
     return [found[index] for index in sorted(filter(str.isdigit, found), key=int)]
 
 

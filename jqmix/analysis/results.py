@@ -211,8 +211,8 @@ def read_metrics(path: Path, seeds: range | None = None) -> tuple[list[MetricsLi
     A line is sound if it is a JSON object of finite numbers for a member that the run has (``seeds``, where told), and
     goes on from the same member's lines before it: environment steps rise. Where they do not, the fewest lines are
     given up for it, of two at the same step the earlier. Lines are read one by one, and never more of one than
-    ``LINE_LIMIT`` bytes. What other processes of the run have not put there yet is read, too. Raises ``ConfigError`` if a
-    file cannot be read.
+    ``LINE_LIMIT`` bytes. What other processes of the run have not put there yet is read, too. Raises ``ConfigError`` if
+    a file cannot be read.
     """
     sound: dict[int, MetricsLine] = {}
     skipped: list[int] = []

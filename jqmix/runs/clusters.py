@@ -37,9 +37,7 @@ def place_by_flags(hosts: int | None, host: int | None, coordinator: str | None)
 def check_share(cfg: Config, place: Place) -> None:
     """Raises ``ConfigError`` where there is not a seed for each process."""
     if cfg.seeds < place.count:
-        raise ConfigError(
-            f"hosts: {place.count} are more than the seeds ({cfg.seeds}); each host trains seeds of its own"
-        )
+        raise ConfigError(f"hosts: {place.count} are more than the {cfg.seeds} seeds; each host trains its own")
 
 
 def _address(text: str) -> tuple[str, int]:

@@ -13,7 +13,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from jqmix.files import warn
 from jqmix.inputs import ConfigError, one_line
@@ -32,7 +33,8 @@ MOST_BYTES = 64_000_000  # of a message
 Message = dict[str, Any]
 
 
-class Place(NamedTuple):
+@dataclass(frozen=True)
+class Place:
     """Which of ``count`` processes this is, and where the first of them (``index`` 0) listens."""
 
     count: int = 1
@@ -81,7 +83,7 @@ class Hosts:
     """
 
     def __init__(self, place: Place, stop: Stop, say: Callable[[str], None] = lambda text: None):
-        self.count, self.index, self.place = *place[:2], place
+        self.count, self.index, self.place = place.count, place.index, place
         self.advice = "nothing was trained yet"  # what to do where a process is gone
         self._stop = stop
         self._values: dict[int, deque[Any]] = {i: deque() for i in range(place.count)}

@@ -108,7 +108,7 @@ class RunDir:
     def marked(self) -> Iterator[str]:
         """While this holds, the directory has a file of this name, by which other processes know it."""
         try:
-            file = tempfile.NamedTemporaryFile(prefix=".host-", dir=self.path)
+            file = tempfile.NamedTemporaryFile(prefix=".host-", dir=self.path)  # noqa: SIM115
         except OSError as error:
             raise ConfigError(f"run_dir: {self.path} cannot be written: {error.strerror}") from None
         with file:
@@ -125,9 +125,7 @@ class RunDir:
                 if mark in os.listdir(path):
                     return RunDir(path, made=False, lock=False)
             time.sleep(0.2)
-        raise ConfigError(
-            f"run_dir: {path} is not the one of host 0; all hosts need it on a file system that they share"
-        )
+        raise ConfigError(f"run_dir: {path} is not that of host 0; hosts need it on a file system that they share")
 
     def check_there(self) -> None:
         """Raises ``RunError`` if its path no longer leads to it."""
