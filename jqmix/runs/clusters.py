@@ -105,17 +105,19 @@ KINDS: dict[str, Callable[[], bool]] = {
 def _place_by(name: str) -> Place:
     """Alone where the cluster is not of this kind, or tells of one process."""
     cluster: Any = getattr(importlib.import_module("jax._src.clusters"), name)
+    count = 0
     try:
         if not cluster.is_env_present():
             return Place()
         count, index = cluster.get_process_count(), cluster.get_process_id()
         if count == 1:
             return Place()
-        port = os.environ.get("JAX_COORDINATOR_PORT")
         address = os.environ.get("JAX_COORDINATOR_ADDRESS") or cluster.get_coordinator_address(
-            timeout_secs=300, override_coordinator_port=port
+            timeout_secs=300, override_coordinator_port=os.environ.get("JAX_COORDINATOR_PORT")
         )
     except Exception as error:  # whatever a cluster's library raises
+        if count == 0 and KINDS[name] is _on_tpu:  # nobody there to ask: no pod
+            return Place()
         raise ConfigError(
             f"{name.removesuffix('Cluster')}: {one_line(str(error))}; --hosts, --host and --coordinator say what could "
             f"not be found out, {ALONE}=1 trains alone"

@@ -324,6 +324,19 @@ class _Session:
     # Before training
 
     def train(self, resuming: bool) -> list[Result]:
+        """Everything, from the environment on."""
+        with contextlib.ExitStack() as stack:
+            try:
+                groups = self._prepare(resuming)
+                stack.enter_context(self.stop.waiting())
+                log = self._train(groups)
+            except RunError as error:
+                there = self.runs and all(run.path.is_dir() for run in self.runs)
+                raise RunError(f"{error}; {self._how_to_go_on()}" if there else str(error)) from None
+            return self._end(log)
+
+    def _prepare(self, resuming: bool) -> list[Group]:
+        """The groups that are to train; their runs' directories, and the program of the first."""
         self.terminal.stage("building the environment")
         check_own_env(self.cfg)
         spec, member = abstract_member(self.cfg)
@@ -345,11 +358,12 @@ class _Session:
                     self.terminal.say(f"{self._whose()}; what is shown while it trains is of these")
                 self.terminal.say(str(plan))
                 self.compiled(to_do[0])
+            elif self.hosts.count > 1:
+                self.terminal.say(f"{self._whose()}; they have made their {self.cfg.total_steps:,} steps")
             else:
                 self.terminal.say(f"finished, with {self.cfg.total_steps:,} steps; --total-steps goes on to more")
             self.stop.raise_if_asked()
-        with self.stop.waiting():
-            return self._train(to_do)
+        return to_do
 
     def _whose(self) -> str:
         """Which process of the run this is, and what of it is its own."""
@@ -490,7 +504,7 @@ class _Session:
 
     # Training
 
-    def _train(self, groups: list[Group]) -> list[Result]:
+    def _train(self, groups: list[Group]) -> Log:
         self.hosts.advice = self._how_to_go_on()
         log = Log(self.runs, groups, self.terminal, self.hosts, self.callbacks)
         saver = Saver(self.cfg.checkpoint, self.terminal.warn)
@@ -511,14 +525,11 @@ class _Session:
         except Interrupted as stopped:
             self.terminal.warn(f"stopped by {stopped}; saved; {self._how_to_go_on()}")
             raise
-        except RunError as error:
-            there = all(run.path.is_dir() for run in self.runs)
-            raise RunError(f"{error}; {self._how_to_go_on()}" if there else str(error)) from None
         except BaseException as error:
             if error is log.raised:
                 error.add_note(f"jqmix: raised by a callback; the run was saved; {self._how_to_go_on()}")
             raise
-        return self._end(log)
+        return log
 
     def _begin_trackers(self, log: Log) -> None:
         """Trackers of a run that goes on get what they don't have yet of what was logged before."""

@@ -61,6 +61,11 @@ class _Peer:
         with contextlib.suppress(OSError), self._lock:
             self.socket.sendall(json.dumps(message).encode() + b"\n")
 
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.close()
+            self.socket.close()
+
     def receive(self) -> Message:
         """The next message. Raises ``OSError`` where the other end is gone, silent, or none of ours."""
         raw = self._file.readline(MOST_BYTES)
@@ -225,7 +230,8 @@ class Hosts:
             thread.join(END_S)
         for peer in self._peers.values():
             with contextlib.suppress(OSError):
-                peer.socket.close()
+                peer.socket.shutdown(socket.SHUT_RDWR)  # a thread that still reads it is told
+            peer.close()
 
 
 @contextlib.contextmanager
@@ -303,7 +309,7 @@ def _welcome(connection: socket.socket, place: Place, found: dict[int, _Peer]) -
             peer.send({"kind": "welcome"})
             return peer
         peer.send({"kind": "refused", "why": why})
-    connection.close()
+    peer.close()
     return None
 
 
@@ -324,6 +330,7 @@ def _reach(place: Place, stop: Stop, say: Callable[[str], None]) -> _Peer:
         except OSError:
             answer = {"kind": "", "why": f"coordinator: what listens at {spell(place.address)} is no host 0 of a run"}
         if answer["kind"] != "welcome":
+            peer.close()
             raise ConfigError(str(answer.get("why")))
         return peer
     raise RunError(f"host 0 did not come to {spell(place.address)} within {JOIN_S:.0f} s ({error})")
