@@ -191,6 +191,28 @@ def test_commands_that_differ_are_refused(tmp_path):
     assert "host 1 ended: seed: 1 at host 1, but 0 at host 0" in errors[0] and list(tmp_path.iterdir()) == []
 
 
+SAVING = """
+import sys, jax, numpy as np
+from pathlib import Path
+from jqmix.runs import checkpoint
+jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]), cluster_detection_method="deactivate")
+assert jax.process_count() == 2
+for k in range(1 + jax.process_index()):  # each when it likes
+    path = Path(sys.argv[3]) / f"{jax.process_index()}_{k}"
+    checkpoint._write_array(path, np.arange(k, 9))
+    assert checkpoint._read_tree(path)["array"].tolist() == list(range(k, 9))
+"""
+
+
+@pytest.mark.slow
+def test_each_process_saves_what_is_its_own(tmp_path):
+    """Also where JAX knows of several, as on a TPU pod, where Orbax takes them for one."""
+    argv = [sys.executable, "-c", SAVING, free_address()]
+    processes = [subprocess.Popen([*argv, str(i), str(tmp_path)], stderr=subprocess.PIPE, text=True) for i in range(2)]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+
+
 # The wire
 
 
