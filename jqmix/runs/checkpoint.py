@@ -201,11 +201,12 @@ def _write_array(path: Path, array: np.ndarray) -> None:
 
 
 def _checkpointer() -> ocp.Checkpointer:
-    """Of this process alone. Where JAX knows of several, as on a TPU pod, Orbax would wait for all, and write NumPy arrays
-    in the first alone: here it is told that each is the first and only one."""
+    """Of this process alone. Where JAX knows of several, as on a TPU pod, Orbax would wait for all of them, and write
+    NumPy arrays in the first one only: here each is told that it is the first."""
     if jax.process_count() == 1:
         return ocp.PyTreeCheckpointer()
-    importlib.import_module("orbax.checkpoint._src.multihost.multihost").process_index = lambda: 0
+    multihost: Any = importlib.import_module("orbax.checkpoint._src.multihost.multihost")
+    multihost.process_index = lambda: 0
     alone = ocp.options.MultiprocessingOptions(active_processes={0})
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
