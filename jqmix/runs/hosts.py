@@ -259,14 +259,18 @@ def _gather(place: Place, stop: Stop, say: Callable[[str], None]) -> dict[int, _
         def missing() -> str:
             return ", ".join(str(i) for i in range(1, place.count) if i not in found)
 
-        for _ in _tries(stop, lambda: say(f"waiting for host {missing()} of {place.count} at {spell(place.address)}")):
+        for _ in _tries(
+            stop, lambda: say(f"waiting for host {missing()} of {place.count} at {address_text(place.address)}")
+        ):
             if len(found) == place.count - 1:
                 return found
             with contextlib.suppress(TimeoutError):
                 peer = _welcome(listening.accept()[0], place, found)
                 if peer is not None:
                     found[peer.index] = peer
-    raise RunError(f"host {missing()} of {place.count} did not come to {spell(place.address)} within {JOIN_S:.0f} s")
+    raise RunError(
+        f"host {missing()} of {place.count} did not come to {address_text(place.address)} within {JOIN_S:.0f} s"
+    )
 
 
 def _listening_socket(address: tuple[str, int]) -> socket.socket:
@@ -278,7 +282,7 @@ def _listening_socket(address: tuple[str, int]) -> socket.socket:
             return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
         return socket.create_server(("", port))
     except OSError as error:
-        raise ConfigError(f"coordinator: cannot listen at {spell(address)}: {error.strerror or error}") from None
+        raise ConfigError(f"coordinator: cannot listen at {address_text(address)}: {error.strerror or error}") from None
 
 
 def _tries(stop: Stop, say: Callable[[], None]) -> Iterator[None]:
@@ -316,7 +320,7 @@ def _welcome(connection: socket.socket, place: Place, found: dict[int, _Peer]) -
 def _reach(place: Place, stop: Stop, say: Callable[[str], None]) -> _Peer:
     """The first process, once it listens."""
     error: OSError | None = None
-    for _ in _tries(stop, lambda: say(f"waiting for host 0 at {spell(place.address)}")):
+    for _ in _tries(stop, lambda: say(f"waiting for host 0 at {address_text(place.address)}")):
         try:
             connection = socket.create_connection(place.address, timeout=END_S)
         except OSError as failed:  # nobody listens there yet, or its name is not known yet
@@ -328,14 +332,17 @@ def _reach(place: Place, stop: Stop, say: Callable[[str], None]) -> _Peer:
         try:
             answer = peer.receive()
         except OSError:
-            answer = {"kind": "", "why": f"coordinator: what listens at {spell(place.address)} is no host 0 of a run"}
+            answer = {
+                "kind": "",
+                "why": f"coordinator: what listens at {address_text(place.address)} is no host 0 of a run",
+            }
         if answer["kind"] != "welcome":
             peer.close()
             raise ConfigError(str(answer.get("why")))
         return peer
-    raise RunError(f"host 0 did not come to {spell(place.address)} within {JOIN_S:.0f} s ({error})")
+    raise RunError(f"host 0 did not come to {address_text(place.address)} within {JOIN_S:.0f} s ({error})")
 
 
-def spell(address: tuple[str, int]) -> str:
+def address_text(address: tuple[str, int]) -> str:
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
