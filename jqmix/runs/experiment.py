@@ -331,6 +331,7 @@ class _Session:
                 stack.enter_context(self.stop.waiting())
                 log = self._train(groups)
             except RunError as error:
+                self.hosts.close(error)  # others say themselves how to go on
                 there = self.runs and all(run.path.is_dir() for run in self.runs)
                 raise RunError(f"{error}; {self._how_to_go_on()}" if there else str(error)) from None
             return self._end(log)
