@@ -51,13 +51,13 @@ class Pair:
             for i in range(2)
         ]
 
-    def wait_for(self, there, limit=120):
+    def wait_for(self, there, limit=240):
         until = time.monotonic() + limit
         while not there():
             assert time.monotonic() < until and all(p.poll() is None for p in self.processes), self.end()
             time.sleep(0.05)
 
-    def end(self, limit=90):
+    def end(self, limit=240):
         """What each process came to: exit code, stdout, stderr."""
         try:
             said = [process.communicate(timeout=limit) for process in self.processes]
@@ -135,7 +135,7 @@ def test_a_signal_and_kills(tmp_path, whole):
         pair.processes[victim].send_signal(signum)
         begin = time.monotonic()
         ended = pair.end()
-        assert time.monotonic() - begin < 40
+        assert time.monotonic() - begin < 60
         assert not any("Traceback" in text for _, *texts in ended for text in texts)
         code, _, err = ended[1 - victim]
         if signum == signal.SIGTERM:

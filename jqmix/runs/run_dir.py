@@ -22,6 +22,9 @@ except ImportError:  # not on Windows: there nothing tells that a directory is i
     fcntl = None
 
 
+MARK = ".host-"  # what the name of a file begins with by which processes know a run's directory
+
+
 class RunError(RuntimeError):
     """A run that can't go on, in one line: what happened, what is safe, and how to go on."""
 
@@ -68,8 +71,9 @@ class RunDir:
 
     def clear(self) -> None:
         """Takes away what a start left that was killed before it had written its configuration."""
-        for name in (".config.yaml.tmp", ".metadata.json.tmp"):
-            (self.path / name).unlink(missing_ok=True)
+        names = (self.path / name for name in (".config.yaml.tmp", ".metadata.json.tmp"))
+        for path in (*names, *self.path.glob(f"{MARK}*")):
+            path.unlink(missing_ok=True)
 
     def begin(self, cfg: Config, info: dict[str, Any]) -> None:
         """Writes what is known before training. The configuration comes first: with it, a run can be resumed."""
@@ -108,7 +112,7 @@ class RunDir:
     def marked(self) -> Iterator[str]:
         """While this holds, the directory has a file of this name, by which other processes know it."""
         try:
-            file = tempfile.NamedTemporaryFile(prefix=".host-", dir=self.path)  # noqa: SIM115
+            file = tempfile.NamedTemporaryFile(prefix=MARK, dir=self.path)  # noqa: SIM115
         except OSError as error:
             raise ConfigError(f"run_dir: {self.path} cannot be written: {error.strerror}") from None
         with file:
