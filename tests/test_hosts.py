@@ -172,7 +172,7 @@ def test_a_signal_before_training(tmp_path):
     """Nothing is left of a run that did not begin."""
     path = tmp_path / "run"
     pair = Pair("train", *FLAGS, "--run-dir", str(path))
-    pair.wait_for(lambda: (path / "metadata.json").exists())
+    assert any(line.startswith("initialising") for line in pair.processes[0].stdout)
     pair.processes[1].send_signal(signal.SIGTERM)
     assert [code for code, *_ in pair.end()] == [143, 143]
     assert not path.exists()
