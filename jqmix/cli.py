@@ -48,10 +48,13 @@ from jqmix.inputs import (
 )
 from jqmix.interrupts import exit_code
 from jqmix.plugins import Registry
+from jqmix.runs.clusters import check_share, detect_place, place_by_flags
+from jqmix.runs.hosts import Place
 from jqmix.runs.run_dir import RunError
 from jqmix.settings import describe_type, settings_in
 
 DEFAULT_PRESET = "smax_3m"
+HOSTS = 10_000  # the most; of seeds there are no more
 
 
 class _Parser(argparse.ArgumentParser):
@@ -184,6 +187,7 @@ def _add_train_arguments(parser: argparse.ArgumentParser, foreign: Sequence[str]
     _add_json_flag(parser)
     about = "say what would be trained, where, in what memory and about how long; write nothing"
     parser.add_argument("--dry-run", action="store_true", help=about)
+    _add_hosts_flags(parser)
     parser.epilog = "presets (`jqmix presets` says more): " + ", ".join(preset_names())
 
 
@@ -232,6 +236,17 @@ def _add_resume_arguments(parser: argparse.ArgumentParser) -> None:
     _add_trust_flag(parser)
     parser.add_argument("--quiet", action="store_true", help="print the run directory alone")
     _add_json_flag(parser)
+    _add_hosts_flags(parser)
+
+
+def _add_hosts_flags(parser: argparse.ArgumentParser) -> None:
+    """For a run that several processes share."""
+    about = "processes that share the run's seeds, each given this command; SLURM, MPI, TPU pods need no flags"
+    group = parser.add_argument_group("hosts", about)
+    about = "so many processes, one for each machine (1, unless a cluster says how many)"
+    group.add_argument("--hosts", type=_whole(1, HOSTS), metavar="N", help=about)
+    group.add_argument("--host", type=_whole(0, HOSTS - 1), metavar="I", help="which of them this is, counted from 0")
+    group.add_argument("--coordinator", metavar="ADDRESS:PORT", help="where host 0 listens and all others find it")
 
 
 def _add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -377,8 +392,15 @@ def _prepare(cache: bool = True) -> None:
     prepare(cache)
 
 
+def _place(args: argparse.Namespace) -> Place | None:
+    """Which of several processes this is, as flags say; None where they don't, and the cluster may."""
+    return place_by_flags(args.hosts, args.host, args.coordinator)
+
+
 def _train(args: argparse.Namespace) -> None:
     cfg = _run_config(args)
+    place = _place(args)
+    check_share(cfg, place or Place())
     _check_place("run_dir", cfg.run_dir)
     if args.dry_run and args.json:
         raise ConfigError("json: has no effect with --dry-run, which tells in words")
@@ -387,28 +409,34 @@ def _train(args: argparse.Namespace) -> None:
 
     if args.dry_run:
         with _stdout_for_results():
-            lines = dry_run(cfg)
+            lines = dry_run(cfg, place)
         print("\n".join(lines))
         return
-    _print_result(args, lambda: train(cfg, quiet=args.quiet))
+    place = place or detect_place()
+    _print_result(args, place, lambda: train(cfg, quiet=args.quiet, place=place))
 
 
 def _resume(args: argparse.Namespace) -> None:
     path = Path(args.run_dir)
-    is_study = os.path.isfile(path / STUDY)
+    is_study, place = os.path.isfile(path / STUDY), _place(args)
     _check_there(args.run_dir, STUDY if is_study else "config.yaml")
     _prepare()
     if is_study:
         return _resume_study(path, args)
     from jqmix.runs.experiment import resume
 
-    _print_result(args, lambda: resume(path, args.total_steps, quiet=args.quiet, trust=args.trust, log=args.log))
+    place = place or detect_place()
+    options = {"quiet": args.quiet, "trust": args.trust, "log": args.log, "place": place}
+    _print_result(args, place, lambda: resume(path, args.total_steps, **options))
 
 
-def _print_result(args: argparse.Namespace, compute: Callable[[], Any]) -> None:
-    """What a run came to, as the flags ask for it. With ``--json``, stdout is for that alone."""
+def _print_result(args: argparse.Namespace, place: Place, compute: Callable[[], Any]) -> None:
+    """What a run came to, as the flags ask for it. With ``--json``, stdout is for that alone; of several processes the
+    first prints it."""
     with _stdout_for_results() if args.json else contextlib.nullcontext():
         result = compute()
+    if place.index > 0:
+        return
     if args.json:
         print(json.dumps(result.summary()))
     elif args.quiet:
@@ -416,6 +444,8 @@ def _print_result(args: argparse.Namespace, compute: Callable[[], Any]) -> None:
 
 
 def _resume_study(path: Any, args: argparse.Namespace) -> None:
+    if args.hosts is not None:
+        raise ConfigError("hosts: a study trains in one process")
     if args.total_steps is not None:
         raise ConfigError("total_steps: a study's configurations have their own; it goes on to these")
     if args.log is not None:

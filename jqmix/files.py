@@ -74,6 +74,12 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+def metrics_parts(run_dir: Path) -> list[Path]:
+    """Where processes that share a run keep the lines of their members until it ends: all but the first, in order."""
+    found = {path.name.split(".")[1]: path for path in run_dir.glob("metrics.*.jsonl")}
+    return [found[index] for index in sorted(filter(str.isdigit, found), key=int)]
+
+
 def sync(path: Path) -> None:
     """Waits until a file, or a folder's list of files, is on the disk. Where folders can't be opened, nothing."""
     with contextlib.suppress(PermissionError):

@@ -24,21 +24,29 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Stop:
-    """Whether a signal came, and what is to be done if it ends the process at once."""
+    """Whether a signal came, or another reason to stop, and what is to be done if it ends the process at once."""
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self.error: Exception | None = None
         self.careful = False
+        self._relayed = False
         self._undo: list[Callable[[], None]] = []
         self._lock = threading.RLock()
 
     def __bool__(self) -> bool:
-        return self.signum is not None
+        return self.signum is not None or self.error is not None
 
     def raise_if_asked(self) -> None:
-        """Raises :class:`Interrupted` if a signal came."""
+        """Raises :class:`Interrupted` if a signal came, or what another thread asked for."""
         if self.signum is not None:
             raise Interrupted(self.signum)
+        if self.error is not None:
+            raise self.error
+
+    def ask(self, error: Exception) -> None:
+        """From another thread: the run is to save, and then this is raised. Only the first is."""
+        self.error = self.error or error
 
     @contextlib.contextmanager
     def undoing(self, undo: Callable[[], None]) -> Iterator[None]:
@@ -65,14 +73,35 @@ class Stop:
     def take(self, signum: int) -> bool:
         """Notes a signal; whether it has to end the process at once."""
         with self._lock:
-            second, self.signum = self.signum is not None, signum
+            second = self.signum is not None and not self._relayed
+            self.signum, self._relayed = signum, False
             if self.careful and not second:
                 say("finishing this part and saving; a second signal stops at once")
                 return False
-            for undo in () if second else reversed(self._undo):
-                with contextlib.suppress(Exception):  # whatever it meets, the process ends
-                    undo()
+            if not second:
+                self.undo()
             return True
+
+    def relay(self, signum: int) -> None:
+        """A signal that another process of this run took. The same one may still come here, too, and is no second."""
+        with self._lock:
+            if self.signum is not None:
+                return
+            ends = self.take(signum)
+            self._relayed = True
+        if ends:
+            _exit(128 + signum)
+
+    def undo(self) -> None:
+        """What is to be done before the process ends at once."""
+        for undo in reversed(self._undo):
+            with contextlib.suppress(Exception):  # whatever it meets, the process ends
+                undo()
+
+    def end_process(self, code: int) -> None:
+        """Ends the process at once, whatever its main thread does."""
+        self.undo()
+        _exit(code)
 
 
 _process: Stop | None = None

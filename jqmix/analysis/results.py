@@ -3,6 +3,8 @@
 Imports no JAX.
 """
 
+import contextlib
+import itertools
 import json
 import os
 from bisect import bisect_left
@@ -15,7 +17,7 @@ from jaxtyping import Float, Int
 
 from jqmix.analysis.statistics import Curve, Estimate, align, stratified_bootstrap
 from jqmix.config import ConfigError, read_fields
-from jqmix.files import read_json
+from jqmix.files import metrics_parts, read_json
 from jqmix.inputs import quoted, shown
 
 WIN_RATE, RETURN = "eval/win_rate", "eval/return_mean"
@@ -209,15 +211,17 @@ def read_metrics(path: Path, seeds: range | None = None) -> tuple[list[MetricsLi
     A line is sound if it is a JSON object of finite numbers for a member that the run has (``seeds``, where told), and
     goes on from the same member's lines before it: environment steps rise. Where they do not, the fewest lines are
     given up for it, of two at the same step the earlier. Lines are read one by one, and never more of one than
-    ``LINE_LIMIT`` bytes. Raises ``ConfigError`` if the file cannot be read.
+    ``LINE_LIMIT`` bytes. What other processes of the run have not put there yet is read, too. Raises ``ConfigError`` if
+    a file cannot be read.
     """
     sound: dict[int, MetricsLine] = {}
     skipped: list[int] = []
     try:
         if not path.is_file():  # a pipe would never end
             raise ConfigError(f"{shown(path)}: cannot be read: not a file")
-        with path.open("rb") as file:
-            for number, text in enumerate(_texts(file), 1):
+        with contextlib.ExitStack() as stack:
+            files = [stack.enter_context(part.open("rb")) for part in (path, *metrics_parts(path.parent))]
+            for number, text in enumerate(itertools.chain.from_iterable(map(_texts, files)), 1):
                 if text.isspace():
                     continue
                 line = _parse(text, seeds)

@@ -16,6 +16,7 @@ is whole, or was damaged since, which the checksums tell.
 import contextlib
 import errno
 import hashlib
+import importlib
 import json
 import logging
 import os
@@ -191,12 +192,24 @@ def _write_array(path: Path, array: np.ndarray) -> None:
     path.parent.mkdir(exist_ok=True)
     with _plain(path.parent) as parent, _quiet():
         try:
-            with ocp.PyTreeCheckpointer() as checkpointer:
+            with _checkpointer() as checkpointer:
                 checkpointer.save(parent / path.name, {"array": array})
         except OSError:
             raise
         except Exception as error:
             raise OSError(None, _disk_error(error)) from error
+
+
+def _checkpointer() -> ocp.Checkpointer:
+    """Of this process alone. Where JAX knows of several, as on a TPU pod, Orbax would wait for all of them, and write
+    NumPy arrays in the first one only: here each is told that it is the first."""
+    if jax.process_count() == 1:
+        return ocp.PyTreeCheckpointer()
+    multihost: Any = importlib.import_module("orbax.checkpoint._src.multihost.multihost")
+    multihost.process_index = lambda: 0
+    alone = ocp.options.MultiprocessingOptions(active_processes={0})
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def _disk_error(error: Exception) -> str:
@@ -343,7 +356,7 @@ def _put(tree: dict[str, Any], name: str, array: np.ndarray) -> None:
 
 
 def _read_tree(path: Path) -> Any:
-    with _plain(path.parent) as parent, _quiet(), ocp.PyTreeCheckpointer() as checkpointer:
+    with _plain(path.parent) as parent, _quiet(), _checkpointer() as checkpointer:
         place = parent / path.name
         saved = checkpointer.metadata(place).item_metadata.tree
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)

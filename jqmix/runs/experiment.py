@@ -27,8 +27,10 @@ from jqmix.learning.state import Member
 from jqmix.learning.train import build_env, check_own_env, divides, learning_batch
 from jqmix.runs import checkpoint
 from jqmix.runs.checkpoint import Manifest
+from jqmix.runs.clusters import check_share
 from jqmix.runs.devices import make_mesh
-from jqmix.runs.groups import Group, Part, Run, settings_of
+from jqmix.runs.groups import Group, Part, Run, Source, settings_of
+from jqmix.runs.hosts import Hosts, Place, joined
 from jqmix.runs.jax_settings import check_kernels, settled
 from jqmix.runs.log import Callback, Log, StopTraining, check_callbacks
 from jqmix.runs.memory import MemoryPlan, make_plan
@@ -154,7 +156,11 @@ def shape_of(cfg: Config) -> str:
 
 
 def train(
-    cfg: Config, quiet: bool = False, loggers: Sequence[Tracker] = (), callbacks: Sequence[Callback] = ()
+    cfg: Config,
+    quiet: bool = False,
+    loggers: Sequence[Tracker] = (),
+    callbacks: Sequence[Callback] = (),
+    place: Place | None = None,
 ) -> Result:
     """Trains a population to ``total_steps`` and writes its run directory.
 
@@ -165,10 +171,13 @@ def train(
     every evaluation. One that raises ``jqmix.StopTraining`` ends training early: the run saves, as at Ctrl-C, and its
     result is returned. Any other error ends training, too, and is raised here once the run has saved.
 
+    ``place``: which this is of several processes that call this function alike and share the run's seeds. The first one
+    has the display and the loggers; callbacks get the lines of the seeds that are trained where they are called.
+
     Raises ``ConfigError`` (or ``EnvError``) for anything unfit before compiling or writing. Stopped by a signal
     (Ctrl-C), it saves, says how to go on, and raises ``KeyboardInterrupt``. Raises ``RunError`` where it can't go on.
     """
-    (result,) = train_together([cfg], quiet, loggers=loggers, callbacks=callbacks)
+    (result,) = train_together([cfg], quiet, loggers=loggers, callbacks=callbacks, place=place)
     return result
 
 
@@ -180,11 +189,13 @@ def resume(
     log: str | None = None,
     loggers: Sequence[Tracker] = (),
     callbacks: Sequence[Callback] = (),
+    place: Place | None = None,
 ) -> Result:
     """Goes on from a run's newest sound checkpoint, as if it had never stopped; to more steps, if told.
 
     ``log``: trackers from now on, in place of the run's own (``"none"``: without). A tracker gets all lines that it
-    does not have yet. ``loggers``, ``callbacks``: as :func:`train` takes them. Raises ``ConfigError`` where there is
+    does not have yet. ``loggers``, ``callbacks``, ``place``: as :func:`train` takes them; there may be more or fewer
+    processes than before. Raises ``ConfigError`` where there is
     nothing to go on with. ``trust``: the run may name code of its own.
     """
     path = Path(run_dir)
@@ -194,16 +205,19 @@ def resume(
     if log is not None:
         cfg = replace(cfg, log=coerce_text("log", log))
         tracker_names(cfg.log)
-    (result,) = train_together([cfg], quiet, resuming=True, loggers=loggers, callbacks=callbacks)
+    (result,) = train_together([cfg], quiet, resuming=True, loggers=loggers, callbacks=callbacks, place=place)
     return result
 
 
 @settled()
-def dry_run(cfg: Config) -> list[str]:
-    """What :func:`train` would say before it compiles, line by line, with about how long it would take.
+def dry_run(cfg: Config, place: Place | None = None) -> list[str]:
+    """What :func:`train` would say before it compiles, line by line, with about how long it would take; of several
+    processes, this one (``place``) of its own seeds.
 
     Builds the environment, and writes nothing. Raises ``ConfigError`` (or ``EnvError``) as :func:`train` does.
     """
+    own = (place or Place()).share(cfg.seeds)
+    cfg = replace(cfg, seed=cfg.seed + own.start, seeds=len(own))
     make_trackers(cfg.log)
     check_own_env(cfg)
     spec, member = abstract_member(cfg)
@@ -240,20 +254,39 @@ def train_together(
     loggers: Sequence[Tracker] = (),
     callbacks: Sequence[Callback] = (),
     label: str | None = None,
+    place: Place | None = None,
 ) -> list[Result]:
     """The same for configurations of one shape: all their members in one program, a run directory for each of them.
 
-    ``resuming``: those of the directories that are there go on from their checkpoints. ``loggers``: of a single run.
-    ``label``: what they are in a study, which says where it lies and how it goes on by itself.
+    ``resuming``: those of the directories that are there go on from their checkpoints. ``loggers``, ``place``: of a
+    single run. ``label``: what they are in a study, which says where it lies and how it goes on by itself.
     """
+    place = place or Place()
     if len({shape_of(cfg) for cfg in cfgs}) > 1:
         raise ValueError("configurations that are trained together may differ in traced fields and seeds alone")
     check_callbacks(callbacks)
+    check_share(cfgs[0], place)
     with watched() as stop, contextlib.ExitStack() as stack:
-        terminal = stack.enter_context(Terminal(quiet, label or ""))
-        trackers = [make_trackers(cfg.log) | name_loggers(loggers) for cfg in cfgs]
-        session = _Session(cfgs, stop, terminal, stack, trackers, callbacks, label is not None)
+        terminal = stack.enter_context(Terminal(quiet or place.index > 0, label or ""))
+        hosts = stack.enter_context(joined(place, stop, terminal.warn))
+        if hosts.count > 1:
+            _check_alike(hosts, cfgs[0])
+        trackers = [make_trackers(cfg.log) | name_loggers(loggers) if hosts.is_first else {} for cfg in cfgs]
+        session = _Session(cfgs, stop, terminal, stack, hosts, trackers, callbacks, label is not None, quiet)
         return session.train(resuming)
+
+
+def _check_alike(hosts: Hosts, cfg: Config) -> None:
+    """Raises ``ConfigError`` where another process was asked for something else, or has another version."""
+    versions = {p: _version(p) for p in ("jqmix", "jax", "jaxlib")}
+    own = settings_of(cfg) | {"total_steps": cfg.total_steps, "group": cfg.group} | versions
+    first = hosts.exchange(own)[0]
+    for name in own:
+        if own[name] != first.get(name):
+            raise ConfigError(
+                f"{name}: {own[name]} at host {hosts.index}, but {first.get(name)} at host 0; hosts are given one "
+                "command (JQMIX_HOSTS=1 lets each process train a run of its own)"
+            )
 
 
 class _Session:
@@ -265,18 +298,24 @@ class _Session:
         stop: Stop,
         terminal: Terminal,
         stack: contextlib.ExitStack,
+        hosts: Hosts,
         trackers: Sequence[dict[str, Tracker]],
         callbacks: Sequence[Callback],
         in_study: bool,
+        quiet: bool,
     ):
         self.cfgs = cfgs
         self.cfg = replace(cfgs[0], seeds=sum(c.seeds for c in cfgs), group=cfgs[0].group if len(cfgs) == 1 else None)
         self.stop = stop
         self.terminal = terminal
         self.stack = stack
+        self.hosts = hosts
+        self.own = hosts.place.share(self.cfg.seeds)  # the members that this process trains
+        self.devices = 1  # of all processes
         self.trackers = trackers
         self.callbacks = callbacks
         self.in_study = in_study
+        self.quiet = quiet
         self.startup_s = 0.0
         self.runs: list[Run] = []
         self.starts: Starts = starts_of(*cfgs)
@@ -285,6 +324,20 @@ class _Session:
     # Before training
 
     def train(self, resuming: bool) -> list[Result]:
+        """Everything, from the environment on."""
+        with contextlib.ExitStack() as stack:
+            try:
+                groups = self._prepare(resuming)
+                stack.enter_context(self.stop.waiting())
+                log = self._train(groups)
+            except RunError as error:
+                self.hosts.close(error)  # others say themselves how to go on
+                there = self.runs and all(run.path.is_dir() for run in self.runs)
+                raise RunError(f"{error}; {self._how_to_go_on()}" if there else str(error)) from None
+            return self._end(log)
+
+    def _prepare(self, resuming: bool) -> list[Group]:
+        """The groups that are to train; their runs' directories, and the program of the first."""
         self.terminal.stage("building the environment")
         check_own_env(self.cfg)
         check_kernels(self.cfg, build_env(self.cfg, 1), self.terminal.warn)
@@ -292,39 +345,58 @@ class _Session:
         self.cfgs, self.cfg = [_named(cfg, spec) for cfg in self.cfgs], _named(self.cfg, spec)
         self.stop.raise_if_asked()
         plan = self._plan(spec, member, resuming)
+        self.devices = sum(self.hosts.exchange(make_mesh(plan.group, learning_batch(self.cfg)).size))
         with contextlib.ExitStack() as undoing:
             self._open(spec, member, plan, resuming, undoing)
-            spans = [range(first, first + plan.group) for first in range(0, self.cfg.seeds, plan.group)]
+            spans = [self.own[first : first + plan.group] for first in range(0, len(self.own), plan.group)]
             to_do = [group for span in spans if not self._finished(span) for group in self._groups(span)]
-            for run in self.runs:
-                run.dir.update(run.cfg, metadata(run.cfg, spec, member, plan))
+            for run in self.runs if self.hosts.is_first else ():
+                run.dir.update(run.cfg, self._metadata(run.cfg, spec, member, plan))
             if to_do:
                 kind = "member" if self.in_study else "seed"
-                for line in _headlines(self.cfg, spec, metadata(self.cfg, spec, member, plan), kind):
+                for line in _headlines(self.cfg, spec, self._metadata(self.cfg, spec, member, plan), kind):
                     self.terminal.say(line)
+                if self.hosts.count > 1:
+                    self.terminal.say(f"{self._whose()}; what is shown while it trains is of these")
                 self.terminal.say(str(plan))
                 self.compiled(to_do[0])
+            elif self.hosts.count > 1:
+                self.terminal.say(f"{self._whose()}; they have made their {self.cfg.total_steps:,} steps")
             else:
                 self.terminal.say(f"finished, with {self.cfg.total_steps:,} steps; --total-steps goes on to more")
             self.stop.raise_if_asked()
-        with self.stop.waiting():
-            return self._train(to_do)
+        return to_do
+
+    def _whose(self) -> str:
+        """Which process of the run this is, and what of it is its own."""
+        seeds = range(self.cfg.seed + self.own.start, self.cfg.seed + self.own.stop)
+        some = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
+        return f"host {self.hosts.index} of {self.hosts.count}: {some}"
+
+    def _metadata(self, cfg: Config, spec: EnvSpec, member: Member, plan: MemoryPlan) -> dict[str, Any]:
+        """With all processes and their devices; the memory plan is the first one's."""
+        info = metadata(cfg, spec, member, plan)
+        return info | {"device": info["device"] | {"count": self.devices}, "hosts": self.hosts.count}
 
     def _plan(self, spec: EnvSpec, member: Member, resuming: bool) -> MemoryPlan:
-        """A run that is resumed keeps its groups, or where they don't fit any more divides them."""
-        if resuming and self.cfg.group is None:
+        """Of this process's members. A run that is resumed keeps its groups, or where they don't fit any more divides
+        them."""
+        cfg = replace(self.cfg, seeds=len(self.own))
+        if resuming and cfg.group is None:
             before = _recorded_group(Path(self.cfgs[0].run_dir or ""))
-            if before is not None and self.cfg.seeds % before == 0:
+            if before is not None and cfg.seeds % before == 0:
                 with contextlib.suppress(ConfigError):
-                    return make_plan(replace(self.cfg, group=before), spec, member)
-                return make_plan(replace(self.cfg, seeds=before), spec, member)._replace(members=self.cfg.seeds)
-        return make_plan(self.cfg, spec, member)
+                    return make_plan(replace(cfg, group=before), spec, member)
+                return make_plan(replace(cfg, seeds=before), spec, member)._replace(members=cfg.seeds)
+        return make_plan(cfg, spec, member)
 
     def _open(
         self, spec: EnvSpec, member: Member, plan: MemoryPlan, resuming: bool, undoing: contextlib.ExitStack
     ) -> None:
         """Makes the runs' folders and writes what is known before training, or locks those that are there. While
         ``undoing`` holds, what ends the program takes back those that are new."""
+        if not self.hosts.is_first:
+            return self._open_shared(resuming)
         first = 0
         for cfg in self.cfgs:
             there = resuming and cfg.run_dir is not None and (Path(cfg.run_dir) / "config.yaml").is_file()
@@ -338,9 +410,27 @@ class _Session:
                 self._check_unchanged(run)
             else:
                 undoing.enter_context(self.stop.undoing(run.dir.discard))
-                run.dir.begin(cfg, metadata(cfg, spec, member, plan))
+                run.dir.begin(cfg, self._metadata(cfg, spec, member, plan))
             self.runs.append(run)
             first = run.last
+        if self.hosts.count > 1:
+            with self.runs[0].dir.marked() as mark:
+                self.hosts.exchange([str(self.runs[0].path.resolve()), mark])
+                self.hosts.exchange()  # all have seen it
+
+    def _open_shared(self, resuming: bool) -> None:
+        """The directory that the first process made or locked."""
+        path, mark = self.hosts.exchange()[0]
+        (cfg,) = self.cfgs
+        run = Run(cfg, RunDir.join(Path(path), mark), 0)
+        self.stack.callback(run.dir.close)
+        self.hosts.exchange()
+        if resuming:
+            self._check_unchanged(run)
+        self.runs.append(run)
+        if not self.quiet:
+            with contextlib.suppress(OSError, ValueError):  # nobody may be there to read it
+                print(f"{self._whose()}; host 0 shows the run in {path}", flush=True)
 
     def _check_unchanged(self, run: Run) -> None:
         """Raises ``ConfigError`` where the run was begun with other settings, or made more steps than it is to make."""
@@ -388,15 +478,23 @@ class _Session:
             at = min(saved.iteration for saved, _ in newest)
             sources = [part.newest(warn, to_resume=True, at=at) for part in parts]
             if None not in sources:
-                return [Group(span.start, span.stop, parts, sources)]
-        return [self._alone(part) for whole in parts for part in whole.split()]
+                found = [Source(part, *source) for part, source in zip(parts, sources, strict=True)]
+                return [Group(span.start, span.stop, parts, found)]
+        groups: list[Group] = []
+        for group in (self._alone(part) for whole in parts for part in whole.split()):
+            if groups and group.continues(groups[-1]):
+                groups[-1] = groups[-1].with_next(group)
+            else:
+                groups.append(group)
+        return groups
 
     def _alone(self, part: Part) -> Group:
         first = part.run.first
         source = part.newest(self.terminal.warn, to_resume=True)
         if source is None and part.saved():
             raise ConfigError(f"run_dir: {part.run.path} holds what the run ended with, but nothing to go on from")
-        return Group(first + part.members.start, first + part.members.stop, [part], [source] if source else [])
+        sources = [Source(part, *source)] if source else []
+        return Group(first + part.members.start, first + part.members.stop, [part], sources)
 
     def compiled(self, group: Group) -> Population:
         """The program for so many members, compiled once for each number."""
@@ -408,8 +506,9 @@ class _Session:
 
     # Training
 
-    def _train(self, groups: list[Group]) -> list[Result]:
-        log = Log(self.runs, groups, self.terminal, self.callbacks)
+    def _train(self, groups: list[Group]) -> Log:
+        self.hosts.advice = self._how_to_go_on()
+        log = Log(self.runs, groups, self.terminal, self.hosts, self.callbacks)
         saver = Saver(self.cfg.checkpoint, self.terminal.warn)
         self.stack.callback(saver.close)
         self.stack.callback(log.close)
@@ -418,22 +517,21 @@ class _Session:
             for group in groups:
                 population, starts = self.compiled(group), self.starts.slice(group.first, group.size)
                 Training(self.cfg, self.stop, group, population, starts, log, saver).run()
+            log.sort(groups)
+            log.join()
         except StopTraining as stopped:
+            log.sort(groups)
+            self.hosts.close(stopped)
             why = f" ({stopped})" if str(stopped) else ""
             self.terminal.say(f"stopped by a callback{why}; saved; {self._how_to_go_on()}")
         except Interrupted as stopped:
             self.terminal.warn(f"stopped by {stopped}; saved; {self._how_to_go_on()}")
             raise
-        except RunError as error:
-            there = all(run.path.is_dir() for run in self.runs)
-            raise RunError(f"{error}; {self._how_to_go_on()}" if there else str(error)) from None
         except BaseException as error:
             if error is log.raised:
                 error.add_note(f"jqmix: raised by a callback; the run was saved; {self._how_to_go_on()}")
             raise
-        for run in self.runs:
-            log.files[run.path].sort([group.members_of(run) for group in groups])
-        return self._end(log)
+        return log
 
     def _begin_trackers(self, log: Log) -> None:
         """Trackers of a run that goes on get what they don't have yet of what was logged before."""
@@ -461,7 +559,7 @@ class _Session:
         times = trace_s, compile_s, train_s, self.startup_s
         results = [Result(run.cfg, run.path, *times, log.steps_made) for run in self.runs]
         self.terminal.stop()
-        if log.steps_made:
+        if log.steps_made and self.hosts.is_first:
             self._summarise(log.steps_made, train_s)
         if len(self.runs) == 1 and len(log.faults) == self.cfg.seeds:
             raise RunError("no member is left: " + "; ".join(log.faults.values()))
@@ -513,8 +611,10 @@ def _next_commands(run: Run) -> list[str]:
 
 
 def _recorded_group(run_dir: Path) -> int | None:
-    """How many members a run trained at once, by its metadata; None where that is not to be had."""
+    """How many members a run trained at once, by its metadata; None where it was all that a process had, or where that
+    is not to be had."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        group = json.loads((run_dir / "metadata.json").read_text(encoding="utf-8"))["memory_plan"]["group"]
-        return group if type(group) is int and group > 0 else None
+        plan = json.loads((run_dir / "metadata.json").read_text(encoding="utf-8"))["memory_plan"]
+        group = plan["group"]
+        return group if type(group) is int and 0 < group < plan["members"] else None
     return None

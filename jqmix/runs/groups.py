@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
+
 from jqmix.config import Config, flatten, to_dict
 from jqmix.runs import checkpoint
 from jqmix.runs.checkpoint import Manifest, Saved
@@ -69,19 +72,46 @@ class Part(NamedTuple):
         return [Part(self.run, range(*ends)) for ends in itertools.pairwise([*cuts, self.members.stop])]
 
 
+class Source(NamedTuple):
+    """A checkpoint, and the members that go on from it."""
+
+    part: Part
+    saved: Saved
+    about: Manifest
+
+    def shared(self) -> list[np.ndarray]:
+        """What its members have in common with all that stand where they do."""
+        return jax.tree.leaves(checkpoint.load_state(self.saved.path, with_replay=False)["shared"])
+
+
 @dataclass(frozen=True)
 class Group:
-    """Members of the program that train together, and the checkpoints that they go on from: one of each part, all of
+    """Members of the program that train together, a part of each run, and the checkpoints that they go on from: all of
     the same iteration, or none."""
 
     first: int
     last: int
     parts: list[Part]
-    sources: list[tuple[Saved, Manifest]]
+    sources: list[Source]
 
     @property
     def size(self) -> int:
         return self.last - self.first
+
+    def continues(self, other: "Group") -> bool:
+        """Whether both are of one run, these members right after the other's, and stand at the same point of it."""
+        return (
+            self.parts[0].run is other.parts[-1].run
+            and self.first == other.last
+            and bool(self.sources and other.sources)
+            and self.sources[0].about.iteration == other.sources[0].about.iteration
+            and all(map(np.array_equal, self.sources[0].shared(), other.sources[0].shared()))
+        )
+
+    def with_next(self, other: "Group") -> "Group":
+        """One of both, where the other one continues this."""
+        members = range(self.parts[-1].members.start, other.parts[0].members.stop)
+        return Group(self.first, other.last, [Part(self.parts[0].run, members)], [*self.sources, *other.sources])
 
     def members_of(self, run: Run) -> range:
         return next((part.members for part in self.parts if part.run is run), range(0))

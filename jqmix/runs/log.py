@@ -12,9 +12,9 @@ from jqmix.config import Config, ConfigError
 from jqmix.inputs import quoted
 from jqmix.learning.count import Count, numbers
 from jqmix.learning.health import FAULTS
-from jqmix.runs.checkpoint import Manifest, Saved
-from jqmix.runs.groups import Group, Part, Run
-from jqmix.runs.metrics_file import Line, MetricsFile, to_line
+from jqmix.runs.groups import Group, Part, Run, Source
+from jqmix.runs.hosts import Hosts
+from jqmix.runs.metrics_file import Line, MetricsFile, join_parts, to_line
 from jqmix.runs.run_dir import RunError
 from jqmix.runs.terminal import Terminal, mean_curve, metric_of
 from jqmix.runs.text_plots import Point
@@ -40,8 +40,16 @@ class Log:
     everything is saved.
     """
 
-    def __init__(self, runs: list[Run], groups: list[Group], terminal: Terminal, callbacks: Sequence[Callback] = ()):
+    def __init__(
+        self,
+        runs: list[Run],
+        groups: list[Group],
+        terminal: Terminal,
+        hosts: Hosts,
+        callbacks: Sequence[Callback] = (),
+    ):
         self.terminal = terminal
+        self.hosts = hosts
         self.callbacks = callbacks
         self.raised: BaseException | None = None
         self.feeds: dict[Path, list[Feed]] = {}
@@ -54,15 +62,61 @@ class Log:
         self._strange: set[int] = set()
         keep = {run.path: dict.fromkeys(range(run.cfg.seeds), (sys.maxsize, sys.maxsize)) for run in runs}
         for group in groups:
-            for part, source in zip(group.parts, group.sources or [None] * len(group.parts), strict=True):
-                keep[part.run.path] |= _lines_to_keep(part, source)
+            for part in () if group.sources else group.parts:
+                keep[part.run.path] |= dict.fromkeys(part.members, (0, 0))
+            for source in group.sources:
+                keep[source.part.run.path] |= _lines_to_keep(source)
         try:
-            self.files = {run.path: MetricsFile(run.path / "metrics.jsonl", keep[run.path]) for run in runs}
+            self.files = {run.path: self._open(run, keep[run.path]) for run in runs}
         except OSError as error:
             raise RunError(f"{error.filename} could not be written ({error.strerror})") from None
-        before = max((about.elapsed_s for group in groups for _, about in group.sources), default=0.0)
+        before = max((source.about.elapsed_s for group in groups for source in group.sources), default=0.0)
         self._start = time.perf_counter()
         self._before = before
+
+    def _open(self, run: Run, keep: dict[int, tuple[int, int]]) -> MetricsFile:
+        """The run's file. Processes but the first have one of their own until the run ends; what was logged before is
+        in the first one's, which knows from all what of it to keep."""
+        own = self.hosts.place.share(run.cfg.seeds)
+        told = self.hosts.exchange({member: keep[member] for member in own})
+        if self.hosts.is_first:
+            join_parts(run.path)
+            agreed = {int(member): tuple(ends) for some in told for member, ends in some.items()}
+            file = MetricsFile(run.path / "metrics.jsonl", agreed)
+            self.hosts.exchange(dict(file.counts))
+            return file
+        counts = self.hosts.exchange()[0]
+        file = MetricsFile(run.path / f"metrics.{self.hosts.index}.jsonl")
+        file.counts.update({int(member): count for member, count in counts.items()})
+        return file
+
+    def sort(self, groups: list[Group]) -> None:
+        """Puts lines of members that trained after one another in this order."""
+        for run in self.runs:
+            self.files[run.path].sort([group.members_of(run) for group in groups])
+
+    def join(self) -> None:
+        """Puts what other processes logged into the runs' files, once all have come here; told what they came to."""
+        if self.hosts.count == 1:
+            return
+        for run in self.runs:
+            self.files[run.path].close()
+        ended = self.hosts.exchange({"steps": self.steps_made, "faults": self.faults})
+        self._feed_others()
+        self.steps_made = sum(end["steps"] for end in ended)
+        self.faults = {int(member): text for end in ended for member, text in end["faults"].items()}
+        for run in self.runs if self.hosts.is_first else ():
+            try:
+                join_parts(run.path)
+            except OSError as error:
+                raise RunError(f"{error.filename} could not be written ({error.strerror})") from None
+
+    def _feed_others(self) -> None:
+        """Gives trackers what other processes logged."""
+        for lines in self.hosts.told():
+            for feeds in self.feeds.values():
+                for feed in feeds:
+                    feed.put(lines)
 
     def begin(self, group: Group, env_steps: Count, codes: Any) -> int:
         """A group's members as they go on; the slowest one's steps."""
@@ -107,6 +161,7 @@ class Log:
                 new.append(to_line(values, head))
                 shown.setdefault(run.path.name, []).append(new[-1])
             self._write(run, new[-1:] if code or complete else [])
+        self._feed_others()
         self._call_back(new)
         slowest = self._slowest(group)
         if shown:
@@ -121,6 +176,7 @@ class Log:
         self._reach(run, lambda file: file.write(lines))
         for feed in self.feeds.get(run.path, ()):
             feed.put(lines)
+        self.hosts.tell(lines)
 
     def _call_back(self, lines: list[Line]) -> None:
         if not lines or not self.callbacks:
@@ -213,9 +269,7 @@ def _absolute(values: dict[str, float]) -> dict[str, float]:
     return {name.replace("eval/", "absolute/"): x for name, x in values.items() if name.startswith("eval/")}
 
 
-def _lines_to_keep(part: Part, source: tuple[Saved, Manifest] | None) -> dict[int, tuple[int, int]]:
+def _lines_to_keep(source: Source) -> dict[int, tuple[int, int]]:
     """How many lines of each member, and up to how many steps, a run that goes on keeps."""
-    if source is None:
-        return dict.fromkeys(part.members, (0, 0))
-    saved, about = source
+    part, saved, about = source
     return {m: (about.lines[m - saved.first], about.env_steps[m - saved.first]) for m in part.members}

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jqmix.files import sync, write_atomically
+from jqmix.files import metrics_parts, sync, write_atomically
 
 Line = dict[str, Any]
 
@@ -90,8 +90,29 @@ class MetricsFile:
             self._file = self.path.open("a", encoding="utf-8")
 
     def close(self) -> None:
+        """May be called twice."""
         with contextlib.suppress(OSError):  # what could not be written was said when it was written
             self._file.close()
+
+
+def join_parts(run_dir: Path) -> None:
+    """Puts what several processes logged into metrics.jsonl, every member's first line before any one's second. A line
+    that a process which was killed here left in both places comes once. Raises ``OSError``."""
+    path, parts = run_dir / "metrics.jsonl", metrics_parts(run_dir)
+    if not parts:
+        return
+    lines: dict[bytes, tuple[int, int]] = {}
+    counts: Counter[int] = Counter()
+    for part in (path, *parts):
+        with contextlib.suppress(FileNotFoundError), part.open("rb") as file:
+            for raw in file:
+                member, _ = _whose(raw)
+                if raw not in lines and raw.endswith(b"\n"):
+                    lines[raw] = counts[member], member
+                    counts[member] += 1
+    write_atomically(path, lambda temporary: _write_all(temporary, sorted(lines, key=lambda raw: lines[raw])))
+    for part in parts:
+        part.unlink()
 
 
 def _write_all(path: Path, pieces: Iterable[bytes]) -> None:

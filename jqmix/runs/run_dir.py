@@ -7,17 +7,22 @@ import contextlib
 import datetime
 import json
 import os
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from jqmix.config import Config, ConfigError, dump
-from jqmix.files import write_text
+from jqmix.files import metrics_parts, write_text
 
 try:
     import fcntl
 except ImportError:  # not on Windows: there nothing tells that a directory is in use
     fcntl = None
+
+
+MARK = ".host-"  # what the name of a file begins with by which processes know a run's directory
 
 
 class RunError(RuntimeError):
@@ -27,12 +32,12 @@ class RunError(RuntimeError):
 class RunDir:
     """A run's directory, ours alone until ``close``."""
 
-    def __init__(self, path: Path, made: bool):
-        """Locks it. Raises ``ConfigError`` where another process trains into it."""
+    def __init__(self, path: Path, made: bool, lock: bool = True):
+        """Locks it, unless another process of the run did. Raises ``ConfigError`` where another run trains into it."""
         self.path = path
         self._made = made
         self._fd = os.open(path, os.O_RDONLY)
-        if fcntl is None:
+        if fcntl is None or not lock:
             return
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -66,8 +71,9 @@ class RunDir:
 
     def clear(self) -> None:
         """Takes away what a start left that was killed before it had written its configuration."""
-        for name in (".config.yaml.tmp", ".metadata.json.tmp"):
-            (self.path / name).unlink(missing_ok=True)
+        names = (self.path / name for name in (".config.yaml.tmp", ".metadata.json.tmp"))
+        for path in (*names, *self.path.glob(f"{MARK}*")):
+            path.unlink(missing_ok=True)
 
     def begin(self, cfg: Config, info: dict[str, Any]) -> None:
         """Writes what is known before training. The configuration comes first: with it, a run can be resumed."""
@@ -96,10 +102,34 @@ class RunDir:
             return
         with contextlib.suppress(OSError):
             self.clear()
-            for name in ("config.yaml", "metadata.json", "metrics.jsonl"):
-                (self.path / name).unlink(missing_ok=True)
+            names = (self.path / name for name in ("config.yaml", "metadata.json", "metrics.jsonl"))
+            for path in (*names, *metrics_parts(self.path)):
+                path.unlink(missing_ok=True)
             if self._made:
                 self.path.rmdir()
+
+    @contextlib.contextmanager
+    def marked(self) -> Iterator[str]:
+        """While this holds, the directory has a file of this name, by which other processes know it."""
+        try:
+            file = tempfile.NamedTemporaryFile(prefix=MARK, dir=self.path)  # noqa: SIM115
+        except OSError as error:
+            raise ConfigError(f"run_dir: {self.path} cannot be written: {error.strerror}") from None
+        with file:
+            yield Path(file.name).name
+
+    @staticmethod
+    def join(path: Path, mark: str) -> "RunDir":
+        """The directory that the first process of a run made and marked; other machines may see that seconds later.
+
+        Raises ``ConfigError`` where it is not to be seen here.
+        """
+        for _ in range(50):
+            with contextlib.suppress(OSError):
+                if mark in os.listdir(path):
+                    return RunDir(path, made=False, lock=False)
+            time.sleep(0.2)
+        raise ConfigError(f"run_dir: {path} is not that of host 0; hosts need it on a file system that they share")
 
     def check_there(self) -> None:
         """Raises ``RunError`` if its path no longer leads to it."""

@@ -51,7 +51,7 @@ class Training:
         group, population = self.group, self.population
         population.forget_start()
         trees = []
-        for part, (saved, about) in zip(group.parts, group.sources, strict=True):
+        for part, saved, about in group.sources:
             self.terminal.say(f"going on from {saved.path}, {min(about.env_steps):,} steps")
             tree = checkpoint.load_state(saved.path, about.with_replay)
             some = slice(part.members.start - saved.first, part.members.stop - saved.first)
@@ -59,7 +59,7 @@ class Training:
         members = _joined([tree for tree, _ in trees])
         like = population.members
         shared = checkpoint.fill(population.shared, trees[0][1])
-        if like.buffer is None or all(about.with_replay for _, about in group.sources):
+        if like.buffer is None or all(source.about.with_replay for source in group.sources):
             return population.place(checkpoint.fill(like, members), shared)
         self.terminal.warn("the checkpoint has no replay: it begins empty, and the run is not what it would have been")
         filled = checkpoint.fill(like._replace(buffer=None), members)._replace(buffer=population.empty_buffer())
