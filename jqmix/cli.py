@@ -591,11 +591,11 @@ def _bench_target(cfg: Config, args: argparse.Namespace) -> None:
     chip_named(args.target)
     os.environ["JAX_PLATFORMS"] = "cpu"  # an accelerator that is here has no part in it
     _prepare(cache=False)
-    from jqmix.runs.target import bench_target, summary
+    from jqmix.runs.target import bench_target, target_summary
 
     with _stdout_for_results():
         result = bench_target(cfg, args.target, args.devices or 1)
-    print(json.dumps(result) if args.json else summary(result))
+    print(json.dumps(result) if args.json else target_summary(result))
 
 
 def _report(args: argparse.Namespace) -> None:

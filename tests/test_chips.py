@@ -12,7 +12,7 @@ from jqmix.chips.catalogue import CHIPS, Chip, chip_named
 from jqmix.chips.forecast import forecast
 from jqmix.cli import main
 from jqmix.inputs import ConfigError
-from jqmix.runs.target import summary
+from jqmix.runs.target import target_summary
 
 # A program with one of each: a loop whose turns are noted and one whose condition tells, a branch, a part that is
 # written in place, a part that is read, a product, a sum over devices, an array in tiles and one beside the cores.
@@ -192,7 +192,7 @@ def test_the_summary_names_everything(module):
     memory = {"state": 10**6, "temporary": 2 * 10**6, "reserved": 3 * 10**6, "available": 10**9}
     about = {"target": "slow", "devices": 2, "members_per_device": 1, "jax": "0", "trace_s": 1.0, "compile_s": 2.0}
     result = {**about, **found, "memory": memory, "predicted_steps_per_s": 1234.5}
-    text = summary(result)
+    text = target_summary(result)
     for told in ("2 × slow", "collecting", "1 all-reduce", "1 MB of state", "1,234", "counted with one turn: 1"):
         assert told in text
     json.dumps(result)

@@ -83,26 +83,30 @@ def test_what_devices_gather_is_what_was_divided():
     assert_same(Split().gather(whole), whole)
 
 
+@pytest.mark.parametrize("chip", ["gpu", "tpu"])
 @pytest.mark.parametrize("capacity", [16, 20, 28])
-def test_a_buffer_in_sections_is_the_whole_one(capacity):
+def test_a_buffer_in_sections_is_the_whole_one(capacity, chip):
     """Four windows at a time fall into one section or two, and those of many updates come to where they are needed."""
-    whole = some_windows([0] * capacity)
-    sections = over_windows(lambda x, axis: jnp.stack(jnp.split(x, SHARED.parts, axis)), whole)
+    with compiling_for(chip):
+        whole = windows.as_ring(some_windows([0] * capacity))
+        parts = lambda axis, part: jax.tree.map(lambda x: jnp.stack(jnp.split(x, SHARED.parts, axis)), part)  # noqa: E731
+        sections = jax.tree.map(parts, windows.ring_axes(), whole)
 
-    def write_mine(section, new, position):
-        return windows.write(section, new, position, SHARED.first(capacity // SHARED.parts))
+        def write_mine(section, new, position):
+            return windows.write(section, new, position, SHARED.first(capacity // SHARED.parts))
 
-    write, write_all = jax.jit(windows.write), jax.jit(lambda own, **new: on_devices(write_mine, own, **new))
-    for k in range(capacity // 4 + 2):  # the ring begins anew
-        new, position = some_windows(range(4 * k, 4 * k + 4)), jnp.int32(4 * k % capacity)
-        whole, sections = write(whole, new, position), write_all(sections, new=new, position=position)
-    index = jnp.asarray(np.random.default_rng(0).integers(0, capacity, (2, 8)))
-    for drawn in (index, index[0]):
-        got = jax.jit(lambda index: on_devices(SHARED.fetch, sections, index=index))(drawn)
-        for device in range(SHARED.parts):
-            mine = drawn[..., 2 * device : 2 * device + 2]
-            wanted = jax.vmap(lambda i: windows.take(whole, i))(mine) if drawn.ndim == 2 else windows.take(whole, mine)
-            assert_same(jax.tree.map(lambda x, d=device: x[d], got), wanted)
+        write, write_all = jax.jit(windows.write), jax.jit(lambda own, **new: on_devices(write_mine, own, **new))
+        for k in range(capacity // 4 + 2):  # the ring begins anew
+            new, position = some_windows(range(4 * k, 4 * k + 4)), jnp.int32(4 * k % capacity)
+            whole, sections = write(whole, new, position), write_all(sections, new=new, position=position)
+        index = jnp.asarray(np.random.default_rng(0).integers(0, capacity, (2, 8)))
+        draw = jax.jit(lambda i: windows.draw(whole, i, new))
+        for drawn in (index, index[0]):
+            got = jax.jit(lambda index: on_devices(SHARED.fetch, sections, index=index, like=new))(drawn)
+            for device in range(SHARED.parts):
+                mine = drawn[..., 2 * device : 2 * device + 2]
+                wanted = jax.vmap(draw)(mine) if drawn.ndim == 2 else draw(mine)
+                assert_same(jax.tree.map(lambda x, d=device: x[d], got), wanted)
 
 
 @pytest.mark.parametrize("name", ["smax_3m", "mpe_simple_spread_v3", "memory_probe"])

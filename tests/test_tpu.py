@@ -55,9 +55,9 @@ def test_turns_are_what_all_give_at_once(key):
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[1], y), expected, alone)
 
 
-def filled(buffer, start):
+def filled(buffer, start, replay):
     """A buffer after five additions of four windows, so that its ring of twelve went round; and the last four."""
-    stored = buffer.init(windows.empty(ENV, SLOTS, CAPACITY, start))
+    stored = buffer.init(windows.empty(ENV, SLOTS, CAPACITY, start), replay)
     rng = np.random.default_rng(0)
 
     def some(x):
@@ -75,11 +75,13 @@ def filled(buffer, start):
     "start", [None, AgentStart(jnp.zeros((4, 2, 3)), jnp.zeros((4, 2), jnp.int32))], ids=["reset", "goes on"]
 )
 def test_a_ring_of_rows_gives_the_windows_of_one_in_order_of_time(key, prioritised, start):
-    replay = load_config(None, **{"replay.prioritised": prioritised, "replay.batch": 6}).replay
+    replay = load_config(
+        None, **{"replay.prioritised": prioritised, "replay.capacity": CAPACITY, "rollouts": 4, "replay.batch": 6}
+    ).replay
     buffer = make_buffer(replay)
 
     def drawn():
-        stored, new = filled(buffer, start)
+        stored, new = filled(buffer, start, replay)
         index, weight = buffer.sample(key, stored, jnp.int32(CAPACITY), replay)
         return windows.draw(stored.windows, index, new), weight, stored
 

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jqmix.kernels.platform import plain, platform
-from jqmix.kernels.self_test import difference, trouble_with
+from jqmix.kernels.self_test import mismatch, trouble_with
 from jqmix.types import EnvSpec, Seen, TimeStep
 
 SIZE = 32.0  # the map is a square
@@ -261,7 +261,7 @@ class Battle(NamedTuple):
     def kernel_trouble(self) -> str | None:
         """What is wrong with it on the GPU that is there."""
         units = self.allies + self.enemies
-        return trouble_with(f"SMAX with {units} units", lambda: difference(self._both_forms, self._crowd))
+        return trouble_with(f"SMAX with {units} units", lambda: mismatch(self._both_forms, self._crowd))
 
     def _both_forms(self, *battle: Any) -> tuple[Any, Any]:
         a = _attributes(self.types)

@@ -41,7 +41,7 @@ def trouble(hidden: int) -> str | None:
 
 
 def trouble_with(kernel: str, proof: Callable[[], str | None]) -> str | None:
-    """The same of any kernel. ``proof`` runs it and says what is wrong (:func:`difference`), once a process."""
+    """The same of any kernel. ``proof`` runs it and says what is wrong (:func:`mismatch`), once a process."""
     gpu = _gpu()
     if gpu is None:
         return None
@@ -66,10 +66,10 @@ def _before_ampere(gpu: Any) -> bool:
 
 def disagreement(hidden: int) -> str | None:
     """How the GRU's kernel fails on JAX's first device, or how far it is from the scan; None if near enough."""
-    return difference(_by_kernel_and_by_scan, lambda: _window(lowering().width(hidden)))
+    return mismatch(_by_kernel_and_by_scan, lambda: _window(lowering().width(hidden)))
 
 
-def difference(compare: Compare, arguments: Callable[[], tuple[Any, ...]]) -> str | None:
+def mismatch(compare: Compare, arguments: Callable[[], tuple[Any, ...]]) -> str | None:
     """How a kernel fails on JAX's first device, or how far its results are from the plain form's; None if near enough.
 
     ``compare`` is compiled, and run on the ``arguments``.

@@ -63,7 +63,7 @@ def memory_of(compiled: Any, chip: Chip) -> dict[str, int]:
     return {"state": state, "temporary": temporary, "reserved": state + temporary + new, "available": chip.memory}
 
 
-def summary(result: Mapping[str, Any]) -> str:
+def target_summary(result: Mapping[str, Any]) -> str:
     """What :func:`bench_target` found, to be read."""
     memory, total = result["memory"], result["total"]
     lines = [
