@@ -69,6 +69,26 @@ def test_what_was_compiled_for_one_platform_or_form_is_not_taken_for_another():
     assert not platform.plain("product")
 
 
+# Acting on accelerators
+
+
+@pytest.mark.parametrize("settings", [{}, {"last_action": False}, {"agent_id": False, "layers": 2}])
+def test_a_slot_takes_fewer_products_on_an_accelerator_and_gives_the_same(settings, rng, key):
+    agent = Agent(n_agents=3, n_actions=5, obs_size=7, hidden=8, **settings)
+    params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), agent.init(key))
+    obs, h = (jnp.asarray(rng.normal(size=(4, 3, size)), jnp.float32) for size in (7, 8))
+    slot = h, obs, jnp.asarray(rng.integers(0, 5, (4, 3))), jnp.asarray([True, False, False, True])
+
+    def products():
+        return str(jax.make_jaxpr(agent.step)(params, *slot)).count("dot_general")
+
+    on_a_cpu, counted = agent.step(params, *slot), products()
+    with platform.compiling_for("tpu"):
+        on_a_tpu = agent.step(params, *slot)
+        assert products() == 2 + agent.layers < counted
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), on_a_tpu, on_a_cpu)
+
+
 # Products
 
 

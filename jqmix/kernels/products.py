@@ -4,8 +4,10 @@ And the precision of products, of these and of all others in the networks.
 """
 
 import contextlib
+import functools
+import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -33,6 +35,18 @@ def products_in(precision: str) -> Iterator[None]:
         _rounding(precision == "bfloat16" and platform() == "cpu"),
     ):
         yield
+
+
+def product_of_parts(parts: Sequence[Float[Array, "*batch _"]], w: Float[Array, "I O"]) -> Float[Array, "*batch O"]:
+    """x w of an x that comes in ``parts``, along its last axis.
+
+    On a CPU a product for each part, which spares building x; on accelerators one, which spares launches.
+    """
+    if platform() != "cpu":
+        return product(jnp.concatenate(parts, axis=-1), w)
+    ends = list(itertools.accumulate(part.shape[-1] for part in parts))
+    products = (product(x, w[end - x.shape[-1] : end]) for x, end in zip(parts, ends, strict=True))
+    return functools.reduce(jnp.add, products)
 
 
 def matmul(x: Float[Array, "*batch I"], w: Float[Array, "I O"]) -> Float[Array, "*batch O"]:

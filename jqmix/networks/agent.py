@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jqmix.kernels.products import product
+from jqmix.kernels.products import product_of_parts
 from jqmix.networks import normalise
 from jqmix.networks.cores import base, build_core
 from jqmix.networks.layers import dense_init, linear
@@ -38,7 +38,7 @@ class Unrolled(NamedTuple):
 
 
 class _Encoder(nn.Module):
-    """Dense layers over the concatenation [obs, one-hot last action, one-hot agent id], without building it.
+    """Dense layers over the concatenation [obs, one-hot last action, one-hot agent id], of which the id is never built.
 
     The id's rows of the first layer are added as a bias per agent. The last action is left out where an episode starts.
     """
@@ -54,10 +54,10 @@ class _Encoder(nn.Module):
         init = dense_init(fan_in, agent.orthogonal)
         kernel = self.param("kernel", init.kernel, (fan_in, h))
         bias = self.param("bias", init.bias, (h,))
-        x = product(obs, kernel[:o])
+        parts = [obs]
         if agent.last_action:
-            taken = jax.nn.one_hot(last_action, a) * ~first[..., None, None]
-            x = x + product(taken, kernel[o : o + a])
+            parts.append(jax.nn.one_hot(last_action, a) * ~first[..., None, None])
+        x = product_of_parts(parts, kernel[: o + a])
         if agent.agent_id:
             bias = kernel[o + a :] + bias
         x = self._activated(x + jnp.broadcast_to(bias, x.shape), "norm")

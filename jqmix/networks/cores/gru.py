@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jqmix.kernels import gru as fast
-from jqmix.kernels.gru_step import Gates, GRUParams, project
+from jqmix.kernels.gru_step import Gates, GRUParams, project, step_in_one_product
 from jqmix.kernels.platform import plain, platform
 from jqmix.kernels.products import matmul
 from jqmix.kernels.self_test import trouble
@@ -61,8 +61,9 @@ def make(sizes: CoreSizes, settings: GRUSettings) -> Core:
     (:mod:`jqmix.kernels.self_test`)."""
 
     def step(params: Params, h: Array, x: Array, first: Array) -> tuple[Array, Array]:
-        weights = gru_params(params)
-        h = cell(weights, reset_where(first, h), project(weights, x))
+        weights, h = gru_params(params), reset_where(first, h)
+        in_one_product = platform() != "cpu" and not plain("gru")
+        h = step_in_one_product(weights, h, x) if in_one_product else cell(weights, h, project(weights, x))
         return h, h
 
     def unroll_window(params: Params, h: Array, x: Array, first: Array) -> tuple[Array, Array]:
