@@ -32,8 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     case, rows = sized_case(args.case, args.hidden), {}
+    module = load_program(args.jaxmarl, args.algorithm, lambda at, metrics: None)
     for seeds in args.seeds:
-        theirs = _jaxmarl(args, case, seeds)
+        theirs = _jaxmarl(module, args, case, seeds)
         ours = bench_target(_config(args, case, seeds), args.target)
         ratios = {
             "launches": theirs["total"]["launches"] / ours["total"]["launches"],
@@ -56,8 +57,7 @@ def _config(args: argparse.Namespace, case: dict[str, Any], seeds: int) -> Confi
     return load_config(None, **(ours | fields(args.set)))
 
 
-def _jaxmarl(args: argparse.Namespace, case: dict[str, Any], seeds: int) -> dict[str, Any]:
-    module = load_program(args.jaxmarl, args.algorithm, lambda at, metrics: None)
+def _jaxmarl(module: Any, args: argparse.Namespace, case: dict[str, Any], seeds: int) -> dict[str, Any]:
     work, settings = (case["work"], qmix_settings) if args.algorithm == "qmix" else (PQN, pqn_settings)
     config = settings(case, ITERATIONS * work["rollouts"] * work["steps"]) | {"WANDB_MODE": "disabled"}
     env, _ = module.env_from_config(dict(config))
