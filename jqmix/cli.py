@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jqmix.analysis.study import STUDY, TRICKS
+from jqmix.chips.catalogue import CHIPS, MOST_DEVICES, chip_named
 from jqmix.config import (
     CHOICES,
     EPISODES,
@@ -189,7 +190,11 @@ def _add_train_arguments(parser: argparse.ArgumentParser, foreign: Sequence[str]
 def _add_bench_arguments(parser: argparse.ArgumentParser, foreign: Sequence[str]) -> None:
     _add_config_argument(parser)
     _add_config_flags(parser, foreign)
-    parser.usage = f"{parser.prog} [CONFIG] [--field VALUE …]"
+    parser.usage = f"{parser.prog} [CONFIG] [--target CHIP] [--field VALUE …]"
+    about = f"compile one iteration for this chip, which need not be here, in place of running it: {', '.join(CHIPS)}"
+    parser.add_argument("--target", metavar="CHIP", help=about)
+    about = "how many of the chip (1)"
+    parser.add_argument("--devices", type=_whole(1, MOST_DEVICES), metavar="N", help=about)
     _add_json_flag(parser)
 
 
@@ -530,6 +535,10 @@ def _bench(args: argparse.Namespace) -> None:
     for field in ("run_dir", "log"):
         if field in _given(args):
             raise ConfigError(f"{field}: has no effect; bench writes nothing")
+    if args.devices is not None and args.target is None:
+        raise ConfigError("devices: has no effect without --target")
+    if args.target is not None:
+        return _bench_target(cfg, args)
     _prepare(cache=False)
     from jqmix.runs.bench import bench
 
@@ -546,6 +555,17 @@ def _bench(args: argparse.Namespace) -> None:
         f"compiled in {train['compile_s']:.1f} s; {train['state_bytes'] / 1e6:,.0f} MB of state, "
         f"{train['temporary_bytes'] / 1e6:,.0f} MB temporary"
     )
+
+
+def _bench_target(cfg: Config, args: argparse.Namespace) -> None:
+    chip_named(args.target)
+    os.environ["JAX_PLATFORMS"] = "cpu"  # an accelerator that is here has no part in it
+    _prepare(cache=False)
+    from jqmix.runs.target import bench_target, summary
+
+    with _stdout_for_results():
+        result = bench_target(cfg, args.target, args.devices or 1)
+    print(json.dumps(result) if args.json else summary(result))
 
 
 def _report(args: argparse.Namespace) -> None:

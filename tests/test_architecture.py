@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "plugins": {"inputs", "settings", "envs"},  # of envs the errors alone
     "envs": {"types", "inputs", "plugins", "kernels", "envs"},
     "files": {"inputs"},
+    "chips": {"inputs", "chips"},
     "exported_policy": set(),  # a copy of it runs where nothing of jqmix is
     "trackers": {"inputs", "plugins", "files", "trackers"},
     "networks": {"types", "inputs", "settings", "plugins", "kernels", "networks"},
@@ -38,9 +39,9 @@ MAY_IMPORT = {
     "analysis": {"inputs", "settings", "config", "files", "envs", "analysis"},  # of envs the registry's names alone
     "rendering": {"types", "inputs", "files", "envs", "rendering"},
     "runs": BASE
-    | {"interrupts", "kernels", "exported_policy", "envs", "networks", "buffers"}
+    | {"interrupts", "kernels", "chips", "exported_policy", "envs", "networks", "buffers"}
     | {"learning", "analysis", "rendering", "trackers", "runs"},
-    "cli": BASE | {"interrupts", "envs", "analysis", "rendering", "runs"},
+    "cli": BASE | {"interrupts", "chips", "envs", "analysis", "rendering", "runs"},
 }
 WITHOUT_JAX = {"inputs", "interrupts", "settings", "plugins", "config", "files"}
 WITHOUT_JAX |= {"exported_policy", "trackers", "analysis", "cli"}

@@ -24,6 +24,7 @@ _GPUS = {
 }
 # Or it looks for a machine in Google's cloud, and says at length that there is none.
 _NO_TPU_HERE = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-1"}
+_NO_TPU_HERE |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}  # one process at a time may have a TPU: none is taken
 _TOPOLOGIES = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
 
 
@@ -52,9 +53,9 @@ def _tpus(chip: Chip, count: int) -> list[Any]:
 
 
 def _gpus(chip: Chip, count: int) -> list[Any]:
-    from jax._src import xla_bridge  # there is no public way to a description of GPUs that are not here
-    from jax._src.lib import _jax
-
+    # There is no public way to describe GPUs that are not here.
+    xla_bridge = importlib.import_module("jax._src.xla_bridge")
+    xla_client = importlib.import_module("jax._src.lib")._jax
     plugin = importlib.import_module("jax_plugins.xla_cuda13")
     xla_bridge.backends()
     if "cuda" not in xla_bridge._backend_factories:
@@ -63,4 +64,4 @@ def _gpus(chip: Chip, count: int) -> list[Any]:
     config = f'gpu_device_info {{ {info} }} platform_name: "CUDA" dnn_version_info {{ major: 9 minor: 10 }} '
     config += f'device_description_str: "{chip.name.upper()}"'
     topology = {"target_config": config, "topology": f"1x1x{count}"}
-    return list(_jax.get_default_c_api_topology("cuda", chip.name, topology)._make_compile_only_devices())[:count]
+    return list(xla_client.get_default_c_api_topology("cuda", chip.name, topology)._make_compile_only_devices())[:count]

@@ -28,10 +28,8 @@ class Part(NamedTuple):
         return Part(*(x + y * times for x, y in zip(self, other, strict=True)))
 
     def as_dict(self) -> dict[str, float]:
-        return {"launches": round(self.launches), "bytes_moved": round(self.bytes_moved)} | {
-            "flops": round(self.flops),
-            "seconds": self.seconds,
-        }
+        whole: dict[str, float] = {"launches": self.launches, "bytes_moved": self.bytes_moved, "flops": self.flops}
+        return {name: round(x) for name, x in whole.items()} | {"seconds": self.seconds}
 
 
 class Forecast(NamedTuple):

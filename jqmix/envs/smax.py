@@ -258,12 +258,13 @@ class Battle(NamedTuple):
         def world_step(s: SMAXState, u: Array) -> tuple[SMAXState, None]:
             return self.world_step(a, s, aim, u), None
 
-        return jax.lax.scan(world_step, s, u, unroll=WORLD_STEPS if all_at_once() else 1)[0]
+        # On a GPU a loop's turns are launches that are not fused with one another.
+        return jax.lax.scan(world_step, s, u, unroll=WORLD_STEPS if platform() == "gpu" else 1)[0]
 
     def world_steps_in_one_kernel(
         self, a: Attributes, s: SMAXState, aim: Int[Array, "n E"], u: Float[Array, "W n E"]
     ) -> SMAXState:
-        """The same. Further units, of which there are as many as a kernel's arrays need, have no health, and do nothing."""
+        """The same. Units that are added, as the kernel's arrays need some more, have no health, and do nothing."""
 
         def run(moving: Any, given: Any) -> Moving:
             u, *rest = given

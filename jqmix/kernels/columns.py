@@ -50,8 +50,8 @@ def _within(block: tuple[int, ...], shape: tuple[int, ...]) -> Bool[Array, "..."
 def over_columns(f: Callable[[Any, Any], Any], changing: Any, given: Any, most: int) -> Any:
     """What ``f(changing, given)`` makes of ``changing``: both are trees of arrays [.., n, E].
 
-    ``f`` is traced for blocks of columns (the last axis), of which it gets :class:`Columns`. Their other axes, and those
-    of what it returns, are raised to powers of two. Arrays of ``given`` whose last axis is 1 are the same for all
+    ``f`` is traced for blocks of columns (the last axis), of which it gets :class:`Columns`. Their other axes, and
+    those of what it returns, are raised to powers of two. Arrays of ``given`` whose last axis is 1 are the same for all
     columns. ``most``: numbers of a column of the largest array within ``f``. Off a GPU the kernel is interpreted: for
     tests alone.
     """
@@ -59,7 +59,7 @@ def over_columns(f: Callable[[Any, Any], Any], changing: Any, given: Any, most: 
     block = min(power_of_two(count), power_of_two(max(MOST // most, 1)))
     if count % block:
         pad = lambda x: jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -count % block if x.shape[-1] > 1 else 0)])  # noqa: E731
-        padded = over_columns(f, *jax.tree.map(pad, (changing, given)), most)
+        padded = over_columns(f, jax.tree.map(pad, changing), jax.tree.map(pad, given), most)
         return jax.tree.map(lambda x: x[..., :count], padded)
     return _call(f, changing, given, block)
 

@@ -14,8 +14,8 @@ from jqmix.networks.agent import Agent, AgentStart
 from jqmix.types import Packed
 
 # On a CPU, starts of episodes are drawn for all rollouts at once: one for every so many slots before a window is
-# collected, and as many again whenever one of the rollouts has used up its own. On accelerators one for every slot: more
-# to draw, at once, but nothing that the host would have to decide on slot by slot.
+# collected, and as many again whenever one of the rollouts has used up its own. On accelerators one for every slot:
+# more to draw, at once, but nothing that the host would have to decide on slot by slot.
 SLOTS_PER_START = 16
 
 
@@ -150,7 +150,8 @@ def begin(agent: Agent, env_state: Any, packed: Any, e: int) -> Actor:
 
 def unbegun(agent: Agent, env: BatchedDecPOMDP) -> Actor:
     """Actors whose episodes are still to begin."""
-    return begin(agent, *_empty(jax.eval_shape(lambda key: fresh(env, key), jax.random.key(0))), env.size)
+    shapes = jax.eval_shape(lambda key: fresh(env, key), jax.random.key(0))
+    return begin(agent, _empty(shapes.env_state), _empty(shapes.packed), env.size)
 
 
 def _empty(shapes: Any) -> Any:

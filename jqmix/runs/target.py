@@ -59,3 +59,27 @@ def memory_of(compiled: Any, chip: Chip) -> dict[str, int]:
     state, temporary = int(told.argument_size_in_bytes), int(told.temp_size_in_bytes)
     new = int(told.output_size_in_bytes) - int(told.alias_size_in_bytes)
     return {"state": state, "temporary": temporary, "reserved": state + temporary + new, "available": chip.memory}
+
+
+def summary(result: Mapping[str, Any]) -> str:
+    """What :func:`bench_target` found, to be read."""
+    memory, total = result["memory"], result["total"]
+    lines = [
+        f"{result['devices']} × {result['target']}, {result['members_per_device']} member(s) on each device; "
+        f"one iteration of a device, compiled with jax {result['jax']} and not run",
+        f"{'':12}{'launches':>10}{'GB moved':>12}{'GFLOP':>10}{'predicted ms':>14}",
+    ]
+    for name, part in {**result["parts"], "in all": total}.items():
+        moved, flops, ms = part["bytes_moved"] / 1e9, part["flops"] / 1e9, 1e3 * part["seconds"]
+        lines.append(f"{name:12}{part['launches']:>10,}{moved:>12,.2f}{flops:>10,.1f}{ms:>14,.2f}")
+    between = ", ".join(f"{count:,} {name}" for name, count in result["collectives"].items()) or "none"
+    lines += [
+        f"between devices: {between} ({result['collective_bytes'] / 1e6:,.1f} MB)",
+        f"memory: {memory['state'] / 1e6:,.0f} MB of state, {memory['temporary'] / 1e6:,.0f} MB temporary, "
+        f"{memory['reserved'] / 1e9:,.2f} of {memory['available'] / 1e9:,.0f} GB in all",
+        f"traced in {result['trace_s']:.1f} s, compiled in {result['compile_s']:.1f} s",
+        f"predicted, not measured: {result['predicted_steps_per_s']:,.0f} environment steps per second, all members",
+    ]
+    if result["unknown_loops"]:
+        lines.append(f"counted with one turn: {result['unknown_loops']} loop(s) of which it is not known how often")
+    return "\n".join(lines)
