@@ -34,12 +34,18 @@ def parts(batch: int, devices: int) -> int:
     return max(p for p in range(1, most + 1) if batch % p == 0)
 
 
+def mesh_shape(members: int, batch: int = 1, devices: int | None = None) -> tuple[int, int]:
+    """Of so many devices, this host's unless told: how many share the members, and how many share each one."""
+    devices = len(jax.local_devices()) if devices is None else devices
+    rows = shares(members, devices)
+    return rows, parts(batch, devices // rows) if platform() == "cpu" else 1
+
+
 def make_mesh(members: int, batch: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     """This host's devices, unless told: as many as can share the members equally, and where CPU cores are left, those
     that share each member's batches."""
     devices = jax.local_devices() if devices is None else devices
-    rows = shares(members, len(devices))
-    columns = parts(batch, len(devices) // rows) if platform() == "cpu" else 1
+    rows, columns = mesh_shape(members, batch, len(devices))
     return Mesh(np.array(devices[: rows * columns]).reshape(rows, columns), (AXIS, split.AXIS))
 
 
