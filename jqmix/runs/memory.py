@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jqmix.chips.catalogue import Chip
-from jqmix.chips.traced import Shape, array_bytes, peak, tiled_bytes
+from jqmix.chips.traced import Held, array_bytes, peak, tiled_bytes
 from jqmix.config import Config, ConfigError, flatten, to_dict
 from jqmix.envs.base import BatchedDecPOMDP
 from jqmix.kernels.platform import platform
@@ -70,15 +70,15 @@ def tree_bytes(tree: Any) -> int:
     return sum(int(x.size) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-class Held(NamedTuple):
+class Working(NamedTuple):
     """Arrays of one member that its programs hold at the same time besides its state, each where it holds the most."""
 
-    collecting: list[Shape]
-    learning: list[Shape]
-    evaluating: list[Shape]
+    collecting: list[Held]
+    learning: list[Held]
+    evaluating: list[Held]
 
 
-def held_arrays(cfg: Config) -> Held:
+def held_arrays(cfg: Config) -> Working:
     """Traced for the platform, not compiled."""
     program = make_program(cfg)
     member, shared = jax.eval_shape(program.init, jax.ShapeDtypeStruct((), jnp.int32))
@@ -87,23 +87,26 @@ def held_arrays(cfg: Config) -> Held:
         member._replace(buffer=None, ongoing=None), shared, whole_evaluation(cfg)
     ).jaxpr
     collects = lambda step: "collecting" in step.scope  # noqa: E731
-    held = Held(peak(iteration, collects), peak(iteration, lambda step: not collects(step)), peak(evaluation))
+    held = Working(peak(iteration, collects), peak(iteration, lambda step: not collects(step)), peak(evaluation))
     return held._replace(learning=[*held.learning, *_copied_windows(cfg, member)])
 
 
-def _copied_windows(cfg: Config, member: Member) -> list[Shape]:
+def _copied_windows(cfg: Config, member: Member) -> list[Held]:
     """What a GPU's compiler copies before a loop of updates reads it, where members are vmapped: of the buffer what has
     one axis or none besides those of slots and windows."""
     if platform() != "gpu" or member.buffer is None or cfg.seeds == 1 or cfg.updates == 1:
         return []
-    return [x for x in jax.tree.leaves(member.buffer.windows) if x.ndim <= 3]
+    return [Held(x) for x in jax.tree.leaves(member.buffer.windows) if x.ndim <= 3]
 
 
-def bytes_on_device(shapes: list[Shape], members: int = 1) -> int:
+def bytes_on_device(held: list[Held], members: int = 1) -> int:
     """Of so many members on one device, vmapped: on a TPU with what its tiles pad."""
-    if platform() == "tpu":
-        return sum(tiled_bytes(x, members) for x in shapes)
-    return members * sum(map(array_bytes, shapes))
+
+    def size(x: Held) -> int:
+        count = 1 if x.in_turns else members
+        return tiled_bytes(x.shape, count) if platform() == "tpu" else count * array_bytes(x.shape)
+
+    return sum(map(size, held))
 
 
 def playing_bytes(env: BatchedDecPOMDP, hidden: int, steps: int, starts: int = 1) -> int:
@@ -181,7 +184,7 @@ def _plan_for(
     mesh: tuple[int, int],
     members: int,
     member: Member,
-    held: Held,
+    held: Working,
     available: int,
     memories: int,
     checkpointing: bool,
@@ -191,14 +194,14 @@ def _plan_for(
     vmapped = 1 if takes_turns else group // memories
 
     def each(arrays: Any) -> int:
-        """Bytes per member."""
-        return bytes_on_device(jax.tree.leaves(arrays), vmapped) // vmapped
+        """Bytes of a tree per member."""
+        return bytes_on_device([Held(x) for x in jax.tree.leaves(arrays)], vmapped) // vmapped
 
     plan = MemoryPlan(
         replay=each((member.buffer, member.ongoing)),
         parameters=each((member.learner._replace(opt_state=None), member.best.params)),
         optimiser=each(member.learner.opt_state),
-        working=int(RESERVED[platform()] * max(map(each, held))),
+        working=int(RESERVED[platform()] * max(bytes_on_device(part, vmapped) for part in held) / vmapped),
         available=available,
         members=members,
         group=group,
@@ -208,7 +211,7 @@ def _plan_for(
         one_memory=takes_turns,
         memories=memories,
     )
-    return plan._replace(snapshot=group * tree_bytes(member)) if checkpointing else plan
+    return plan._replace(snapshot=group * plan.state) if checkpointing else plan
 
 
 def _divisors(count: int) -> list[int]:
@@ -223,7 +226,7 @@ def _widest(cfg: Config) -> str:
     return max(widths, key=lambda field: widths[field])
 
 
-def _too_large(cfg: Config, member: Member, held: Held, alone: MemoryPlan, free: int) -> str:
+def _too_large(cfg: Config, member: Member, held: Working, alone: MemoryPlan, free: int) -> str:
     """What takes the most where not even one member fits."""
     collecting, learning, evaluating = map(bytes_on_device, held)
     drawing = 28 * updates_per_iteration(cfg)  # an update's key and what it tells, of each in an iteration
