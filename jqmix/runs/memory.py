@@ -24,6 +24,8 @@ USABLE = 0.85
 # What compilers reserve for a program, over what its traced form holds at once (``chips/traced.py``). Fitted to a dozen
 # configurations, from the two-step game to 27m_vs_30m of SMAX, with jax 0.10.2: ``benchmarks/memory.py`` fits it again.
 RESERVED = {"cpu": 1.1, "gpu": 1.2, "tpu": 1.2}
+# The same of evaluations, whose noise is held in more than one form.
+RESERVED_PLAYING = 1.4
 # What compiling and the libraries that save runs take of the host, measured from 3m to 27m_vs_30m of SMAX (bytes).
 COMPILING = 600_000_000
 
@@ -107,6 +109,13 @@ def bytes_on_device(held: list[Held], members: int = 1) -> int:
         return tiled_bytes(x.shape, count) if platform() == "tpu" else count * array_bytes(x.shape)
 
     return sum(map(size, held))
+
+
+def working_bytes(held: Working, members: int = 1) -> int:
+    """Of so many members on one device: while they do what takes the most."""
+    training = max(bytes_on_device(part, members) for part in (held.collecting, held.learning))
+    playing = bytes_on_device(held.evaluating, members)
+    return int(max(RESERVED[platform()] * training, RESERVED_PLAYING * playing))
 
 
 def playing_bytes(env: BatchedDecPOMDP, hidden: int, steps: int, starts: int = 1) -> int:
@@ -201,7 +210,7 @@ def _plan_for(
         replay=each((member.buffer, member.ongoing)),
         parameters=each((member.learner._replace(opt_state=None), member.best.params)),
         optimiser=each(member.learner.opt_state),
-        working=int(RESERVED[platform()] * max(bytes_on_device(part, vmapped) for part in held) / vmapped),
+        working=working_bytes(held, vmapped) // vmapped,
         available=available,
         members=members,
         group=group,
