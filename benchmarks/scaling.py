@@ -2,11 +2,12 @@
 
     python benchmarks/scaling.py --json FILE
 
-Two members on one device and on two, in turns. The model of devices that share nothing says 2; the error is what the
+Two members on one device (one core) and on two, in turns. The model of devices that share nothing says 2; the error is what the
 cores have in common: caches, memory, and whatever else runs. The spread of the single turns says how noisy it was.
 """
 
 import argparse
+import os
 import statistics
 from pathlib import Path
 
@@ -43,6 +44,7 @@ def main() -> None:
 def _child(args: argparse.Namespace) -> None:
     from jqmix.config import load_config
 
+    os.sched_setaffinity(0, range(int(os.environ["JAX_NUM_CPU_DEVICES"])))  # or one device would use both cores, too
     training = Training(load_config(args.preset, **(fields(args.set) | {"seeds": 2})))
     training.until_learning()
     answer(None)

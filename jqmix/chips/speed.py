@@ -14,7 +14,7 @@ COMPILED_OVER_TRACED = {"gpu": 0.78, "tpu": 0.78}
 LATENCY = 1e-5  # seconds that a collective takes at least: a guess, as the catalogue's launches are
 
 
-class Estimate(NamedTuple):
+class IterationEstimate(NamedTuple):
     """Of one iteration of a device's members."""
 
     seconds: float
@@ -22,7 +22,7 @@ class Estimate(NamedTuple):
     collective_bytes: int
 
 
-def estimate(jaxpr: Any, chip: Chip, members: int) -> Estimate:
+def estimate(jaxpr: Any, chip: Chip, members: int) -> IterationEstimate:
     """``jaxpr``: of one member's iteration, of which the device computes so many at once."""
 
     def size(shape: Any) -> int:
@@ -37,4 +37,4 @@ def estimate(jaxpr: Any, chip: Chip, members: int) -> Estimate:
             collectives[op.name] += op.times
             sent += op.times * op.written
         seconds += op.times * each
-    return Estimate(COMPILED_OVER_TRACED[chip.platform] * seconds, dict(collectives), sent)
+    return IterationEstimate(COMPILED_OVER_TRACED[chip.platform] * seconds, dict(collectives), sent)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import Literal
 
 VIEWS = {"reshape", "squeeze", "expand_dims", "copy", "stop_gradient", "bitcast_convert_type", "optimization_barrier"}
@@ -83,7 +84,7 @@ class Held(NamedTuple):
     in_turns: bool = False  # where members that are vmapped take turns nevertheless: of one of them
 
 
-class Operation(NamedTuple):
+class TracedLaunch(NamedTuple):
     """A launch: how often it is made, and what it moves, writes (bytes) and multiplies each time."""
 
     name: str
@@ -99,7 +100,7 @@ def array_bytes(shape: Shape) -> int:
 
 
 def _item_bytes(shape: Shape) -> int:
-    return 8 if jax.dtypes.issubdtype(shape.dtype, jax.dtypes.prng_key) else shape.dtype.itemsize
+    return 8 if jnp.issubdtype(shape.dtype, jax.dtypes.prng_key) else shape.dtype.itemsize
 
 
 def tiled_bytes(shape: Shape, members: int = 1) -> int:
@@ -204,7 +205,7 @@ def peak(jaxpr: Any, counts: Callable[[Step], bool] = lambda step: True) -> list
     return at_most
 
 
-def operations(jaxpr: Any, size: Callable[[Shape], int], times: int = 1) -> Iterator[Operation]:
+def operations(jaxpr: Any, size: Callable[[Shape], int], times: int = 1) -> Iterator[TracedLaunch]:
     """What a program launches: every step that writes an array to memory, in loops as often as they turn, of a
     condition's branches the one with the most."""
     traced = read_steps(jaxpr)
@@ -220,7 +221,7 @@ def operations(jaxpr: Any, size: Callable[[Shape], int], times: int = 1) -> Iter
             most = written if step.name in {*PARTIAL, "dynamic_update_slice"} else math.inf
             reads = {place: n for v in step.reads for place, n in found[v].items()}
             moved = written + sum(int(min(n, most)) for n in reads.values())
-            yield Operation(step.name, times, moved, written, _flops(step))
+            yield TracedLaunch(step.name, times, moved, written, _flops(step))
 
 
 def _writes(step: Step, found: dict[Value, Sources]) -> bool:

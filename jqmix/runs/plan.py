@@ -31,7 +31,7 @@ from jqmix.types import EnvSpec
 
 @settled(cache=False)
 def plan(
-    cfg: Config, target: str | None = None, devices: int = 1, price: float | None = None, compiled: bool = False
+    cfg: Config, target: str | None = None, devices: int = 1, price: int | float | None = None, compiled: bool = False
 ) -> dict[str, Any]:
     """What ``jqmix plan`` says, as plain data. ``price``: dollars for a chip and hour.
 
