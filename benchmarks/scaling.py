@@ -2,8 +2,9 @@
 
     python benchmarks/scaling.py --json FILE
 
-Two members on one device (one core) and on two, in turns. The model of devices that share nothing says 2; the error is what the
-cores have in common: caches, memory, and whatever else runs. The spread of the single turns says how noisy it was.
+Two members on one device (one core) and on two, in turns. The model of devices that share nothing says 2; the error is
+what the cores have in common: caches, memory, and whatever else runs. The spread of the single turns says how noisy it
+was.
 """
 
 import argparse
