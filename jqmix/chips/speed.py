@@ -8,8 +8,8 @@ from jqmix.chips.catalogue import Chip
 from jqmix.chips.traced import COLLECTIVES, array_bytes, operations, tiled_bytes
 
 # The forecast for a compiled program over that for its traced form, which launches more than is left when the compiler
-# has fused it. On an H100 the geometric mean over the 13 configurations of ``benchmarks/memory.py``, with jax 0.10.2 (0.51
-# to 0.97 each). On a TPU nothing has been fitted: the GPU's.
+# has fused it. On an H100 the geometric mean over the 13 configurations of ``benchmarks/memory.py``, with jax 0.10.2
+# (0.51 to 0.97 each). On a TPU nothing has been fitted: the GPU's.
 COMPILED_OVER_TRACED = {"gpu": 0.79, "tpu": 0.79}
 LATENCY = 1e-5  # seconds that a collective takes at least: a guess, as the catalogue's launches are
 

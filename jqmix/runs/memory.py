@@ -21,9 +21,10 @@ from jqmix.types import EnvSpec
 
 # Of what is free, a plan may use so much: programs, constants and other processes take some, too.
 USABLE = 0.85
-# What compilers reserve for a program, over what its traced form holds at once (``chips/traced.py``). Fitted on a CPU and
-# an H100 to a dozen configurations, from the two-step game to 27m_vs_30m of SMAX, with jax 0.10.2; ``benchmarks/memory.py``
-# fits it again. A TPU's is a first guess: what its compiler copies, and keeps beside the cores, is not in the model.
+# What compilers reserve for a program, over what its traced form holds at once (``chips/traced.py``). Fitted on a CPU
+# and an H100 to a dozen configurations, from the two-step game to 27m_vs_30m of SMAX, with jax 0.10.2;
+# ``benchmarks/memory.py`` fits it anew. A TPU's is a first guess: what its compiler copies, and what it keeps
+# beside the cores, is not in the model.
 RESERVED = {"cpu": 1.1, "gpu": 1.2, "tpu": 1.2}
 # The same of evaluations, whose noise is held in more than one form.
 RESERVED_PLAYING = 1.4
