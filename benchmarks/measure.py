@@ -397,3 +397,36 @@ def compiled_for(name: str, f: Callable[..., Any], iterations: int, *arguments: 
     where = NamedSharding(Mesh(np.array(compile_only_devices(chip)), ("x",)), PartitionSpec())
     jitted = jax.jit(f, in_shardings=where, out_shardings=where)
     return target.compiled_for(chip, lambda: jitted.lower(*arguments), iterations=iterations)
+
+
+def compile_training(target: str, preset: str, changes: dict[str, Any]) -> dict[str, int]:
+    """Bytes that the training program of all members reserves on one device: of this machine's CPU, or of a chip."""
+    import jax
+
+    from jqmix.chips.catalogue import chip_named
+    from jqmix.config import load_config
+    from jqmix.learning.train import learning_batch
+    from jqmix.runs import target as targets
+    from jqmix.runs.devices import compiler_options, make_mesh
+    from jqmix.runs.population import lower_training
+
+    cfg = load_config(preset, **changes)
+    if target != "cpu":
+        return targets.bench_target(cfg, target)["memory"]
+    mesh = make_mesh(cfg.seeds, learning_batch(cfg), jax.local_devices()[:1])
+    return targets.memory_of(lower_training(cfg, mesh).compile(compiler_options()), chip_named("h100"))
+
+
+def plan_memory(target: str, preset: str, changes: dict[str, Any]) -> int:
+    """Bytes that the memory plan says of the same, whether or not they are there."""
+    from dataclasses import replace
+
+    from jqmix.chips.catalogue import CHIPS
+    from jqmix.config import load_config
+    from jqmix.kernels.platform import compiling_for
+    from jqmix.runs.memory import make_plan
+    from jqmix.runs.population import abstract_member
+
+    cfg, chip = load_config(preset, **changes), replace(CHIPS.get(target, CHIPS["h100"]), memory=10**15)
+    with compiling_for("cpu" if target == "cpu" else chip.platform):
+        return make_plan(cfg, *abstract_member(cfg), checkpointing=False, chip=chip).need

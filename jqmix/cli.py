@@ -145,6 +145,8 @@ def _parser(foreign: Sequence[str] = ()) -> _Parser:
 
     _add_train_arguments(command("train", _train, "Train a population and write its run directory."), foreign)
     _add_bench_arguments(command("bench", _bench, "Environment steps per second, compile time, memory."), foreign)
+    about = "Members on devices, memory, speed and cost of a run, on chips that need not be here."
+    _add_plan_arguments(command("plan", _plan, about), foreign)
     about = "Every combination of a grid of values, as few programs as shapes."
     _add_sweep_arguments(command("sweep", _sweep, about), foreign)
     about = "The implementation tricks, each varied around a configuration; one report."
@@ -199,6 +201,19 @@ def _add_bench_arguments(parser: argparse.ArgumentParser, foreign: Sequence[str]
     parser.add_argument("--target", metavar="CHIP", help=about)
     about = "how many of the chip (1)"
     parser.add_argument("--devices", type=_whole(1, MOST_DEVICES), metavar="N", help=about)
+    _add_json_flag(parser)
+
+
+def _add_plan_arguments(parser: argparse.ArgumentParser, foreign: Sequence[str]) -> None:
+    _add_config_argument(parser)
+    _add_config_flags(parser, foreign)
+    parser.usage = f"{parser.prog} [CONFIG] [--target CHIP] [--devices N] [--field VALUE …]"
+    about = f"the chip (without, the machine at hand, and no speed): {', '.join(CHIPS)}"
+    parser.add_argument("--target", metavar="CHIP", help=about)
+    parser.add_argument("--devices", type=_whole(1, MOST_DEVICES), metavar="N", help="how many of the chip (1)")
+    parser.add_argument("--price", type=_number, metavar="DOLLARS", help="of a chip for an hour: says what a run costs")
+    about = "compile for the chip and go by that, where the traced program alone does (takes an extra, and a minute)"
+    parser.add_argument("--compile", action="store_true", help=about)
     _add_json_flag(parser)
 
 
@@ -326,7 +341,7 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
-def _number(text: str) -> float:
+def _number(text: str) -> int | float:
     number = parse_scalar(text)
     if isinstance(number, bool) or not isinstance(number, int | float) or unfit_number(number):
         raise argparse.ArgumentTypeError(f"{quoted(text)} is not allowed; it takes a number")
@@ -596,6 +611,27 @@ def _bench_target(cfg: Config, args: argparse.Namespace) -> None:
     with _stdout_for_results():
         result = bench_target(cfg, args.target, args.devices or 1)
     print(json.dumps(result) if args.json else target_summary(result))
+
+
+def _plan(args: argparse.Namespace) -> None:
+    cfg = _run_config(args)
+    for field in ("run_dir", "log"):
+        if field in _given(args):
+            raise ConfigError(f"{field}: has no effect; plan writes nothing")
+    for flag in ("devices", "price", "compile"):
+        if args.target is None and getattr(args, flag) not in (None, False):
+            raise ConfigError(f"{flag}: has no effect without --target")
+    if args.price is not None and not args.price > 0:
+        raise ConfigError(f"price: {args.price:g} is not allowed; it takes a number > 0")
+    if args.target is not None:
+        chip_named(args.target)
+        os.environ["JAX_PLATFORMS"] = "cpu"  # an accelerator that is here has no part in it
+    _prepare(cache=False)
+    from jqmix.runs.plan import plan, plan_text
+
+    with _stdout_for_results():
+        said = plan(cfg, args.target, args.devices or 1, args.price, args.compile)
+    print(json.dumps(said) if args.json else plan_text(said))
 
 
 def _report(args: argparse.Namespace) -> None:

@@ -1,19 +1,20 @@
 """The memory plan: its estimate against compiled programs, and members in groups."""
 
+import json
 import os
 import resource
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from jqmix.chips.catalogue import CHIPS, H100
 from jqmix.config import ConfigError, load_config
-from jqmix.envs.registry import make_env
-from jqmix.learning.learner import make_learner
-from jqmix.networks.mixers import mixer_names
+from jqmix.kernels.platform import compiling_for
 from jqmix.runs import host_memory, memory
 from jqmix.runs.bench import bench
 from jqmix.runs.memory import make_plan, tree_bytes
@@ -31,6 +32,10 @@ def plan_of(cfg):
 
 def reserved(compiled):
     return compiled.memory_analysis().temp_size_in_bytes
+
+
+def evaluating_bytes(cfg):
+    return memory.RESERVED_PLAYING * memory.bytes_on_device(memory.held_arrays(cfg).evaluating)
 
 
 CASES = [
@@ -54,8 +59,9 @@ def test_the_estimate_is_near_what_the_compiler_reserves(overrides):
     assert plan.parameters + plan.optimiser == tree_bytes(learned)
     assert plan.optimiser == tree_bytes(members.learner.opt_state)
     training = plan.copies * reserved(population.training)
-    assert training / 1.6 < plan.working < 1.6 * training
-    assert memory.evaluating_bytes(cfg, population.spec) < plan.working
+    state = tree_bytes(population.members)
+    assert 0.75 < (plan.working + state) / (training + state) < 1.25
+    assert evaluating_bytes(cfg) <= plan.working
 
 
 @pytest.mark.parametrize(
@@ -73,26 +79,51 @@ def test_the_estimate_of_an_evaluation(overrides):
     small |= {"algo.minibatches": 8} if "algo.name" in overrides else {}
     cfg = load_config(None, **small)
     population = compile_population(cfg)
-    estimate, evaluation = memory.evaluating_bytes(cfg, population.spec), reserved(population.evaluation.result())
+    estimate, evaluation = evaluating_bytes(cfg), reserved(population.evaluation.result())
     assert evaluation / 1.6 < estimate < 1.6 * evaluation
-    assert plan_of(cfg).working >= estimate
+    assert plan_of(cfg).working >= int(estimate)
     once = load_config(None, **small | {"eval.parallel": 2**14})
-    assert memory.evaluating_bytes(once, population.spec) >= estimate
+    assert evaluating_bytes(once) >= estimate
 
 
 def test_every_mixer_is_counted():
-    """Beyond the agents', a wider mixer keeps more; one without parameters nothing to speak of."""
-    spec = make_env("two_step_game", batch=1).spec
-    kept = {}
-    for name in mixer_names():
-        cfg = load_config(None, **{"env.name": "two_step_game", "algo.mixer": name})
-        learner = make_learner(cfg, spec)
-        kept[name] = memory.mixer_bytes(learner, learner.mixer, cfg.mixer)
-    assert kept["iql"] == kept["vdn"] == 0
-    n, e, hh = 2, 32, 64
-    hidden_layers = 2 * hh + e + e  # of W1 and W2, of V, and the mixed one: each ReLU or ELU keeps what it needs
-    assert 4 * hidden_layers < kept["qmix"] < 4 * (3 * hidden_layers + 4 * n * e)
-    assert min(kept[name] for name in ("qatten", "qplex", "qtran")) > kept["qmix"]
+    """A mixer with parameters takes more than one without, a wider one more still, and one with a critic the most."""
+    wide = {"env.name": "two_step_game", "mixer.hypernet_hidden": 256}
+    qmix, wider, critic, vdn = (
+        plan_of(load_config(None, **settings)).working
+        for settings in (
+            {"env.name": "two_step_game"},
+            wide,
+            wide | {"algo.mixer": "ow_qmix"},
+            {"env.name": "two_step_game", "algo.mixer": "vdn"},
+        )
+    )
+    assert vdn < qmix < wider < critic
+
+
+RECORDED = Path(__file__).parents[1] / "benchmarks" / "results" / "memory"
+QUICK = {"two_step_game", "two_step_game_64_seeds", "mpe_8_seeds", "smax_3m_ow_qmix"}
+
+
+def recorded():
+    for path in sorted(RECORDED.glob("*.json")):
+        told = json.loads(path.read_text())
+        for name, case in told["cases"].items():
+            marks = [] if name in QUICK else [pytest.mark.slow]
+            if (told["target"], name) == ("cpu", "smax_2s3z_pqn"):
+                why = "wide agents of two layers: a CPU's compiler keeps about twice what the traced program says"
+                marks.append(pytest.mark.xfail(reason=why, strict=True))
+            yield pytest.param(told["target"], case, id=f"{told['target']}-{name}", marks=marks)
+
+
+@pytest.mark.parametrize(("target", "case"), list(recorded()))
+def test_the_plan_is_near_what_is_reserved_on_a_chip(target, case):
+    """As it was recorded by ``benchmarks/memory.py``, on one device, also of chips that are not here."""
+    cfg, chip = load_config(case["preset"], **case["changes"]), CHIPS.get(target, H100)
+    with compiling_for("cpu" if target == "cpu" else chip.platform):
+        plan = make_plan(cfg, *abstract_member(cfg), checkpointing=False, chip=replace(chip, memory=10**15))
+    assert plan.group == cfg.seeds
+    assert 0.75 < plan.need / case["reserved"] < 1.25
 
 
 def test_as_many_members_at_once_as_fit(monkeypatch):

@@ -56,6 +56,15 @@ def divides_rollouts() -> bool:
     return draws_start_by_slot()
 
 
+def mesh_shape(
+    members: int, batch: int = 1, devices: int | None = None, divides: Callable[[int], bool] = undivided
+) -> tuple[int, int]:
+    """Of so many devices, this host's unless told: how many share the members, and how many share each one."""
+    devices = len(jax.local_devices()) if devices is None else devices
+    rows = shares(members, devices)
+    return rows, parts(batch, devices // rows, divides)
+
+
 def make_mesh(
     members: int,
     batch: int = 1,
@@ -65,8 +74,7 @@ def make_mesh(
     """This host's devices, unless told: as many as can share the members equally, and where some are left, those that
     share each member; its ``batch`` is so many windows."""
     devices = jax.local_devices() if devices is None else devices
-    rows = shares(members, len(devices))
-    columns = parts(batch, len(devices) // rows, divides)
+    rows, columns = mesh_shape(members, batch, len(devices), divides)
     return Mesh(np.array(devices[: rows * columns]).reshape(rows, columns), (AXIS, split.AXIS))
 
 

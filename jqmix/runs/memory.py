@@ -1,34 +1,41 @@
 """The memory plan, made before anything is compiled: what one member takes, and how many are trained at once."""
 
+import functools
 import math
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
 
+from jqmix.chips.catalogue import Chip
+from jqmix.chips.traced import Held, array_bytes, peak, tiled_bytes
 from jqmix.config import Config, ConfigError, flatten, to_dict
 from jqmix.envs.base import BatchedDecPOMDP
-from jqmix.learning.learner import Learner, make_learner
-from jqmix.learning.rollout import fresh, starts_at_once
+from jqmix.kernels.platform import platform
+from jqmix.learning.rollout import fresh
 from jqmix.learning.state import Member
 from jqmix.learning.train import (
     build_env,
     divides,
-    episodes_at_once,
     learning_batch,
+    make_program,
     updates_per_iteration,
-    window_length,
+    whole_evaluation,
     window_slots,
 )
-from jqmix.networks.mixers.base import Mixer, zero_batch
 from jqmix.runs import host_memory
-from jqmix.runs.devices import AXIS, make_mesh, members_take_turns, shares, split_over
+from jqmix.runs.devices import divides_rollouts, members_take_turns, mesh_shape, shares
 from jqmix.types import EnvSpec
 
 # Of what is free, a plan may use so much: programs, constants and other processes take some, too.
 USABLE = 0.85
+# What compilers reserve for a program, over what its traced form holds at once (``chips/traced.py``). Fitted on a CPU
+# and an H100 to a dozen configurations, from the two-step game to 27m_vs_30m of SMAX, with jax 0.10.2;
+# ``benchmarks/memory.py`` fits it anew. A TPU's is a first guess: what its compiler copies, and what it keeps
+# beside the cores, is not in the model.
+RESERVED = {"cpu": 1.1, "gpu": 1.2, "tpu": 1.2}
+# The same of evaluations, whose noise is held in more than one form.
+RESERVED_PLAYING = 1.4
 # What compiling and the libraries that save runs take of the host, measured from 3m to 27m_vs_30m of SMAX (bytes).
 COMPILING = 600_000_000
 
@@ -48,6 +55,7 @@ class MemoryPlan(NamedTuple):
     busy: int  # members of a group that are computed at the same time
     snapshot: int  # of a group's state, on the host, while a checkpoint is written
     one_memory: bool  # of host and device: a CPU
+    memories: int  # that a group is divided over: one for each of its devices, or all of a CPU's cores' one
 
     @property
     def state(self) -> int:
@@ -77,63 +85,50 @@ def tree_bytes(tree: Any) -> int:
     return sum(int(x.size) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def mixer_bytes(learner: Learner, mixer: Mixer, settings: Any) -> int:
-    """What a mixer keeps of one slot for its backward pass, whatever its layers are: traced, not computed."""
+class Working(NamedTuple):
+    """Arrays of one member that its programs hold at the same time besides its state, each where it holds the most."""
 
-    def kept(params: Any, slots: int) -> Any:
-        batch = zero_batch(learner.sizes, slots, 1, mixer.per_agent)
-
-        def run(params: Any, q: Array, best: Array, hidden: Array) -> Array:
-            joint = batch.joint._replace(best=best, hidden=hidden)
-            q_tot = mixer.apply(params["mixer"], q, batch.state, joint)
-            if mixer.auxiliary is None:
-                return jnp.sum(q_tot)
-            seen = batch._replace(q=q, joint=joint, q_tot=q_tot)
-            return jnp.sum(q_tot) + jnp.sum(mixer.auxiliary(params, seen, settings, jax.random.key(0))[0])
-
-        return jax.vjp(run, params, batch.q, batch.joint.best, batch.joint.hidden)[1]
-
-    def count(slots: int) -> int:
-        init = lambda key: {"agent": learner.agent.init(key), "mixer": mixer.init(key)}  # noqa: E731
-        return tree_bytes(jax.eval_shape(partial(kept, slots=slots), jax.eval_shape(init, jax.random.key(0))))
-
-    return count(2) - count(1)  # the weights, which are also kept, cancel
+    collecting: list[Held]
+    learning: list[Held]
+    evaluating: list[Held]
 
 
-def learning_bytes(cfg: Config, spec: EnvSpec) -> int:
-    """About what an update keeps for its backward pass.
-
-    Counted per slot of a batch; the factors were fitted to compiled programs (``tests/test_memory.py``).
-    """
-    n, o, s = spec.n_agents, spec.obs_size, spec.state_size
-    learner = make_learner(cfg, spec)
-    critic = learner.mixer.critic
-    seen = 3 * (n * (o + 2 * spec.n_actions) + s)
-    layers = (14 if critic is None else 21) + 3 * (cfg.agent.layers - 1)
-    mixing = mixer_bytes(learner, learner.mixer, cfg.mixer)
-    mixing += 0 if critic is None else mixer_bytes(learner, critic.mixer, cfg.mixer)
-    kept = 4 * layers * n * cfg.agent.hidden + 1.3 * mixing  # of slots that a gradient comes from: not of a warm-up
-    slots = window_slots(cfg, spec)
-    return int(learning_batch(cfg) * (slots * 4 * seen + (slots - cfg.replay.burn_in) * kept))
+def held_arrays(cfg: Config) -> Working:
+    """Traced for the platform, not compiled."""
+    program = make_program(cfg)
+    member, shared = jax.eval_shape(program.init, jax.ShapeDtypeStruct((), jnp.int32))
+    iteration = jax.make_jaxpr(program.iteration)(member, shared).jaxpr
+    evaluation = jax.make_jaxpr(program.evaluate)(
+        member._replace(buffer=None, ongoing=None), shared, whole_evaluation(cfg)
+    ).jaxpr
+    collects = lambda step: "collecting" in step.scope  # noqa: E731
+    held = Working(peak(iteration, collects), peak(iteration, lambda step: not collects(step)), peak(evaluation))
+    return held._replace(learning=[*held.learning, *_copied_windows(cfg, member)])
 
 
-def playing_bytes(env: BatchedDecPOMDP, hidden: int, steps: int, starts: int = 1) -> int:
-    """About what it takes to play E environments for so many steps: the noise and the starts (so many for each), which
-    are drawn ahead, and a step of environments and agents."""
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    drawn = tree_bytes(jax.eval_shape(env.noise, key)) + 2 * 4 * env.size * env.spec.n_agents
-    start = tree_bytes(jax.eval_shape(lambda key: fresh(env, key), key))
-    agents = 4 * env.size * env.spec.n_agents * (hidden + env.spec.obs_size)
-    return steps * drawn + (starts + 8) * start + 8 * agents
+def _copied_windows(cfg: Config, member: Member) -> list[Held]:
+    """What a GPU's compiler copies before a loop of updates reads it, where members are vmapped: of the buffer what has
+    one axis or none besides those of slots and windows."""
+    if platform() != "gpu" or member.buffer is None or cfg.seeds == 1 or cfg.updates == 1:
+        return []
+    return [Held(x) for x in jax.tree.leaves(member.buffer.windows) if x.ndim <= 3]
 
 
-def collecting_bytes(cfg: Config, spec: EnvSpec) -> int:
-    """About what collecting takes: playing, and a window of every rollout."""
-    env, steps = build_env(cfg, cfg.rollouts), window_length(cfg, spec)
-    packed = jax.eval_shape(lambda key: fresh(env, key)[1], jax.random.key(0))
-    slot = tree_bytes(packed) + env.size * (4 * spec.n_agents + 10)
-    window = (2 if cfg.replay.burn_in else 1) * window_slots(cfg, spec) * slot
-    return playing_bytes(env, cfg.agent.hidden, steps, starts_at_once(steps)) + window
+def bytes_on_device(held: list[Held], members: int = 1) -> int:
+    """Of so many members on one device, vmapped: on a TPU with what its tiles pad."""
+
+    def size(x: Held) -> int:
+        count = 1 if x.in_turns else members
+        return tiled_bytes(x.shape, count) if platform() == "tpu" else count * array_bytes(x.shape)
+
+    return sum(map(size, held))
+
+
+def working_bytes(held: Working, members: int = 1) -> int:
+    """Of so many members on one device: while they do what takes the most."""
+    training = max(bytes_on_device(part, members) for part in (held.collecting, held.learning))
+    playing = bytes_on_device(held.evaluating, members)
+    return int(max(RESERVED[platform()] * training, RESERVED_PLAYING * playing))
 
 
 def sending_bytes(cfg: Config, spec: EnvSpec) -> int:
@@ -146,9 +141,14 @@ def sending_bytes(cfg: Config, spec: EnvSpec) -> int:
     return 4 * numbers * window_slots(cfg, spec) * windows
 
 
-def evaluating_bytes(cfg: Config, spec: EnvSpec) -> int:
-    """About what a round of an evaluation takes."""
-    return playing_bytes(build_env(cfg, episodes_at_once(cfg)), cfg.agent.hidden, spec.episode_limit)
+def playing_bytes(env: BatchedDecPOMDP, hidden: int, steps: int, starts: int = 1) -> int:
+    """About what it takes to play E environments for so many steps: the noise and the starts (so many for each), which
+    are drawn ahead, and a step of environments and agents."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    drawn = tree_bytes(jax.eval_shape(env.noise, key)) + 2 * 4 * env.size * env.spec.n_agents
+    start = tree_bytes(jax.eval_shape(lambda key: fresh(env, key), key))
+    agents = 4 * env.size * env.spec.n_agents * (hidden + env.spec.obs_size)
+    return steps * drawn + (starts + 8) * start + 8 * agents
 
 
 def available_bytes() -> tuple[int, int]:
@@ -172,64 +172,41 @@ def check_room(field: str, what: str, need: int) -> None:
         raise ConfigError(f"{field}: {what} take about {_mega(need)}, and {_mega(available // devices)} is free")
 
 
-def make_plan(cfg: Config, spec: EnvSpec, member: Member, checkpointing: bool = True) -> MemoryPlan:
-    """The plan for a population of such members (their shapes are enough).
+def make_plan(
+    cfg: Config,
+    spec: EnvSpec,
+    member: Member,
+    checkpointing: bool = True,
+    chip: Chip | None = None,
+    devices: int = 1,
+) -> MemoryPlan:
+    """The plan for a population of such members (their shapes are enough), here, or on so many devices of a ``chip``
+    that need not be here, while programs are written for its platform.
 
     Trains as many at once as fit, by the estimate, unless ``group`` says how many. ``checkpointing`` keeps room for a
     copy of a group's state. Raises ``ConfigError`` where a group of that size does not fit, or not even one member.
     """
-    learner = member.learner
-    available, devices = available_bytes()
-    learning, collecting, evaluating = (
-        learning_bytes(cfg, spec),
-        collecting_bytes(cfg, spec),
-        evaluating_bytes(cfg, spec),
-    )
-    if member.buffer is None:  # what was collected is there while it is learned from
-        learning += collecting
-    drawing = 28 * updates_per_iteration(cfg)  # an update's key and what it tells, of each in an iteration
-    optimiser = tree_bytes(learner.opt_state)
-    parameters = tree_bytes((learner, member.best.params)) - optimiser
-    alone = MemoryPlan(
-        replay=tree_bytes((member.buffer, member.ongoing)),
-        parameters=parameters,
-        optimiser=optimiser,
-        working=max(learning + drawing, collecting, evaluating),
-        available=available,
-        members=cfg.seeds,
-        group=1,
-        copies=1,
-        divided=False,
-        busy=1,
-        snapshot=0,
-        one_memory=members_take_turns(),
-    )
+    available, devices = available_bytes() if chip is None else (int(chip.usable * chip.memory * devices), devices)
+    free, held = available // devices, held_arrays(cfg)
 
+    @functools.cache
     def plan_for(group: int) -> MemoryPlan:
-        mesh = make_mesh(group, learning_batch(cfg), divides=partial(divides, cfg))
-        split = split_over(mesh)
-        return alone._replace(
-            group=group,
-            copies=split.parts,
-            divided=split.rollouts,
-            working=alone.working + (split.parts * sending_bytes(cfg, spec) if split.rollouts else 0),
-            busy=mesh.shape[AXIS] if members_take_turns() else group,
-            snapshot=group * alone.state if checkpointing else 0,
+        mesh = mesh_shape(
+            group, learning_batch(cfg), None if chip is None else devices, functools.partial(divides, cfg)
         )
+        plan = _plan_for(group, mesh, cfg.seeds, member, held, available, shares(group, devices), checkpointing)
+        if not plan.divided:
+            return plan
+        return plan._replace(working=plan.working + plan.copies * sending_bytes(cfg, spec))
 
     def fits(group: int) -> bool:
         plan = plan_for(group)
-        used = shares(group, devices) * (plan.copies if plan.divided else 1)
-        on_device = plan.need // used <= available // devices
-        return on_device and (plan.one_memory or plan.snapshot <= host_bytes())
+        on_host = plan.one_memory or chip is not None or plan.snapshot <= host_bytes()
+        return on_host and plan.need // plan.memories <= free
 
     fitting = [group for group in _divisors(cfg.seeds) if fits(group)]
     if not fitting:
-        batch = "rollouts" if member.buffer is None else "replay.batch"
-        parts = {"replay.capacity": alone.replay, batch: learning, "eval.parallel": evaluating}
-        parts |= {"rollouts": max(collecting, parts.get("rollouts", 0)), "updates": drawing}
-        parts |= {_widest(cfg): parameters + optimiser}
-        raise ConfigError(_too_large(cfg, parts, plan_for(1).need, available // devices))
+        raise ConfigError(_too_large(cfg, member, held, plan_for(1), free))
     group = cfg.group or max(fitting)
     if group not in fitting:
         raise ConfigError(
@@ -237,6 +214,42 @@ def make_plan(cfg: Config, spec: EnvSpec, member: Member, checkpointing: bool = 
             f"at most {max(fitting)} of {cfg.seeds} fit"
         )
     return plan_for(group)
+
+
+def _plan_for(
+    group: int,
+    mesh: tuple[int, int],
+    members: int,
+    member: Member,
+    held: Working,
+    available: int,
+    memories: int,
+    checkpointing: bool,
+) -> MemoryPlan:
+    """Of a group, laid out over a mesh whose devices have so many memories."""
+    takes_turns, divided = members_take_turns(), mesh[1] > 1 and divides_rollouts()
+    vmapped = 1 if takes_turns else group // memories
+
+    def each(arrays: Any) -> int:
+        """Bytes of a tree per member."""
+        return bytes_on_device([Held(x) for x in jax.tree.leaves(arrays)], vmapped) // vmapped
+
+    plan = MemoryPlan(
+        replay=each((member.buffer, member.ongoing)),
+        parameters=each((member.learner._replace(opt_state=None), member.best.params)),
+        optimiser=each(member.learner.opt_state),
+        working=working_bytes(held, vmapped) // vmapped,
+        available=available,
+        members=members,
+        group=group,
+        copies=mesh[1],
+        divided=divided,
+        busy=mesh[0] if takes_turns else group,
+        snapshot=0,
+        one_memory=takes_turns,
+        memories=memories * (mesh[1] if divided else 1),
+    )
+    return plan._replace(snapshot=group * plan.state) if checkpointing else plan
 
 
 def _divisors(count: int) -> list[int]:
@@ -251,11 +264,18 @@ def _widest(cfg: Config) -> str:
     return max(widths, key=lambda field: widths[field])
 
 
-def _too_large(cfg: Config, parts: dict[str, int], need: int, free: int) -> str:
+def _too_large(cfg: Config, member: Member, held: Working, alone: MemoryPlan, free: int) -> str:
     """What takes the most where not even one member fits."""
+    collecting, learning, evaluating = map(bytes_on_device, held)
+    drawing = 28 * updates_per_iteration(cfg)  # an update's key and what it tells, of each in an iteration
+    learning -= min(learning, drawing + 3 * alone.parameters)  # gradients and steps are as wide as the networks
+    batch = "rollouts" if member.buffer is None else "replay.batch"
+    parts = {"replay.capacity": alone.replay, batch: learning, "eval.parallel": evaluating}
+    parts |= {"rollouts": max(collecting, parts.get("rollouts", 0)), "updates": drawing}
+    parts |= {_widest(cfg): alone.parameters + alone.optimiser}
     field = max(parts, key=lambda field: parts[field])
     value = flatten(to_dict(cfg))[field]
     return (
-        f"{field}: {value} takes about {_mega(parts[field])}; to train one member at a time takes {_mega(need)}, "
+        f"{field}: {value} takes about {_mega(parts[field])}; to train one member at a time takes {_mega(alone.need)}, "
         f"and {_mega(free)} is free"
     )
