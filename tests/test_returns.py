@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jqmix.kernels.platform import compiling_for
 from jqmix.learning import returns
 
 
@@ -30,6 +31,21 @@ def sequences(seed, T1, B):
 def test_matches_the_recursion(seed, T1, B, lam):
     args = sequences(seed, T1, B)
     np.testing.assert_allclose(lambda_returns(*args, lam), oracles.lambda_returns(*args, lam), rtol=2e-5, atol=2e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 40), st.floats(0, 1))
+def test_accelerators_double_the_steps_and_come_to_the_same(seed, T1, lam):
+    """And what is not finite stays within its episode."""
+    reward, discount, value, last = sequences(seed, T1, 3)
+    expected = oracles.lambda_returns(reward, discount, value, last, lam)
+    with compiling_for("tpu"):
+        got = lambda_returns(reward, discount, value, last, lam)
+        np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-5)
+        reward[-1:] = value[-1:] = np.nan
+        got = np.asarray(lambda_returns(reward, discount, value, last, lam))
+    before_an_end = np.cumsum(last[::-1], axis=0)[::-1] > last[-1]  # an end follows, other than the window's own
+    np.testing.assert_allclose(got[before_an_end], np.asarray(expected)[before_an_end], rtol=2e-5, atol=2e-5)
 
 
 @settings(max_examples=20, deadline=None)

@@ -28,13 +28,15 @@ def estimate(jaxpr: Any, chip: Chip, members: int) -> IterationEstimate:
     def size(shape: Any) -> int:
         return tiled_bytes(shape, members) if chip.platform == "tpu" else members * array_bytes(shape)
 
-    seconds, collectives, sent = 0.0, Counter(), 0
+    seconds, collectives, sent, before = 0.0, Counter(), 0, None
     for op in operations(jaxpr, size):
         least, flops = chip.launch_s, members * op.flops
         each = max(least, op.moved / chip.bandwidth, flops / chip.product_rate)
         if op.name in COLLECTIVES:
-            each = LATENCY + op.written / chip.link
-            collectives[op.name] += op.times
+            joined = op.name == before  # compilers make one of such that follow one another
+            each = op.written / chip.link + (0.0 if joined else LATENCY)
+            collectives[op.name] += 0 if joined else op.times
             sent += op.times * op.written
+        before = op.name
         seconds += op.times * each
     return IterationEstimate(COMPILED_OVER_TRACED[chip.platform] * seconds, dict(collectives), sent)

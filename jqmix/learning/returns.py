@@ -19,11 +19,6 @@ from jqmix.config import AlgoConfig
 from jqmix.kernels.platform import platform
 
 
-def _at_once() -> int:
-    """Steps in a turn of the recursion's loop. An accelerator launches kernels in every turn, and takes few turns."""
-    return 8 if platform() == "cpu" else 128
-
-
 def _backward(
     value: Float[Array, "T1 *batch"],
     last: Bool[Array, "T1 *batch"],
@@ -31,6 +26,8 @@ def _backward(
     factor: Float[Array, "T *batch"],
 ) -> Float[Array, "T1 *batch"]:
     """x_t = value_t where last_t, and at t = T; elsewhere constant_t + factor_t x_{t+1}."""
+    if platform() != "cpu":
+        return _by_doubling(value, last, constant, factor)
 
     def step(after: Array, slot: tuple[Array, ...]) -> tuple[Array, Array]:
         v, ends, c, f = slot
@@ -38,8 +35,21 @@ def _backward(
         return x, x
 
     slots = value[:-1], last[:-1], constant, factor
-    x = jax.lax.scan(step, value[-1], slots, reverse=True, unroll=_at_once())[1]
+    x = jax.lax.scan(step, value[-1], slots, reverse=True, unroll=8)[1]
     return jnp.concatenate([x, value[-1:]])
+
+
+def _by_doubling(value: Array, last: Array, constant: Array, factor: Array) -> Array:
+    """The same in log₂ T operations on the whole window, where each slot is a launch: every x_t as a_t + b_t x_{t+k},
+    for k = 1, 2, 4, … (Hillis and Steele, 1986). Where b is 0 nothing reaches t, whatever it is."""
+    a = jnp.concatenate([jnp.where(last[:-1], value[:-1], constant), value[-1:]])
+    b = jnp.concatenate([jnp.where(last[:-1], 0.0, factor), jnp.zeros_like(value[-1:])])
+    k = 1
+    while k < len(value):
+        later_a, later_b = (jnp.concatenate([x[k:], jnp.zeros_like(x[:k])]) for x in (a, b))
+        a, b = jnp.where(b == 0, a, a + b * later_a), b * later_b
+        k *= 2
+    return a
 
 
 def lambda_returns(
