@@ -7,12 +7,14 @@ import pytest
 from worlds import Counting
 
 from jqmix.buffers import make_buffer, windows
-from jqmix.config import load_config
+from jqmix.buffers.base import Stored
+from jqmix.config import ConfigError, load_config
 from jqmix.envs.base import Batched, TimeLimit
 from jqmix.kernels import turns
 from jqmix.kernels.platform import compiling_for, plain_forms
 from jqmix.learning.train import make_program
 from jqmix.networks.agent import Agent, AgentStart
+from jqmix.runs import checkpoint
 
 ENV = TimeLimit(Batched(Counting(), 4), 6, "bootstrap")
 SLOTS, CAPACITY = 7, 12
@@ -136,3 +138,28 @@ def test_training_for_a_tpu_is_training_and_lowers(monkeypatch, fields):
     for part in ("learner", "tally", "moments"):
         for a, b in zip(*(jax.tree.leaves(getattr(m, part)) for m in (members, turned)), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "start", [None, AgentStart(jnp.zeros((4, 2, 3)), jnp.zeros((4, 2), jnp.int32))], ids=["reset", "goes on"]
+)
+def test_a_replay_saved_on_one_kind_of_chip_is_read_on_another(start):
+    """Two members' windows, every number of which is told apart."""
+    rng = np.random.default_rng(0)
+    shape = windows.empty(ENV, SLOTS, CAPACITY, start)
+    members = jax.tree.map(lambda x: jnp.asarray(rng.integers(0, 2**7, (2, *x.shape))).astype(x.dtype), shape)
+    with compiling_for("tpu"):
+        rows = jax.vmap(windows.as_ring)(members)
+
+    def named(tree):
+        saved: dict = {}
+        for path, x in jax.tree_util.tree_flatten_with_path({"buffer": Stored(tree, ())})[0]:
+            checkpoint._put(saved, checkpoint._name(path), np.asarray(x))
+        return saved
+
+    for held, other in ((rows, members), (members, rows), (rows, rows), (members, members)):
+        got = checkpoint.fill({"buffer": Stored(held, ())}, named(other))
+        jax.tree.map(np.testing.assert_array_equal, got["buffer"].windows, held)
+    with pytest.raises(ConfigError, match="buffer.windows.reward is float32"):
+        wrong = rows._replace(reward=rows.reward[:, :, 1:])
+        checkpoint.fill({"buffer": Stored(members, ())}, named(wrong))

@@ -72,9 +72,12 @@ class Split(NamedTuple):
         has are the right ones: how many there are is known to nobody before. All are sent at once. (A sum with zeros
         for the others would send as much; TPUs have none of whole numbers that leaves each device its share alone.)
         """
-        if not self.rollouts:
-            return windows.draw(ring, self.mine(index), like)
         *updates, batch = index.shape
+        if not self.rollouts:
+            draw = lambda drawn: windows.draw(ring, self.mine(drawn), like)  # noqa: E731
+            for _ in updates:
+                draw = jax.vmap(draw)
+            return draw(index)
         share, section = batch // self.parts, windows.capacity(ring)
         needed = jnp.moveaxis(index.reshape(*updates, self.parts, share), -2, 0).reshape(self.parts, -1)  # by device
         at = jnp.clip(needed - self.first(section), 0, section - 1)

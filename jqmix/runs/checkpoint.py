@@ -368,9 +368,34 @@ def fill(like: Any, tree: Any) -> Any:
 
     Raises ``ConfigError`` where they differ: the configuration is not the one that it was saved with.
     """
-    saved = _flat(tree)
     paths, structure = jax.tree_util.tree_flatten_with_path(like)
-    return jax.tree.unflatten(structure, [_fitting(_name(path), x, saved) for path, x in paths])
+    named = {_name(path): x for path, x in paths}
+    saved = _replay_as_here(_flat(tree), {name: x.shape for name, x in named.items()})
+    return jax.tree.unflatten(structure, [_fitting(name, x, saved) for name, x in named.items()])
+
+
+def _replay_as_here(saved: dict[str, Any], wanted: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """What is saved, the replay's windows in the form that this platform holds them in (``buffers/windows.as_ring``):
+    in order of time, [P, T, C, …], or each as a row, [P, C, T · …]."""
+    ring = next((name.removesuffix("action") for name in wanted if name.endswith("buffer.windows.action")), None)
+    if ring is None or f"{ring}action" not in saved:
+        return saved
+    to_rows = len(wanted[f"{ring}action"]) < saved[f"{ring}action"].ndim
+    if not to_rows and len(wanted[f"{ring}action"]) == saved[f"{ring}action"].ndim:
+        return saved
+
+    def converted(name: str, x: np.ndarray) -> np.ndarray:
+        shape = wanted.get(name, x.shape)
+        if not name.startswith(ring) or x.size != np.prod(shape):  # what does not fit is told of by its name
+            return x
+        if name.startswith(f"{ring}start"):
+            return x.reshape(shape)
+        if to_rows:
+            return np.moveaxis(x, 2, 1).reshape(shape)
+        members, slots, capacity, *rest = shape
+        return np.moveaxis(x.reshape(members, capacity, slots, *rest), 1, 2)
+
+    return {name: converted(name, x) for name, x in saved.items()}
 
 
 def _fitting(name: str, like: Any, saved: Mapping[str, np.ndarray]) -> np.ndarray:
