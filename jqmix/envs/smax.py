@@ -441,7 +441,10 @@ class Battle(NamedTuple):
 def _over_viewers(seen_by: Callable[[Viewer], Array], viewers: Viewer) -> Float[Array, "N others 13 E"]:
     """What each sees. On a CPU one viewer after another: all at once, XLA's compiler makes one operation of it and of
     the transposition that follows, which places the numbers one by one and takes about twice as long."""
-    return jax.vmap(seen_by)(viewers) if all_at_once() else jax.lax.map(seen_by, viewers)
+    if not all_at_once():
+        return jax.lax.map(seen_by, viewers)
+    # Else the transposition that follows is made of everything that goes into it, again and again.
+    return jax.lax.optimization_barrier(jax.vmap(seen_by)(viewers))
 
 
 def push_apart(x: Array, y: Array, alive: Array, radius: Array | np.ndarray) -> tuple[Array, Array]:
