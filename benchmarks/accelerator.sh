@@ -1,21 +1,23 @@
 #!/usr/bin/env bash
-# Every figure that needs an accelerator, as JSON in a folder: about half an hour on a GPU.
+# What needs an accelerator, as JSON in a folder, the most important first: about 25 minutes on a GPU.
 #
 #   benchmarks/accelerator.sh OUT [JAXMARL_CLONE]
 #   QUICK=1 benchmarks/accelerator.sh OUT [JAXMARL_CLONE]    # the same steps, each as small as it can be: to see that all run
+#   ONLY="kernels model" benchmarks/accelerator.sh OUT       # these steps alone
 #
-# Whole training over seeds and rollouts, and with the GRU as a scan; SMAX against JaxMARL's with 4 096 environments;
-# the parts of an iteration and their floors; every product; the GRU's forms; and, with a clone, whole training against
-# JaxMARL's QMIX, 1 and 16 seeds. A step that fails is named at the end, and the others are made all the same.
+# Whether our kernels come out right, and how far the model of the time is off; with a clone, whole training against
+# JaxMARL's QMIX, 1 and 16 seeds; a learning run; the GRU as a scan and as one kernel; whole training over seeds and
+# rollouts; SMAX against JaxMARL's with 4 096 environments; the parts of an iteration. A step that fails is named at the
+# end, and the others are made all the same. CHIP names whose constants the model takes (h100).
 set -uo pipefail
 out=$(mkdir -p "$1" && cd "$1" && pwd)
 clone=${2:+$(cd "$2" && pwd)}
 cd "$(dirname "$0")/.."
 
-preset=smax_2s3z seeds=1,4,16,64 rollouts=8,32,128 batches=(256 1024 4096) peers=(1 16) rows=(96 640 5120)
-maps=(3m 2s3z 5m_vs_6m 27m_vs_30m) cases=(smax_3m smax_2s3z mpe_simple_spread_v3) setting=() turns=() width=512
+preset=smax_2s3z seeds=(1 16) grid=1,16,64 rollouts=8,32,128 batches=(1024 4096) rows=(640) steps=2000000
+maps=(3m 2s3z) cases=(smax_2s3z smax_3m) setting=() turns=() repeats=3 chip=${CHIP:-h100}
 if [[ -n ${QUICK:-} ]]; then
-  seeds=1,2 rollouts=4,8 batches=(8) peers=(1) rows=(8) maps=(3m) cases=(mpe_simple_spread_v3) width=8
+  seeds=(1) grid=1,2 rollouts=4,8 batches=(8) rows=(8) maps=(3m) cases=(mpe_simple_spread_v3) repeats=1 steps=2000
   setting=(window=101 rollouts=4 replay.capacity=16 replay.batch=4 eval.every=400 eval.episodes=4)
   turns=(--repeats 1 --iterations 2)
 fi
@@ -24,23 +26,34 @@ failed=()
 step() { # NAME SCRIPT ARGUMENTS…
   local name=$1 script=$2
   shift 2
+  [[ -z ${ONLY:-} || " $ONLY " == *" $name "* ]] || return 0
   echo "== $name"
   python "benchmarks/$script" "$@" --json "$out/$name.json" || failed+=("$name")
 }
 
-step sizes_seeds turns.py . --preset $preset --set "${setting[@]}" --grid seeds=$seeds --repeats 3
-step sizes_rollouts turns.py . --preset $preset --set "${setting[@]}" --grid rollouts=$rollouts --repeats 3
-step one_kernel turns.py . .,core.one_kernel=false --preset $preset --set "${setting[@]}" --repeats 3
-step smax peers.py smax --maps "${maps[@]}" --batches "${batches[@]}"
-step parts_2s3z parts.py time $preset --set "${setting[@]}"
-step products_2s3z parts.py products $preset --set "${setting[@]}"
-step gru parts.py gru --rows "${rows[@]}" --hidden 64 128
+learning() { # as a user runs it; its summary is the result
+  [[ -z ${ONLY:-} || " $ONLY " == *" learning "* ]] || return 0
+  echo "== learning"
+  local fields=()
+  for pair in "${setting[@]}"; do fields+=("--${pair%%=*}" "${pair#*=}"); done
+  python -m jqmix train $preset --seeds 4 --total-steps $steps "${fields[@]}" --run-dir "$out/run" --json \
+    > "$out/learning.json" || failed+=(learning)
+}
+
+step kernels on_chip.py kernels
+step model on_chip.py model --chip "$chip" --preset $preset --seeds "${seeds[@]}" --repeats $repeats --set "${setting[@]}"
 if [[ -n $clone ]]; then
   for case in "${cases[@]}"; do
-    for n in "${peers[@]}"; do
+    for n in "${seeds[@]}"; do
       step "speed_${case}_h64_$n" peers.py speed --jaxmarl "$clone" --case "$case" --hidden 64 --seeds "$n" "${turns[@]}"
     done
   done
-  step "speed_${cases[0]}_default" peers.py speed --jaxmarl "$clone" --case "${cases[0]}" --hidden $width "${turns[@]}"
 fi
+learning
+step one_kernel turns.py .,core.one_kernel=false . --preset $preset --set "${setting[@]}" --repeats $repeats
+step sizes_seeds turns.py . --preset $preset --set "${setting[@]}" --grid seeds=$grid --repeats $repeats
+step sizes_rollouts turns.py . --preset $preset --set "${setting[@]}" --grid rollouts=$rollouts --repeats $repeats
+step smax peers.py smax --maps "${maps[@]}" --batches "${batches[@]}"
+step parts_2s3z parts.py time $preset --set "${setting[@]}"
+step gru parts.py gru --rows "${rows[@]}" --hidden 64 128
 [[ ${#failed[@]} -eq 0 ]] || { echo "failed: ${failed[*]}" && exit 1; }

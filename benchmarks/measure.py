@@ -185,6 +185,15 @@ class Training:
         self.state[:] = jax.block_until_ready(self.population.evaluate(members, shared, self.rounds))[:2]
         return time.perf_counter() - begin
 
+    def training_call(self) -> float:
+        """Seconds of a call's iterations alone."""
+        import jax
+
+        begin = time.perf_counter()
+        members, shared = self.state
+        self.state[:] = jax.block_until_ready(self.population.train(members, shared, self.iterations))[:2]
+        return time.perf_counter() - begin
+
     def until_learning(self) -> None:
         """Calls until updates are made."""
         while self.updates() == 0:
@@ -430,3 +439,26 @@ def plan_memory(target: str, preset: str, changes: dict[str, Any]) -> int:
     cfg, chip = load_config(preset, **changes), replace(CHIPS.get(target, CHIPS["h100"]), memory=10**15)
     with compiling_for("cpu" if target == "cpu" else chip.platform):
         return make_plan(cfg, *abstract_member(cfg), checkpointing=False, chip=chip).need
+
+
+def forecast_of(text: str, chip: str) -> dict[str, Any]:
+    """The forecast for one iteration of a compiled training program, with a chip's constants."""
+    from jqmix.chips import hlo
+    from jqmix.chips.catalogue import chip_named
+    from jqmix.chips.forecast import forecast
+    from jqmix.runs.target import PARTS
+
+    return forecast(hlo.parse(text), chip_named(chip), PARTS).as_dict()
+
+
+def kernel_proofs() -> dict[str, Callable[[], str | None]]:
+    """What says of each kernel why it can't be relied on here; None where it can."""
+    from functools import partial
+
+    from jqmix.envs.smax import SMAX
+    from jqmix.kernels import self_test
+
+    proofs: dict[str, Callable[[], str | None]] = {
+        f"GRU of width {hidden}": partial(self_test.trouble, hidden) for hidden in (16, 32, 64, 128)
+    }
+    return proofs | {f"SMAX {name}": SMAX(name).battle.kernel_trouble for name in ("3m", "2s3z", "27m_vs_30m")}
