@@ -1,4 +1,4 @@
-"""What only the chip itself can say: whether our kernels come out right on it, and how far the model of its time is off.
+"""What only a chip itself can say: whether our kernels come out right on it, and how far the model of its time is off.
 
 python benchmarks/on_chip.py kernels    # on a GPU: what each proof says, and its seconds
 python benchmarks/on_chip.py model --chip h100 [--preset smax_2s3z] [--seeds 1 16] [--set FIELD=VALUE …]
