@@ -247,7 +247,9 @@ def collect(
         overlap = 0 if ongoing.tail is None else ongoing.tail.reward.shape[0]
 
     like = Packed(actor.packed, actor.action, actor.score, actor.score, actor.first, actor.last)
-    in_rows, restored = records_in_rows(), to_rows(like, 0)[1]
+
+    def as_row(record: Packed) -> Array:
+        return to_rows(jax.tree.map(lambda x, y: x.astype(y.dtype), record, like), 0)[0]
 
     def slot(carry: Collecting, xs: Any) -> tuple[Collecting, Any]:
         actor, starts, kept, episodes = carry
@@ -261,12 +263,12 @@ def collect(
         record = Packed(actor.packed, stepped.action, outcome.reward, outcome.discount, actor.first, actor.last)
         counts = t + 1 - stepped.length <= latest
         episodes = jax.tree.map(jnp.add, episodes, only(counts, outcome.episodes))
-        return Collecting(stepped, starts, kept, episodes), to_rows(record, 0)[0] if in_rows else record
+        return Collecting(stepped, starts, kept, episodes), as_row(record) if records_in_rows() else record
 
     begun = Collecting(actor, starts, agent_start(actor), no_episodes(env))
     xs = jnp.arange(transitions), u, noise, by_slot
     (after, _, kept, episodes), window = jax.lax.scan(slot, begun, xs)
-    window = _ended(jax.vmap(restored)(window) if in_rows else window, after)
+    window = _ended(jax.vmap(to_rows(like, 0)[1])(window) if records_in_rows() else window, after)
     if ongoing is None:
         return window, episodes, None
     window, ongoing = _joined(ongoing, window._replace(start=agent_start(actor)), after, kept)
