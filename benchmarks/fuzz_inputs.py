@@ -417,7 +417,7 @@ def options_without_effect(rng: random.Random, folder: Path) -> Case:
         "--algo.init-gain 0.5",
         "--agent.one-kernel true --agent.recurrent false",
         "--core.one-kernel true --agent.core lstm",
-        "--core.one-kernel true --agent.hidden 24",
+        "--core.one-kernel true --agent.hidden 129",
         "--algo.epochs 2",
         "--algo.minibatches 8",
         "--algo.name pqn --rollouts 16 --replay.batch 8",

@@ -102,16 +102,7 @@ def held_arrays(cfg: Config) -> Working:
         member._replace(buffer=None, ongoing=None), shared, whole_evaluation(cfg)
     ).jaxpr
     collects = lambda step: "collecting" in step.scope  # noqa: E731
-    held = Working(peak(iteration, collects), peak(iteration, lambda step: not collects(step)), peak(evaluation))
-    return held._replace(learning=[*held.learning, *_copied_windows(cfg, member)])
-
-
-def _copied_windows(cfg: Config, member: Member) -> list[Held]:
-    """What a GPU's compiler copies before a loop of updates reads it, where members are vmapped: of the buffer what has
-    one axis or none besides those of slots and windows."""
-    if platform() != "gpu" or member.buffer is None or cfg.seeds == 1 or cfg.updates == 1:
-        return []
-    return [Held(x) for x in jax.tree.leaves(member.buffer.windows) if x.ndim <= 3]
+    return Working(peak(iteration, collects), peak(iteration, lambda step: not collects(step)), peak(evaluation))
 
 
 def bytes_on_device(held: list[Held], members: int = 1) -> int:

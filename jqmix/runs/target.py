@@ -11,7 +11,8 @@ from jqmix.chips import hlo
 from jqmix.chips.catalogue import Chip, chip_named
 from jqmix.chips.compile_only import compile_only_devices, compiler_flags
 from jqmix.chips.forecast import forecast
-from jqmix.config import Config
+from jqmix.config import Config, ConfigError
+from jqmix.inputs import one_line
 from jqmix.kernels.platform import compiling_for
 from jqmix.learning.train import build_env, divides, learning_batch, window_length
 from jqmix.runs.devices import AXIS, compiler_options, make_mesh
@@ -50,7 +51,13 @@ def compiled_for(
     traced = time.perf_counter()
     compiled = lowered.compile({**(options or {}), **compiler_flags(chip)})
     compile_s = time.perf_counter() - traced
-    counted = forecast(hlo.parse(compiled.as_text()), chip, parts, iterations).as_dict()
+    try:
+        text = compiled.as_text()
+    except RuntimeError as error:  # seen of libtpu 0.0.52 on a v6e
+        raise ConfigError(
+            f"target: compiled for {chip.name}, but XLA cannot say what: {one_line(str(error))}"
+        ) from None
+    counted = forecast(hlo.parse(text), chip, parts, iterations).as_dict()
     times = {"trace_s": traced - begin, "compile_s": compile_s}
     return counted | {"memory": memory_of(compiled, chip)} | times
 
