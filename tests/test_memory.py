@@ -105,14 +105,23 @@ RECORDED = Path(__file__).parents[1] / "benchmarks" / "results" / "memory"
 QUICK = {"two_step_game", "two_step_game_64_seeds", "mpe_8_seeds", "smax_3m_ow_qmix"}
 
 
+BEYOND = {  # a quarter
+    ("cpu", "smax_2s3z_pqn"): "wide agents of two layers: the compiler keeps about twice what the traced program says",
+    ("h100", "two_step_game_64_seeds"): "many tiny arrays, of which the compiler keeps fewer: 1.3 of what is reserved",
+    (
+        "h100",
+        "smax_27m_vs_30m",
+    ): "all pairs of 57 units at once, which the compiler does not keep: 1.8 of what is reserved",
+}
+
+
 def recorded():
     for path in sorted(RECORDED.glob("*.json")):
         told = json.loads(path.read_text())
         for name, case in told["cases"].items():
             marks = [] if name in QUICK else [pytest.mark.slow]
-            if (told["target"], name) == ("cpu", "smax_2s3z_pqn"):
-                why = "wide agents of two layers: a CPU's compiler keeps about twice what the traced program says"
-                marks.append(pytest.mark.xfail(reason=why, strict=True))
+            if (told["target"], name) in BEYOND:
+                marks.append(pytest.mark.xfail(reason=BEYOND[told["target"], name], strict=True))
             yield pytest.param(told["target"], case, id=f"{told['target']}-{name}", marks=marks)
 
 
