@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from jqmix.runs.policy import evaluate_run as evaluate
     from jqmix.runs.render import render
     from jqmix.settings import setting
-    from jqmix.types import EnvSpec, TimeStep, Window
+    from jqmix.types import Entities, EnvSpec, TimeStep, Window
 
 _HOME = {
     "report": "jqmix.analysis.report",
@@ -45,6 +45,7 @@ _HOME = {
     "load_policy": "jqmix.runs.policy",
     "render": "jqmix.runs.render",
     "setting": "jqmix.settings",
+    "Entities": "jqmix.types",
     "EnvSpec": "jqmix.types",
     "TimeStep": "jqmix.types",
     "Window": "jqmix.types",
@@ -53,6 +54,7 @@ _HOME = {
 __all__ = [
     "Config",
     "ConfigError",
+    "Entities",
     "EnvError",
     "EnvSpec",
     "Policy",

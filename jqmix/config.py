@@ -55,6 +55,10 @@ class EnvConfig:
 class AgentConfig:
     hidden: int = setting(64, "width of the agent's layers and core", low=1, high=WIDTH)
     layers: int = setting(1, "dense layers before the core", low=1, high=8)
+    encoder: Literal["dense", "entities"] = setting(
+        "dense", "what reads observations: dense layers, or one embedding for all entities of a kind (SMAX's units)"
+    )
+    entity_embed: int = setting(32, "entities: width of an entity's embedding", low=1, high=WIDTH)
     core: str = setting("gru", "what an agent remembers; none: a feed-forward layer in its place")
     layer_norm: bool = setting(
         False, "layer normalisation before the encoder's ReLU and before the Q head (as PQN has)"

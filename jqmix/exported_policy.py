@@ -69,7 +69,7 @@ class NumpyPolicy:
             about["sizes"][name] for name in ("n_agents", "n_actions", "obs_size", "hidden")
         )
         self.layers, self._core = about["architecture"]["layers"], CORES[about["architecture"]["core"]]
-        self._reads = about["preprocessing"]
+        self._reads, self._entities = about["preprocessing"], about["architecture"].get("entities")
         self._own = weights.keys() - {"obs_norm.rows", "obs_norm.mean", "obs_norm.m2"}  # by agent
         if about["architecture"]["share_parameters"]:  # what distinguishes agents is a row of the first layer
             ids = weights["encoder.kernel"][-self.n_agents :] * np.float32(self._reads["agent_id"])
@@ -105,15 +105,37 @@ class NumpyPolicy:
         w = {name: x[agents] if name in self._own else x for name, x in self.weights.items()}
         first = state.first[:, None, None]
         memory = tuple(np.where(first, np.float32(0), m) for m in state.memory)
-        hidden, memory = self._core.step(w, self._encode(w, obs, state.last_action, first), memory)
-        return _dense(w, "head", _norm(w, "norm", hidden)), memory
-
-    def _encode(self, w: Weights, obs: np.ndarray, last_action: np.ndarray, first: np.ndarray) -> np.ndarray:
-        o, a, kernel = self.obs_size, self.n_actions, w["encoder.kernel"]
         if self._reads["obs_norm"]:
             variance = w["obs_norm.m2"] / np.maximum(w["obs_norm.rows"], 1)
             obs = np.clip((obs - w["obs_norm.mean"]) / np.sqrt(variance + np.float32(1e-6)), -5, 5)
-        x = _product(obs, kernel[..., :o, :]) + w["encoder.bias"]
+        obs, heard, targets = self._read(w, obs)
+        hidden, memory = self._core.step(w, self._encode(w, obs, heard, state.last_action, first), memory)
+        hidden = _norm(w, "norm", hidden)
+        q = _dense(w, "head", hidden)
+        if self._entities:
+            query = _dense(w, "entities.query", hidden)[..., None, :]
+            aimed = (query * targets).sum(axis=-1) / np.float32(self._entities["embed"] ** 0.5)
+            q = np.concatenate([q, aimed], axis=-1)
+        return q, memory
+
+    def _read(self, w: Weights, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray, Any]:
+        """(what an agent sees of itself, what the entities add to the first layer, whom actions are aimed at)."""
+        if not self._entities:
+            return obs, np.zeros((), np.float32), None
+        heard, embedded = np.zeros((), np.float32), []
+        for i, (count, numbers) in enumerate(self._entities["groups"]):
+            x, obs = obs[..., : count * numbers], obs[..., count * numbers :]
+            x = x.reshape(*x.shape[:-1], count, numbers)
+            name = f"entities.embeddings_{i}"
+            embedded.append(_relu(x @ w[f"{name}.kernel"] + w[f"{name}.bias"]))
+            heard = heard + _dense(w, f"entities.sums_{i}", embedded[-1].sum(axis=-2) / np.float32(count**0.5))
+        return obs, heard, embedded[self._entities["targets"]]
+
+    def _encode(
+        self, w: Weights, obs: np.ndarray, heard: np.ndarray, last_action: np.ndarray, first: np.ndarray
+    ) -> np.ndarray:
+        o, a, kernel = obs.shape[-1], self.n_actions, w["encoder.kernel"]
+        x = _product(obs, kernel[..., :o, :]) + w["encoder.bias"] + heard
         if self._reads["last_action"]:
             taken = np.eye(a, dtype=np.float32)[last_action] * ~first
             x = x + _product(taken, kernel[..., o : o + a, :])

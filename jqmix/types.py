@@ -4,11 +4,40 @@ Axes stand in this order everywhere: P member, T time, B batch (or E rollouts), 
 O is the observation size, S the state size; T1 = T + 1 is the number of slots in a window.
 """
 
+import itertools
 from typing import Any, Literal, NamedTuple
 
 from jaxtyping import Array, Bool, Float, Int
 
 TimeLimitMode = Literal["bootstrap", "terminate"]
+
+
+class Entities(NamedTuple):
+    """How an observation lists entities: groups of so many with so many numbers each, one group after another, and then
+    what the agent sees of itself. As many of the last actions as group ``targets`` has entities are aimed at these, in
+    their order."""
+
+    groups: tuple[tuple[int, int], ...]
+    targets: int
+
+    def fit(self, obs_size: int, n_actions: int) -> bool:
+        """Whether these are such groups, and the sizes have room for them."""
+        groups, whole = self.groups, lambda x: isinstance(x, int) and not isinstance(x, bool)
+        if not isinstance(groups, tuple) or not groups or not whole(self.targets):
+            return False
+        if not all(isinstance(g, tuple) and len(g) == 2 and all(whole(x) and x >= 1 for x in g) for g in groups):
+            return False
+        return 0 <= self.targets < len(groups) and self.ends[-1] < obs_size and self.aimed < n_actions
+
+    @property
+    def ends(self) -> list[int]:
+        """Where in an observation the groups end."""
+        return list(itertools.accumulate(count * numbers for count, numbers in self.groups))
+
+    @property
+    def aimed(self) -> int:
+        """How many actions are aimed at somebody."""
+        return self.groups[self.targets][0]
 
 
 class EnvSpec(NamedTuple):
@@ -17,7 +46,8 @@ class EnvSpec(NamedTuple):
     ``episode_limit`` is in environment steps. ``time_limit`` says what reaching it means: ``bootstrap`` (the
     episode is cut and its value goes on) or ``terminate`` (the value there is zero).
     ``reward_range`` bounds one step's reward; infinite where nobody knows. ``action_names`` says what each action
-    means, for people to read; empty where nobody says.
+    means, for people to read; empty where nobody says. ``entities`` says how the observations list entities, for agents
+    that read them so; None where they do not.
     """
 
     name: str
@@ -29,6 +59,7 @@ class EnvSpec(NamedTuple):
     time_limit: TimeLimitMode = "bootstrap"
     reward_range: tuple[float, float] = (-float("inf"), float("inf"))
     action_names: tuple[str, ...] = ()
+    entities: Entities | None = None
 
 
 class TimeStep(NamedTuple):

@@ -118,15 +118,26 @@ def layer_norm(params, x, eps=1e-6):
 
 
 def agent_unroll(
-    params, obs, action, first, *, shared=True, agent_id=True, last_action=True, with_hidden=False, start=None
+    params,
+    obs,
+    action,
+    first,
+    *,
+    shared=True,
+    agent_id=True,
+    last_action=True,
+    with_hidden=False,
+    start=None,
+    entities=None,
 ):
     """fc–ReLU–GRU–fc over the concatenated input, step by step: obs [T, B, N, O] → q [T, B, N, A] (and h).
 
     ``shared`` false: agent i's parameters are the i-th of every leaf. ``start``: (h [B, N, H], last action [B, N])
-    before the first slot; without it there is no action before, and h is zero.
+    before the first slot; without it there is no action before, and h is zero. ``entities``: (groups, targets), where
+    an observation is read as a list of them.
     """
     T, B, N, _ = obs.shape
-    A = np.asarray(params["head"]["bias"]).shape[-1]
+    A = np.asarray(params["head"]["bias"]).shape[-1] + (entities[0][entities[1]][0] if entities else 0)
     H = np.asarray(params["head"]["kernel"]).shape[-2]
     q, hidden = np.zeros((T, B, N, A)), np.zeros((T, B, N, H))
     for i in range(N):
@@ -144,17 +155,36 @@ def agent_unroll(
                     previous[action[t - 1, b, i]] = 1
                 elif start is not None:
                     previous[start[1][b, i]] = 1
-                x = np.concatenate(
-                    [obs[t, b, i], previous[: A * last_action], np.eye(N)[i][: N * (agent_id and shared)]]
-                )
-                x = np.maximum(layer_norm(own["encoder"].get("norm"), x @ kernel + bias), 0)
+                seen, heard, embedded = read_entities(own.get("entities"), entities, obs[t, b, i])
+                x = np.concatenate([seen, previous[: A * last_action], np.eye(N)[i][: N * (agent_id and shared)]])
+                x = np.maximum(layer_norm(own["encoder"].get("norm"), x @ kernel + bias + heard), 0)
                 for more in sorted(k for k in own["encoder"] if k.startswith("layer")):
                     norm = own["encoder"].get(more.replace("layer", "norm"))
                     x = np.maximum(layer_norm(norm, dense(own["encoder"][more], x)), 0)
                 h = torch_gru_cell(x, h, w_ih, w_hh, b_ih, b_hh)
-                q[t, b, i] = layer_norm(own.get("norm"), h) @ own["head"]["kernel"] + own["head"]["bias"]
+                out = layer_norm(own.get("norm"), h)
+                aimed = [dense(own["entities"]["query"], out) @ e / np.sqrt(len(e)) for e in embedded]
+                q[t, b, i] = [*dense(own["head"], out), *aimed]
                 hidden[t, b, i] = h
     return (q, hidden) if with_hidden else q
+
+
+def read_entities(params, entities, obs):
+    """(what is left for the agent itself, what the entities add to the first layer, the targets' embeddings)."""
+    if not entities:
+        return obs, 0, []
+    groups, targets = entities
+    at, heard, embedded = 0, 0, []
+    for i, (count, numbers) in enumerate(groups):
+        weights, total = params[f"embeddings_{i}"], 0
+        embedded.append([])
+        for place in range(count):
+            x = obs[at : at + numbers]
+            embedded[-1].append(np.maximum(x @ weights["kernel"] + weights["bias"][place], 0))
+            total = total + embedded[-1][-1]
+            at += numbers
+        heard = heard + dense(params[f"sums_{i}"], total / np.sqrt(count))
+    return obs[at:], heard, embedded[targets]
 
 
 def qmix(params, q, state, positivity=np.abs):

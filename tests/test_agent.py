@@ -15,9 +15,10 @@ from jqmix.networks.agent import Agent, AgentStart
 from jqmix.networks.cores import base, build_core
 from jqmix.networks.cores.base import CoreSizes
 from jqmix.networks.cores.check import check_core
+from jqmix.types import Entities
 
 AGENT = Agent(n_agents=3, n_actions=5, obs_size=7, hidden=8)
-
+ENTITIES = Entities(((1, 2), (2, 2)), targets=1)
 
 OPTIONS = [
     {},
@@ -28,6 +29,8 @@ OPTIONS = [
     {"share_parameters": False, "last_action": False, "layer_norm": True},
     {"layers": 3},
     {"layers": 2, "layer_norm": True, "share_parameters": False},
+    {"entities": ENTITIES, "entity_embed": 6},
+    {"entities": ENTITIES, "layers": 2, "layer_norm": True, "share_parameters": False},
 ]
 CORES = ["gru", "lstm", "none"]
 
@@ -56,8 +59,24 @@ def test_unroll_matches_pytorch_conventions(rng, key, options):
     assert ("norm" in params, "norm" in params["encoder"]) == (agent.layer_norm, agent.layer_norm)
     data = window(rng)
     reads = {"shared": agent.share_parameters, "agent_id": agent.agent_id, "last_action": agent.last_action}
-    expected = oracles.agent_unroll(params, *data, **reads)
+    expected = oracles.agent_unroll(params, *data, **reads, entities=agent.entities)
     np.testing.assert_allclose(unroll(agent, params, *data), expected, rtol=2e-4, atol=2e-5)
+
+
+def test_what_is_learned_of_an_entity_holds_for_all_of_its_kind(rng, key):
+    """Without biases of places, entities that change places change the values of aiming at them, and nothing else."""
+    agent = AGENT._replace(entities=ENTITIES)
+    params = agent.init(key)
+    obs, action, first = window(rng)
+    swapped = obs[..., [0, 1, 4, 5, 2, 3, 6]]
+    action = np.minimum(action, 2)  # whom one aimed at is told by number
+    places = params["entities"]["embeddings_1"]["bias"]
+    alike = {**params["entities"], "embeddings_1": params["entities"]["embeddings_1"] | {"bias": 0 * places}}
+    q, other = (unroll(agent, params | {"entities": alike}, x, action, first) for x in (obs, swapped))
+    assert_same(other[..., [0, 1, 2, 4, 3]], q)
+    assert np.abs(other - q).max() > 1e-3
+    q, other = (unroll(agent, params, x, action, first) for x in (obs, swapped))
+    assert np.abs(other[..., :3] - q[..., :3]).max() > 1e-4  # with biases they are told apart
 
 
 EACH_CORE = [{"core": core, "share_parameters": share} for core in CORES for share in (True, False)]

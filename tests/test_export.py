@@ -27,12 +27,14 @@ from jqmix.learning.exploration import greedy
 from jqmix.networks.agent import Agent
 from jqmix.runs.export import _action_names, write_policy
 from jqmix.runs.policy import Policy, Trained, evaluate_run
+from jqmix.types import Entities
 
 N, A, OBS = 3, 5, 7
 AGENT = Agent(N, A, OBS, hidden=8)
 SLOTS, BATCH = 48, 128
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
+ENTITIES = Entities(((1, 2), (2, 2)), targets=1)
 NORMS = {"layer_norm": True, "obs_norm": True}
 APART = {"share_parameters": False}
 AGENTS = {
@@ -45,6 +47,8 @@ AGENTS = {
     "layers and norms, lstm": {"core": "lstm", "layers": 2, "agent_id": False, **NORMS},
     "layers and norms, apart": {"layers": 2, **NORMS, **APART},
     "no last action": {"last_action": False},
+    "entities": {"entities": ENTITIES, "entity_embed": 6, **NORMS},
+    "entities, apart": {"entities": ENTITIES, "layers": 2, **APART},
 }
 
 # What runs in a process of its own, in which JAX cannot be imported, on the copy of the loader in each folder.
@@ -283,6 +287,39 @@ def test_a_program_that_is_none_is_said(foreign):
 @pytest.fixture
 def folder(folders, tmp_path):
     return Path(shutil.copytree(folders["layers and norms"], tmp_path / "policy"))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        3,
+        [],
+        {},
+        {"groups": [[1, 2], [2, 2]], "targets": 2, "embed": 6},
+        {"groups": [[1, 2], [3, 2]], "targets": 1, "embed": 6},  # nothing is left for the agent itself
+        {"groups": [[1, 1], [5, 1]], "targets": 1, "embed": 6},  # of five actions
+        {"groups": [[1, 2], [2]], "targets": 1, "embed": 6},
+        {"groups": [1, 2], "targets": 1, "embed": 6},
+        {"groups": [[1, 2], [2, 2.0]], "targets": 1, "embed": 6},
+        {"groups": [[1, 2], [2, 2]], "targets": True, "embed": 6},
+        {"groups": [[1, 2], [2, 2]], "targets": 1, "embed": 0},
+        {"groups": [[1, 2], [2, 2]], "targets": 1, "embed": 5},
+    ],
+    ids=str,
+)
+def test_entities_that_are_none_are_said(given, folders, tmp_path):
+    folder = Path(shutil.copytree(folders["entities"], tmp_path / "policy"))
+    about = json.loads((folder / "policy.json").read_text())
+    about["architecture"]["entities"] = given
+    (folder / "policy.json").write_text(json.dumps(about))
+    refused(folder, r"architecture\.entities|entities\.\w+\.\w+ is")
+
+
+def test_an_export_from_before_there_were_entities_is_read(folder):
+    about = json.loads((folder / "policy.json").read_text())
+    assert about["architecture"].pop("entities") is None
+    (folder / "policy.json").write_text(json.dumps(about))
+    assert jqmix.load_policy(folder)
 
 
 def replace_file(folder, name, data):

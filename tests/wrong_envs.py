@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jqmix import EnvSpec, TimeStep, make_env
+from jqmix import Entities, EnvSpec, TimeStep, make_env
 from jqmix.types import Seen
 
 
@@ -198,6 +198,10 @@ wrong_spec("NegativeAgents", {"n_agents": -2}, "spec.n_agents is -2")
 wrong_spec("BoolAgents", {"n_agents": True}, "spec.n_agents is True")
 wrong_spec("FloatLimit", {"episode_limit": 10.0}, "spec.episode_limit is 10.0")
 wrong_spec("OneName", {"action_names": ("left",)}, "spec.action_names is ('left',)", "for each action, or empty")
+wrong_spec("ListedEntities", {"entities": [(1, 1)]}, "spec.entities is", "jqmix.Entities")
+wrong_spec(
+    "TooManyEntities", {"entities": Entities(((99, 1),), targets=0)}, "spec.entities is Entities(groups=((99, 1),)"
+)
 wrong_spec("NumberedNames", {"action_names": (0, 1, 2)}, "spec.action_names")
 wrong_spec("NoLimit", {"episode_limit": None}, "spec.episode_limit is None")
 wrong_spec("EndlessLimit", {"episode_limit": 2**40}, "spec.episode_limit is 1099511627776")

@@ -23,7 +23,7 @@ from jqmix.envs.base import Batched, TimeLimit
 from jqmix.envs.errors import EnvError
 from jqmix.kernels.platform import platform
 from jqmix.plugins import first_line, located, raised, where
-from jqmix.types import EnvSpec, Seen, TimeStep
+from jqmix.types import Entities, EnvSpec, Seen, TimeStep
 
 STEPS = 256  # of random play
 ROLLOUTS = 8  # in parallel, each begun by a reset of its own
@@ -158,6 +158,17 @@ def _check_spec(env: Any) -> None:
     if not _are_action_names(spec.action_names, spec.n_actions):
         allowed = f"{spec.n_actions} printable texts of at most 100 characters, one for each action, or empty"
         raise _wrong_spec(env, "action_names", spec.action_names, allowed)
+    _check_entities(env, spec)
+
+
+def _check_entities(env: Any, spec: Any) -> None:
+    given = spec.entities
+    if given is not None and not (isinstance(given, Entities) and given.fit(spec.obs_size, spec.n_actions)):
+        allowed = (
+            "None or jqmix.Entities: a tuple of groups (how many, numbers of each) that leave an agent numbers of its "
+            "own, and which of them fewer than all actions are aimed at"
+        )
+        raise _wrong_spec(env, "entities", given, allowed)
 
 
 def _are_action_names(names: Any, n_actions: int) -> bool:

@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jqmix.kernels.platform import plain, platform
 from jqmix.kernels.self_test import mismatch, trouble_with
-from jqmix.types import EnvSpec, Seen, TimeStep
+from jqmix.types import Entities, EnvSpec, Seen, TimeStep
 
 SIZE = 32.0  # the map is a square
 WORLD_STEPS = 8  # in one environment step, of DT seconds each
@@ -583,6 +583,7 @@ class SMAX:
         fixed = np.array([*self.scenario.allies, *self.scenario.enemies])[:, None]
         self.battle = Battle(na, m, fixed, see_enemy_actions, walls_cause_death)
         obs_size, state_size = UNIT_FEATURES * (na + m - 1) + OWN_FEATURES, (OWN_FEATURES + 2) * (na + m)
+        groups = tuple((units, UNIT_FEATURES) for units in (na - 1, m) if units)
         # JaxMARL compares its step counter before raising it: an episode has one step more than ``max_steps``.
         self.spec = EnvSpec(
             f"smax_{map_name}",
@@ -593,6 +594,7 @@ class SMAX:
             max_steps + 1,
             reward_range=(0.0, 2.0),
             action_names=smax_actions(m),
+            entities=Entities(groups, targets=len(groups) - 1),
         )
 
     def batched(self, size: int) -> "BatchedSMAX":

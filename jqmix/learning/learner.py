@@ -302,8 +302,15 @@ def make_optimizer(name: str) -> optax.GradientTransformation:
 
 
 def make_agent(cfg: Config, spec: EnvSpec) -> Agent:
-    """Raises ``ConfigError``, one line, for a core from outside that is none."""
+    """Raises ``ConfigError``, one line, for a core from outside that is none, and for an encoder that reads entities
+    where an environment tells of none."""
     options: dict[str, Any] = asdict(cfg.agent) | {"obs_norm": cfg.agent.obs_norm == "running"}
+    by_entity = options.pop("encoder") == "entities"
+    if by_entity and spec.entities is None:
+        raise ConfigError(
+            f"agent.encoder: entities needs an environment that says how its observations list them, as SMAX does; "
+            f"with {spec.name} it takes dense"
+        )
     agent = Agent(
         spec.n_agents,
         spec.n_actions,
@@ -312,6 +319,7 @@ def make_agent(cfg: Config, spec: EnvSpec) -> Agent:
         core_settings=cfg.core,
         orthogonal=cfg.algo.init == "orthogonal",
         head_gain=cfg.algo.init_gain,
+        entities=spec.entities if by_entity else None,
     )
     if cfg.agent.core not in CORES.builtin:
         check_core(cfg.agent.core, agent.core_functions, agent.core_sizes)

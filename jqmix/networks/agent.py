@@ -1,8 +1,9 @@
 """The Q-network of an agent, one for all agents unless told: encoder – core – head, over [o_t, last action, agent id].
 
-The encoder is dense layers with ReLUs, the core is a GRU unless told (``cores/``), the head is a dense layer. Acting
-and learning are one definition: ``init``, ``initial_state``, ``step`` (one slot) and ``unroll`` (a window) are pure
-functions. Source: QMIX (1803.11485) and 2102.03479; parameter counts in PyTorch's conventions.
+The encoder is dense layers with ReLUs, of which the first may read a list of entities (``entities.py``). The core is a
+GRU unless told (``cores/``), the head is a dense layer. Acting and learning are one definition: ``init``,
+``initial_state``, ``step`` (one slot) and ``unroll`` (a window) are pure functions. Source: QMIX (1803.11485) and
+2102.03479; parameter counts in PyTorch's conventions.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,9 @@ from jaxtyping import Array, Bool, Float, Int
 from jqmix.kernels.products import product_of_parts
 from jqmix.networks import normalise
 from jqmix.networks.cores import base, build_core
+from jqmix.networks.entities import EntityLayers
 from jqmix.networks.layers import dense_init, linear
+from jqmix.types import Entities
 
 Params = Any
 State = Any  # of the core, a pytree: leaves [*batch, N, …]
@@ -46,7 +49,8 @@ class _Encoder(nn.Module):
     agent: "Agent"
 
     @nn.compact
-    def __call__(self, obs: Array, last_action: Array, first: Array) -> Array:
+    def __call__(self, obs: Array, last_action: Array, first: Array, more: Array | None = None) -> Array:
+        """``more``: what else the first layer adds up."""
         agent, h = self.agent, self.agent.hidden
         n_agents, o = obs.shape[-2:]
         a = agent.n_actions * agent.last_action
@@ -60,7 +64,8 @@ class _Encoder(nn.Module):
         x = product_of_parts(parts, kernel[: o + a])
         if agent.agent_id:
             bias = kernel[o + a :] + bias
-        x = self._activated(x + jnp.broadcast_to(bias, x.shape), "norm")
+        x = x + jnp.broadcast_to(bias, x.shape)
+        x = self._activated(x if more is None else x + more, "norm")
         for i in range(2, agent.layers + 1):
             x = self._activated(linear(h, h, f"layer{i}", dense_init(h, agent.orthogonal))(x), f"norm{i}")
         return x
@@ -79,30 +84,39 @@ class _Layers(nn.Module):
         agent = self.agent
         self.encoder = _Encoder(agent)
         self.norm = nn.LayerNorm() if agent.layer_norm else lambda x: x
-        self.head = linear(
-            agent.hidden, agent.n_actions, init=dense_init(agent.hidden, agent.orthogonal, agent.head_gain)
-        )
+        unaimed = agent.n_actions - (agent.entities.aimed if agent.entities else 0)
+        self.head = linear(agent.hidden, unaimed, init=dense_init(agent.hidden, agent.orthogonal, agent.head_gain))
+        if agent.entities:
+            sizes = agent.entity_embed, agent.hidden
+            self.entities = EntityLayers(agent.entities, *sizes, agent.orthogonal, agent.head_gain)
 
-    def encode(self, obs: Array, last_action: Array, first: Array) -> Array:
-        return self.encoder(obs, last_action, first)
+    def encode(self, obs: Array, last_action: Array, first: Array) -> tuple[Array, Any]:
+        """(what the core reads, whom the last actions are aimed at or ())."""
+        if not self.agent.entities:
+            return self.encoder(obs, last_action, first), ()
+        heard = self.entities.read(obs)
+        return self.encoder(heard.own, last_action, first, heard.sum), heard.targets
 
-    def values(self, hidden: Array) -> Array:
-        return self.head(self.norm(hidden))
+    def values(self, hidden: Array, targets: Any) -> Array:
+        hidden = self.norm(hidden)
+        q = self.head(hidden)
+        return jnp.concatenate([q, self.entities.aim(hidden, targets)], axis=-1) if self.agent.entities else q
 
     def __call__(self, obs: Array, last_action: Array, first: Array) -> Array:
         """Both, with nothing between: what ``init`` needs."""
-        return self.values(self.encode(obs, last_action, first))
+        return self.values(*self.encode(obs, last_action, first))
 
 
 class Agent(NamedTuple):
     """The network's sizes and options; every method is a pure function of its arguments.
 
     ``layers``: dense layers before the core. ``core`` names it and ``core_settings`` are its settings (its defaults if
-    None). ``share_parameters`` false gives every agent a network of its own, all parameters leading with N; none of
-    them reads an id. ``obs_norm``: observations are standardised by running statistics, the parameters ``obs_norm``,
-    which no gradient changes but whoever trains. ``orthogonal`` initialises the dense layers as pymarl2 does: with gain
-    1, the Q head with ``head_gain``, gated cores as ever. It brings QR factorisations: then ``init`` must not run under
-    ``vmap``.
+    None). ``entities``: how an observation lists entities, where they are read as such, with embeddings of width
+    ``entity_embed``. ``share_parameters`` false gives every agent a network of its own, all parameters leading with N;
+    none of them reads an id. ``obs_norm``: observations are standardised by running statistics, the parameters
+    ``obs_norm``, which no gradient changes but whoever trains. ``orthogonal`` initialises the dense layers as pymarl2
+    does: with gain 1, the Q head with ``head_gain``, gated cores as ever. It brings QR factorisations: then ``init``
+    must not run under ``vmap``.
     """
 
     n_agents: int
@@ -119,9 +133,11 @@ class Agent(NamedTuple):
     obs_norm: bool = False
     orthogonal: bool = False
     head_gain: float = 0.01
+    entities: Entities | None = None
+    entity_embed: int = 32
 
     def init(self, key: Array) -> Params:
-        """{"encoder", "core", "head", "norm" (where it is on), "obs_norm" (where it is on)}."""
+        """{"encoder", "core", "head"}, and where they are on "norm", "obs_norm", "entities"."""
         if self.obs_norm:
             layers = self._replace(obs_norm=False).init(key)
             return {**layers, "obs_norm": normalise.init(self.obs_size)._asdict()}
@@ -192,10 +208,11 @@ class Agent(NamedTuple):
         if not self.share_parameters:
             return self._apply_each(form, params, state, obs, last_action, first)
         layers, weights = _Layers(self), {"params": params}
-        x: Any = layers.apply(weights, obs, last_action, first, method="encode")
+        encoded: Any = layers.apply(weights, obs, last_action, first, method="encode")
+        x, targets = encoded
         starts = jnp.broadcast_to(first[..., None], x.shape[:-1])
         hidden, state = form(self.core_functions, params["core"], state, x, starts)
-        q: Any = layers.apply(weights, hidden, method="values")
+        q: Any = layers.apply(weights, hidden, targets, method="values")
         return q, hidden, state
 
     def _apply_each(

@@ -49,7 +49,11 @@ CONVENTIONS = {
     "core lstm": "i, f, o = sigmoid(x w_i + b_i + h w_h + b_h), g = tanh(the same); c = f * c + i * g; "
     "h = o * tanh(c); memory: h, c; output: h",
     "core none": "output: relu(dense(x)); memory: none",
-    "q": "dense_head(norm(output of the core)), one value per action",
+    "entities": "if not null, obs is [group 0, group 1, …, own], a group [count, numbers]: e_i = relu(x_i kernel + "
+    "bias) with entities.embeddings_i.*; own takes obs' place in input, and the sum over groups of "
+    "entities.sums_i(sum of e_i over count / sqrt(count)), dense, is added to dense(input)",
+    "q": "dense_head(norm(output of the core)), one value per action; if entities is not null, those of the last "
+    "actions are dense entities.query(norm(output of the core)) . e / sqrt(embed), e those of group targets",
     "action": "the available action of the largest q, the lowest index among equals",
     "state": "memory, last_action and first; where first is true an episode starts, and memory and last_action are "
     "ignored; the next state has first false",
@@ -175,7 +179,12 @@ def _describe(trained: Trained, metadata: dict[str, Any], program: jax_export.Ex
         "sizes": {name: getattr(agent, name) for name in MOST_SIZES},
         "action_names": _action_names(environment, agent.n_actions),
         "preprocessing": switches["preprocessing"],
-        "architecture": {"layers": agent.layers, "core": agent.core, **switches["architecture"]},
+        "architecture": {
+            "layers": agent.layers,
+            "core": agent.core,
+            **switches["architecture"],
+            "entities": agent.entities and {**agent.entities._asdict(), "embed": agent.entity_embed},
+        },
         "conventions": CONVENTIONS,
         "numpy": agent.core in CORES,
         "program": {

@@ -21,6 +21,7 @@ from jqmix.files import open_regular, read_json, whole_number
 from jqmix.inputs import ConfigError, one_line, quoted, shown
 from jqmix.networks.agent import Agent
 from jqmix.runs.shapes import by_name, difference
+from jqmix.types import Entities
 
 DESCRIPTION, WEIGHTS, PROGRAM, LOADER = "policy.json", "policy.safetensors", "policy.stablehlo", "numpy_policy.py"
 
@@ -112,7 +113,7 @@ def _built(folder: Path, about: dict[str, Any], sizes: dict[str, int], data: byt
         raise ConfigError(f"{shown(path)}: architecture.core: {quoted(core)} is not one of {', '.join(CORES)}")
     layers = whole_number(path, architecture, "layers", MOST_LAYERS, "architecture.")
     switches = {name: _switch(path, about, name, group) for group, names in SWITCHES.items() for name in names}
-    agent = Agent(**sizes, layers=layers, core=core, **switches)
+    agent = Agent(**sizes, layers=layers, core=core, **switches)._replace(**_entities(path, architecture, sizes))
     try:
         weights = read_safetensors(data)
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
@@ -124,6 +125,23 @@ def _built(folder: Path, about: dict[str, Any], sizes: dict[str, int], data: byt
         name, found, expected = differs
         raise ConfigError(f"{shown(folder / WEIGHTS)}: {name} is {found} there, {expected} by {DESCRIPTION}")
     return agent, jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(weights[name]) for name in wanted])
+
+
+def _entities(path: Path, architecture: dict[str, Any], sizes: dict[str, int]) -> dict[str, Any]:
+    """An agent's fields of entities. Exports from before there were any do not name them."""
+    about = architecture.get("entities")
+    if about is None:
+        return {}
+    allowed = 'null or {"groups": [[count, numbers], …], "targets": …, "embed": …} that fit sizes'
+    wrong = ConfigError(f"{shown(path)}: architecture.entities: {quoted(about)} is not allowed; it takes {allowed}")
+    try:
+        entities = Entities(tuple(tuple(group) for group in about["groups"]), about["targets"])
+        embed = whole_number(path, about, "embed", MOST_SIZES["hidden"], "architecture.entities.")
+    except (TypeError, KeyError):
+        raise wrong from None
+    if not entities.fit(sizes["obs_size"], sizes["n_actions"]):
+        raise wrong
+    return {"entities": entities, "entity_embed": embed}
 
 
 def _program_agent(path: Path, data: bytes, n_agents: int, n_actions: int) -> ProgramAgent:
