@@ -398,7 +398,7 @@ def collect(args: argparse.Namespace) -> int:
     written = 0
     for path in sorted(args.out.glob("*/*/*/config.yaml")):
         *_, algorithm, map_name, _ = path.parent.parts
-        result = read_result(path.parent)
+        result = read_result(path.parent) if map_name in SMAX_MAPS else None
         if result is not None:
             file = args.json_dir / algorithm / f"{map_name}-{result['seed']}.json"
             written += put_result(file, {"algorithm": algorithm, "map": map_name, **result})

@@ -16,17 +16,19 @@ from jqmix.analysis.tables import markdown_table, metric_name
 from jqmix.config import ConfigError, flatten
 from jqmix.envs.registry import SMAX_MAPS
 from jqmix.files import read_json, replacing
-from jqmix.inputs import shown
+from jqmix.inputs import quoted, shown
 
 REPORT = "report.md"
 MARKS = (500_000, 1_000_000, 2_000_000, 5_000_000, 10_000_000)  # steps after which results are told
 NEAR = 0.1  # of a mark: an evaluation stands for it that is no further away
 NONE = "–"
+MADE = ("commit", "device", "jqmix", "jax", "jaxmarl")
 NAMED = {"env.name", "total_steps"} | WHO  # settings that a run's place tells
 
 
 class Seed(NamedTuple):
-    """A collected run: its settings by dotted path, and its evaluations, to which one that diverged has zeros added."""
+    """A collected run: what it was ``made`` with (``MADE``), its settings by dotted path, and its evaluations, to which
+    one that diverged has zeros added."""
 
     file: Path
     algorithm: str
@@ -34,7 +36,8 @@ class Seed(NamedTuple):
     seed: int
     budget: int
     finished: bool
-    about: dict[str, Any]
+    fault: str | None
+    made: tuple[str, ...]
     settings: dict[str, Any]
     evaluations: list[dict[str, float]]
 
@@ -94,18 +97,26 @@ def read_seeds(folders: Iterable[Path]) -> list[Seed]:
 def read_seed(file: Path) -> Seed:
     tree = read_json(file)
     try:
-        curve, fault, budget = tree["curve"], tree["fault"], tree["total_steps"]
-        points = zip(curve["env_steps"], curve["wall_s"], curve["win_rate"], strict=True)
-        evaluations = [{"env_steps": steps, "wall_s": wall_s, WIN_RATE: rate} for steps, wall_s, rate in points]
-        if fault and evaluations:
+        if tree["map"] not in SMAX_MAPS:
+            raise ValueError(f"no map {quoted(tree['map'])}")
+        who = (tree["algorithm"], tree["map"], tree["seed"], tree["total_steps"], tree["finished"])
+        points = list(zip(*(tree["curve"][name] for name in ("env_steps", "wall_s", "win_rate")), strict=True))
+        if tree["fault"] and points:
             # A setting that diverges has lost: nothing is won from then on.
-            last = evaluations[-1]
-            evaluations += [last | {"env_steps": last["env_steps"] + 1, WIN_RATE: 0.0}]
-            evaluations += [last | {"env_steps": max(budget, last["env_steps"] + 2), WIN_RATE: 0.0}]
-        who = (tree["algorithm"], tree["map"], tree["seed"], budget, tree["finished"])
-        return Seed(file, *who, tree, flatten(tree["config"]), evaluations)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{shown(file)}: not a result of the suite ({type(error).__name__}: {error})") from None
+            steps, wall_s, _ = points[-1]
+            points += [(steps + 1, wall_s, 0.0), (max(steps + 2, tree["total_steps"]), wall_s, 0.0)]
+        evaluations = [{"env_steps": steps, "wall_s": wall_s, WIN_RATE: rate} for steps, wall_s, rate in points]
+        return Seed(file, *who, tree["fault"], made_with(tree), flatten(tree["config"]), evaluations)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{shown(file)}: not a result of the suite ({what})") from None
+
+
+def made_with(tree: dict[str, Any]) -> tuple[str, ...]:
+    """In the order of ``MADE``; what is not known is "?"."""
+    versions, device = tree["versions"] or {}, tree["device"] or {}
+    found = [(tree["commit"] or "?")[:10], f"{device.get('count', '?')} × {device.get('kind', '?')}"]
+    return *found, *(versions.get(name, "?") for name in MADE[2:])
 
 
 def make_groups(seeds: Sequence[Seed]) -> list[Group]:
@@ -134,12 +145,13 @@ def estimate(strata: Sequence[Sequence[float]]) -> str:
 
 
 def summary(scores: dict[str, list[float]], maps: int) -> tuple[str, str]:
-    """The IQM, and the worst map; over how many maps, where some are missing."""
+    """The IQM, of how many runs, and of how many maps where some are missing; and the worst map."""
     if not scores:
         return NONE, NONE
     worst = min(scores, key=lambda name: mean(scores[name]))
-    part = "" if len(scores) == maps else f" ({len(scores)} of {maps} maps)"
-    return estimate(list(scores.values())) + part, f"{mean(scores[worst]):.3f} ({worst})"
+    runs = sum(map(len, scores.values()))
+    told = f"{runs} run{'s' * (runs != 1)}" + (f", {len(scores)} of {maps} maps" if len(scores) < maps else "")
+    return f"{estimate(list(scores.values()))} ({told})", f"{mean(scores[worst]):.3f} ({worst})"
 
 
 def budget_table(groups: Sequence[Group], maps: Sequence[str]) -> str:
@@ -170,7 +182,9 @@ def marks_table(groups: Sequence[Group], maps: Sequence[str]) -> str:
     published = read_smax_curves()
     for name, values in published.results.items():
         at = dict(zip(published.env_steps, values, strict=True))
-        rows.append([f"{name}, published", *(f"{at[mark]:.2f}" if mark in at else NONE for mark in MARKS)])
+        rows.append(
+            [f"{name} (published, {published.setting})", *(f"{at[mark]:.2f}" if mark in at else NONE for mark in MARKS)]
+        )
     return markdown_table(["IQM; worst map", *map(millions, MARKS)], rows)
 
 
@@ -200,16 +214,11 @@ def settings_table(groups: Sequence[Group]) -> str:
 def provenance_table(groups: Sequence[Group]) -> str:
     rows = []
     for group in groups:
-        made = [seed.about for seed in group.seeds]
         seeds = sorted({seed.seed for seed in group.seeds})
-        told = [
-            {str(about["commit"])[:10] for about in made},
-            {f"{about['device']['count']} × {about['device']['kind']}" for about in made},
-            *({about["versions"][name] for about in made} for name in ("jqmix", "jax", "jaxmarl")),
-        ]
+        told = [", ".join(sorted(set(found))) for found in zip(*(seed.made for seed in group.seeds), strict=True)]
         hours = sum(seed.last["wall_s"] for seed in group.seeds) / 3600
-        rows.append([group.label, ", ".join(map(str, seeds)), *(", ".join(sorted(x)) for x in told), f"{hours:.1f}"])
-    return markdown_table(["algorithm", "seeds", "commit", "device", "jqmix", "jax", "jaxmarl", "hours"], rows)
+        rows.append([group.label, ", ".join(map(str, seeds)), *told, f"{hours:.1f}"])
+    return markdown_table(["algorithm", "seeds", *MADE, "hours"], rows)
 
 
 def notes(groups: Sequence[Group]) -> Iterator[str]:
@@ -223,10 +232,13 @@ def notes(groups: Sequence[Group]) -> Iterator[str]:
         "one seed, and too narrow for few."
     )
     yield "After so many steps: a run's evaluation nearest to them. Only runs that came as far are counted."
-    yield f"Published: arXiv {published.source}, {published.measure}. The dynamics differ, so these are no equals."
+    yield (
+        f"Published: {published.measure}, arXiv {published.source}, read off a figure. Those dynamics were others, so "
+        "their numbers and these are no equals."
+    )
     for group in groups:
         for seed in group.seeds:
-            if seed.about["fault"]:
+            if seed.fault:
                 yield f"**Diverged**: {group.label} on {seed.map}, seed {seed.seed}: counted as 0 from there on."
             elif not seed.finished:
                 yield f"Not finished: {group.label} on {seed.map}, seed {seed.seed}: {seed.last['env_steps']:,} steps."
@@ -257,7 +269,8 @@ def panel(title: str, shown_seeds: Sequence[tuple[Group, list[list[Seed]]]], ove
         found = curve_of(group.label, strata)
         if found is not None:
             x = found.seconds if over == "seconds" else found.steps
-            marks.append(LearningCurve(group.label, x, found.curve, found.values))
+            # Of several maps, single seeds would fill the panel.
+            marks.append(LearningCurve(group.label, x, found.curve, found.values if len(strata) == 1 else None))
     return Panel(title, metric_name(WIN_RATE), marks, (0.0, 1.0))
 
 

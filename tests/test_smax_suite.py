@@ -346,13 +346,16 @@ def test_the_reports_numbers(tmp_path, drawn):
     assert budget[:2] == ["mine", "2 M"] and budget[2].startswith("0.450 [0.") and budget[3] == "0.150 (5m_vs_6m)"
     assert budget[4:] == ["0.600 (2)", "0.500 (2)", "0.550 (2)", "0.150 (2)"]
     other = table(text, "At the budget")["other"]
+    assert budget[2].endswith("] (8 runs)")
     assert other[2:] == ["–", "–", "–", "–", "*0.500 (1) at 1.00 M*", "–"]
     way = table(text, "On the way")
     assert way["mine"][3].startswith("0.450 [0.") and way["mine"][4:] == ["–", "–"]
-    assert way["mine"][2].startswith("0.225 [0.") and way["mine"][2].endswith("; 0.075 (5m_vs_6m)")
-    assert way["other"][2] == "0.500 (1 of 4 maps); 0.500 (2s3z)"
-    assert way["PQN-VDN, published"][3:] == ["0.48", "0.83", "0.95"]
-    assert way["QMIX, published"][3:] == ["0.07", "0.40", "0.66"]
+    assert way["mine"][2].startswith("0.225 [0.") and way["mine"][2].endswith(" (8 runs); 0.075 (5m_vs_6m)")
+    assert way["other"][2] == "0.500 (1 run, 1 of 4 maps); 0.500 (2s3z)"
+    published = {"PQN-VDN": "0.48 0.83 0.95", "QMIX": "0.07 0.40 0.66", "VDN": "0.07 0.42 0.63"}
+    for name, numbers in (published | {"MAPPO": "0.45 0.66 0.79"}).items():
+        row = way[f"{name} (published, SMAX before JaxMARL 0.2, eleven maps)"]
+        assert row[1:] == ["–", "–", *numbers.split()]
     assert table(text, "On the way, map by map")[("2s3z", "other")][2:] == ["0.250 (1)", "0.500 (1)", "–", "–", "–"]
     assert table(text, "Settings")["other"][1] == "optim.lr=0.1"
     assert "Not finished: other on 2s3z, seed 0: 1,000,300 steps." in text
@@ -371,7 +374,7 @@ def test_a_run_that_diverged_has_lost(tmp_path):
     assert (seed.at(500_000), seed.at(2_000_000)) == (0.9, 0.0)
     smax_suite_report.write_report([tmp_path], tmp_path / "report", overwrite=False)
     text = (tmp_path / "report/report.md").read_text()
-    assert table(text, "At the budget")["mine"][2] == "0.000"
+    assert table(text, "At the budget")["mine"][2] == "0.000 (1 run)"
     assert "**Diverged**: mine on 3m, seed 0" in text
 
 

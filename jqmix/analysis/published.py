@@ -24,10 +24,12 @@ class Published(NamedTuple):
 
 
 class PublishedCurves(NamedTuple):
-    """Results of a paper after so many environment steps, by algorithm: its arXiv number, what its numbers measure."""
+    """Results of a paper after so many environment steps, by algorithm: its arXiv number, what its numbers measure
+    and in which setting."""
 
     source: str
     measure: str
+    setting: str
     env_steps: list[int]
     results: dict[str, list[float]]
 
