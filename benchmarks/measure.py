@@ -138,7 +138,9 @@ def machine() -> str:
 def device_platform() -> str:
     """``cpu``, ``gpu`` or ``tpu``; asked in a process of its own, which holds the device no longer than it takes."""
     code = "import jax; print(jax.default_backend())"
-    return subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    variables = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=variables, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
 
 def write(path: Path | None, result: dict[str, Any]) -> None:

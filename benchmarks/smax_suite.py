@@ -34,6 +34,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import smax_suite_report
 from measure import device_platform
+from smax_suite_report import BASE
 
 from jqmix.analysis.duration import MACHINE, expected_speed, spell_seconds
 from jqmix.analysis.results import WHO, MemberResults, read_run, spell
@@ -46,7 +47,6 @@ from jqmix.interrupts import exit_code, watched
 ALGORITHMS = ("smax", "smax_vdn", "smax_pqn")
 MAPS = ("2s3z", "3s5z", "3s_vs_5z", "5m_vs_6m", "6h_vs_8z", "3s5z_vs_3s6z", "smacv2_5_units", "smacv2_10_units")
 EPISODES = 128  # of a greedy evaluation, at least
-BASE = "base"  # the candidate that those without a configuration change
 OWN = ("env.name", "seed", "seeds", "total_steps", "run_dir")  # the suite sets them
 JQMIX = [sys.executable, "-m", "jqmix"]
 POLL_S = 0.2
@@ -247,7 +247,8 @@ def plan_lines(runs: Sequence[Run], workers: int) -> Iterator[str]:
 class Worker:
     """Trains a run at a time in a process of its own, on these cores, or where there are none on all that there is."""
 
-    cores: dict[int, int]  # each with the file that locks it
+    cores: list[int]
+    device: list[int]  # locked files, by which nobody else uses the cores or the accelerator
     run: Run | None = None
     process: subprocess.Popen[bytes] | None = None
     lock: int = -1
@@ -258,7 +259,7 @@ class Worker:
         with run.beside("log").open("ab") as log:
             # A group of its own: Ctrl-C is for the suite, which passes it on once.
             self.process = subprocess.Popen(
-                [*JQMIX, *run.command()], stdout=log, stderr=log, pass_fds=[lock, *self.cores.values()], process_group=0
+                [*JQMIX, *run.command()], stdout=log, stderr=log, pass_fds=[lock, *self.device], process_group=0
             )
         if self.cores:
             os.sched_setaffinity(self.process.pid, self.cores)
@@ -285,28 +286,39 @@ def lock_file(path: Path) -> int | None:
 
 
 def make_workers(out: Path, workers: int, cores: int) -> list[Worker]:
-    """Workers with cores of their own, which no other call in this folder has; on an accelerator a single one.
+    """Workers with cores of their own, or one with the accelerator, which no other call in this folder has.
 
-    Raises ``ConfigError`` where too few cores are free.
+    Raises ``ConfigError`` where too few are free.
     """
-    if device_platform() != "cpu":
-        if workers > 1:
-            raise ConfigError(f"workers: {workers} would share an accelerator; it takes 1")
-        return [Worker({})]
-    if not hasattr(os, "sched_getaffinity"):
-        return [Worker({}) for _ in range(workers)]
+    try:
+        platform = device_platform()
+    except subprocess.CalledProcessError:
+        raise ConfigError("JAX finds no device that is free; what it said stands above") from None
+    if platform == "cpu":
+        return make_cpu_workers(out, workers, cores)
+    if workers > 1:
+        raise ConfigError(f"workers: {workers} would share an accelerator; it takes 1")
+    lock = lock_file(out / f"{platform}.lock")
+    if lock is None:
+        raise ConfigError(f"out: another call in {shown(out)} has the accelerator")
+    return [Worker([], [lock])]
+
+
+def make_cpu_workers(out: Path, workers: int, cores: int) -> list[Worker]:
+    if not hasattr(os, "sched_getaffinity"):  # Linux alone has it
+        return [Worker([], []) for _ in range(workers)]
     usable = sorted(os.sched_getaffinity(0))
-    locked = {core: lock_file(out / f"core-{core}.lock") for core in usable}
-    free = {core: lock for core, lock in locked.items() if lock is not None}
+    locked = ((core, lock_file(out / f"core-{core}.lock")) for core in usable)
+    free = [(core, lock) for core, lock in locked if lock is not None]
     if len(free) < workers * cores:
         raise ConfigError(
             f"cores: {workers} × {cores} are more than the {len(free)} of {len(usable)} that no other call in "
             f"{shown(out)} has"
         )
-    for core in list(free)[workers * cores :]:
-        os.close(free.pop(core))
-    held = list(free.items())
-    return [Worker(dict(held[first : first + cores])) for first in range(0, len(held), cores)]
+    for _, lock in free[workers * cores :]:
+        os.close(lock)
+    shares = [free[first : first + cores] for first in range(0, workers * cores, cores)]
+    return [Worker([core for core, _ in share], [lock for _, lock in share]) for share in shares]
 
 
 def next_run(runs: Sequence[Run], failed: set[Run]) -> tuple[Run, int] | None:
@@ -384,6 +396,8 @@ def run_suite(args: argparse.Namespace) -> int:
     try:
         failed = train_all(runs, workers, args.minutes)
     finally:
+        for lock in (lock for worker in workers for lock in worker.device):
+            os.close(lock)
         left = what_is_left(runs)
         about = f": about {spell_seconds(sum(row.seconds for row in left) / args.workers)}; the same call goes on"
         print(f"{len(left)} of {len(runs)} runs are left{about if left else ''}")

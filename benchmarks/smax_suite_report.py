@@ -19,6 +19,7 @@ from jqmix.files import read_json, replacing
 from jqmix.inputs import quoted, shown
 
 REPORT = "report.md"
+BASE = "base"  # the candidate that others change: it comes first
 MARKS = (500_000, 1_000_000, 2_000_000, 5_000_000, 10_000_000)  # steps after which results are told
 NEAR = 0.1  # of a mark: an evaluation stands for it that is no further away
 NONE = "–"
@@ -122,7 +123,8 @@ def made_with(tree: dict[str, Any]) -> tuple[str, ...]:
 def make_groups(seeds: Sequence[Seed]) -> list[Group]:
     """By algorithm and budget; a name has its budget beside it where that alone tells two apart."""
     order = list(SMAX_MAPS)
-    found = group_by(seeds, lambda s: (s.algorithm, s.budget))
+    first = sorted(seeds, key=lambda s: s.algorithm != BASE)
+    found = group_by(first, lambda s: (s.algorithm, s.budget))
     groups = []
     for (algorithm, budget), same in found.items():
         several = sum(name == algorithm for name, _ in found) > 1
@@ -182,9 +184,8 @@ def marks_table(groups: Sequence[Group], maps: Sequence[str]) -> str:
     published = read_smax_curves()
     for name, values in published.results.items():
         at = dict(zip(published.env_steps, values, strict=True))
-        rows.append(
-            [f"{name} (published, {published.setting})", *(f"{at[mark]:.2f}" if mark in at else NONE for mark in MARKS)]
-        )
+        cells = [f"{at[mark]:.2f}" if mark in at else NONE for mark in MARKS]
+        rows.append([f"{name} (published, {published.setting})", *cells])
     return markdown_table(["IQM; worst map", *map(millions, MARKS)], rows)
 
 

@@ -245,6 +245,10 @@ def test_an_accelerator_has_one_worker(here, monkeypatch, capsys):
     assert "workers: 2 would share an accelerator; it takes 1" in capsys.readouterr().err
     assert smax_suite.main(words()) == 0
     assert {len(cores) for _, _, *cores in starts(here)} == {len(os.sched_getaffinity(0))}
+    lock = smax_suite.lock_file(here / "out" / "gpu.lock")
+    assert smax_suite.main(words()) == 2
+    os.close(lock)
+    assert "out: another call in out has the accelerator" in capsys.readouterr().err
 
 
 def test_the_plan(here, capsys):
