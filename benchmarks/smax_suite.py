@@ -41,7 +41,7 @@ from jqmix.analysis.results import WHO, MemberResults, read_run, spell
 from jqmix.config import Config, ConfigError, check_effects, dump, flatten, foreign_code, load_config, to_dict
 from jqmix.envs.registry import SMAX_MAPS, entries
 from jqmix.files import read_json, warn, write_text
-from jqmix.inputs import check_path_text, one_line, quoted, read_yaml, shown
+from jqmix.inputs import check_parent, check_path_text, one_line, quoted, read_yaml, shown
 from jqmix.interrupts import exit_code, watched
 
 ALGORITHMS = ("smax", "smax_vdn", "smax_pqn")
@@ -149,6 +149,7 @@ def find_runs(args: argparse.Namespace) -> list[Run]:
     Raises ``ConfigError`` for settings that are unfit, or other than those that a run was begun with.
     """
     check_path_text("out", str(args.out))
+    check_parent("out", args.out)
     candidates, maps = find_candidates(args.algorithms, args.candidates), find_maps(args.maps)
     order = itertools.product(dict.fromkeys(args.seeds), maps, candidates)
     runs = [make_run(args.out, candidate, name, seed, args.total_steps) for seed, name, candidate in order]
@@ -409,6 +410,7 @@ def run_suite(args: argparse.Namespace) -> int:
 
 def collect(args: argparse.Namespace) -> int:
     """A file for every seed that was evaluated, whether or not its run is finished."""
+    check_parent("json_dir", args.json_dir)
     written = 0
     for path in sorted(args.out.glob("*/*/*/config.yaml")):
         *_, algorithm, map_name, _ = path.parent.parts

@@ -144,6 +144,7 @@ def test_all_maps():
         (["--candidates", "list.yaml"], "list.yaml: candidates are a mapping of names"),
         (["--seeds", "x"], "argument --seeds: 'x' is not a number from 0"),
         (["--minutes", "nan"], "argument --minutes: 'nan' is not a number from 0"),
+        (["--out", "tiny.yaml/x"], "out: tiny.yaml/x/run cannot be made: tiny.yaml is not a folder"),
         (["--workers", "4000"], "cores: 4000 × 1 are more than the "),
     ],
 )
@@ -213,6 +214,23 @@ def test_a_killed_suite_leaves_its_run_to_nobody_else(here):
     assert smax_suite.lock_file(here / "out" / f"core-{core}.lock") is None
     wait_until(lambda: list(here.glob("out/base/3m/0/checkpoints/*_final")))
     wait_until(lambda: (lock := smax_suite.lock_file(here / "out/base/3m/0.lock")) is not None and not os.close(lock))
+
+
+def test_a_run_that_another_call_finished_just_now(here, monkeypatch):
+    (candidate,) = smax_suite.find_candidates(["smax_3m"], None)
+    run = smax_suite.make_run(here / "out", candidate, "3m", 0, 3000)
+    lock_file = smax_suite.lock_file
+    (run.dir / "checkpoints").mkdir(parents=True)
+
+    def finish_first(path):
+        (run.dir / "checkpoints" / "1_final").mkdir()
+        return lock_file(path)
+
+    monkeypatch.setattr(smax_suite, "lock_file", finish_first)
+    assert smax_suite.next_run([run], set()) is None
+    lock = lock_file(run.beside("lock"))
+    assert lock is not None  # it was let go
+    os.close(lock)
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="takes two cores")
@@ -395,6 +413,10 @@ def test_a_report_of_nothing_or_of_something_else(tmp_path, capsys):
         assert not (tmp_path / "report").exists()
         return capsys.readouterr().err
 
+    assert smax_suite.main(["collect", "--out", str(tmp_path / "none"), "--json-dir", str(tmp_path)]) == 2
+    assert "none has no runs with evaluations" in capsys.readouterr().err
+    assert smax_suite.main(["collect", "--out", str(tmp_path), "--json-dir", __file__]) == 2
+    assert "json_dir: " in capsys.readouterr().err
     assert "json_dir: no results of evaluated runs" in says(tmp_path / "none")
     put_seed(tmp_path / "a", "mine", "3m", 0, [0.1])
     put_seed(tmp_path / "b", "mine", "3m", 0, [0.1])
