@@ -135,6 +135,14 @@ def machine() -> str:
     return f"{names[0] if names else platform.processor() or platform.machine()} × {os.cpu_count()}"
 
 
+def device_platform() -> str:
+    """``cpu``, ``gpu`` or ``tpu``; asked in a process of its own, which holds the device no longer than it takes."""
+    code = "import jax; print(jax.default_backend())"
+    variables = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=variables, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+
+
 def write(path: Path | None, result: dict[str, Any]) -> None:
     """The result as JSON, with machine, versions and commit. Nothing is written where there is no path."""
     if path is not None:

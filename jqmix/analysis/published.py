@@ -23,10 +23,31 @@ class Published(NamedTuple):
     findings: dict[str, Finding]
 
 
+class PublishedCurves(NamedTuple):
+    """Results of a paper after so many environment steps, by algorithm: its arXiv number, what its numbers measure
+    and in which setting."""
+
+    source: str
+    measure: str
+    setting: str
+    env_steps: list[int]
+    results: dict[str, list[float]]
+
+
+@functools.cache
+def _tree() -> dict[str, Any]:
+    return read_yaml(Path(__file__).with_name("published.yaml"))
+
+
+def read_smax_curves() -> PublishedCurves:
+    """How published algorithms learn on SMAX, which the suite of ``benchmarks/`` is compared with."""
+    return PublishedCurves(**_tree()["smax"])
+
+
 @functools.cache
 def read_published() -> Published:
     """The results that the tricks of :func:`jqmix.analysis.study.ablation` are compared with."""
-    tree = read_yaml(Path(__file__).with_name("published.yaml"))
+    tree = _tree()
     findings = {name: Finding(trick["direction"], _results_text(trick)) for name, trick in tree["tricks"].items()}
     return Published(tree["source"], tree["measure"], findings)
 
