@@ -500,6 +500,7 @@ DQN, PQN = ("algo.name", ("dqn",)), ("algo.name", ("pqn",))
 NEEDS: list[tuple[str, str, tuple[Any, ...]]] = [
     ("env.name", "env.factory", (None,)),
     ("agent.agent_id", "agent.share_parameters", (True,)),
+    ("agent.entity_embed", "agent.encoder", ("entities",)),
     ("algo.state_norm", "algo.mixer", tuple(name for name in MIXERS.builtin if name not in WITHOUT_STATE)),
     ("algo.td_lambda", "algo.target", ("peng", "qstar", "watkins")),
     ("algo.n_step", "algo.target", ("nstep",)),

@@ -192,6 +192,11 @@ def test_bench(capsys):
         (["train", "--agent.core", "gruu"], "agent.core: 'gruu' is not allowed; it takes one of gru, lstm, none, or"),
         (["train", "--agent.recurrent", "no"], "agent.recurrent: 'no' is not allowed; it takes true or false"),
         (["train", "--algo.mixer", "no.module:f"], "algo.mixer: cannot load 'no.module:f': ModuleNotFoundError"),
+        (
+            ["train", "two_step_game", "--agent.encoder", "entities"],
+            "agent.encoder: entities needs an environment that",
+        ),
+        (["train", "--agent.entity-embed", "8"], "agent.entity_embed: has no effect with agent.encoder dense"),
         (["train", "nope"], "config: no file or preset 'nope'"),
         (["train", "--replay.batch", "99999"], "replay.batch: 99999 windows do not fit"),
         (["train", "--env.name", "matrix_game", "--env.kwargs", "{payoff: q}"], "env.kwargs.payoff: 'q' is not one of"),

@@ -61,6 +61,8 @@ def differ(a, b):
         ({}, {"agent.share_parameters": False}),
         ({}, {"agent.agent_id": False}),
         ({}, {"agent.last_action": False}),
+        ({"env.name": "smax_3m", "window": 101}, {"agent.encoder": "entities"}),
+        ({"env.name": "smax_3m", "window": 101, "agent.encoder": "entities"}, {"agent.entity_embed": 4}),
         ({}, {"replay.prioritised": True}),
         ({"replay.prioritised": True}, {"replay.priority_alpha": 0.1}),
         ({"replay.prioritised": True}, {"replay.priority_beta": 1.0}),

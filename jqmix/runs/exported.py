@@ -112,8 +112,10 @@ def _built(folder: Path, about: dict[str, Any], sizes: dict[str, int], data: byt
     if not isinstance(core, str) or core not in CORES:
         raise ConfigError(f"{shown(path)}: architecture.core: {quoted(core)} is not one of {', '.join(CORES)}")
     layers = whole_number(path, architecture, "layers", MOST_LAYERS, "architecture.")
-    switches = {name: _switch(path, about, name, group) for group, names in SWITCHES.items() for name in names}
-    agent = Agent(**sizes, layers=layers, core=core, **switches)._replace(**_entities(path, architecture, sizes))
+    switches: dict[str, Any] = {
+        name: _switch(path, about, name, group) for group, names in SWITCHES.items() for name in names
+    }
+    agent = Agent(**sizes, layers=layers, core=core, **switches, **_entities(path, architecture, sizes))
     try:
         weights = read_safetensors(data)
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
