@@ -14,7 +14,7 @@ out=$(mkdir -p "$1" && cd "$1" && pwd)
 clone=${2:+$(cd "$2" && pwd)}
 cd "$(dirname "$0")/.."
 
-preset=smax_2s3z seeds=(1 16) grid=1,16,64 rollouts=8,32,128 batches=(1024 4096) rows=(640) steps=2000000
+preset=smax_published seeds=(1 16) grid=1,16,64 rollouts=8,32,128 batches=(1024 4096) rows=(640) steps=2000000
 maps=(3m 2s3z) cases=(smax_2s3z smax_3m) setting=() turns=() repeats=3 chip=${CHIP:-h100}
 if [[ -n ${QUICK:-} ]]; then
   seeds=(1) grid=1,2 rollouts=4,8 batches=(8) rows=(8) maps=(3m) cases=(mpe_simple_spread_v3) repeats=1 steps=2000

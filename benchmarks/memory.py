@@ -25,14 +25,17 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "smax_3m": ("smax_3m", {}),
     "smax_3m_ow_qmix": ("smax_3m", {"algo.mixer": "ow_qmix", "seeds": 2}),
     "smax_3m_pqn": ("smax_pqn", {"env.name": "smax_3m", "rollouts": 64, "agent.hidden": 128, "seeds": 4}),
-    "smax_2s3z_16_seeds": ("smax_2s3z", {"seeds": 16}),
+    "smax_2s3z_16_seeds": ("smax_published", {"seeds": 16}),
     "smax_2s3z_prioritised": (
-        "smax_2s3z",
+        "smax_published",
         {"replay.prioritised": True, "agent.hidden": 128, "rollouts": 32, "replay.capacity": 5024},
     ),
-    "smax_8m_wide_mixer": ("smax_8m", {"mixer.embed": 128, "mixer.hypernet_hidden": 512, "updates": 4}),
-    "smax_2s3z_pqn": ("smax_pqn", {}),
-    "smax_27m_vs_30m": ("smax_27m_vs_30m", {}),
+    "smax_8m_wide_mixer": (
+        "smax_published",
+        {"env.name": "smax_8m", "mixer.embed": 128, "mixer.hypernet_hidden": 512, "updates": 4},
+    ),
+    "smax_2s3z_pqn": ("smax_pqn_published", {}),
+    "smax_27m_vs_30m": ("smax_published", {"env.name": "smax_27m_vs_30m"}),
 }
 
 

@@ -1,7 +1,7 @@
 """What only a chip itself can say: whether our kernels come out right on it, and how far the model of its time is off.
 
 python benchmarks/on_chip.py kernels    # on a GPU: what each proof says, and its seconds
-python benchmarks/on_chip.py model --chip h100 [--preset smax_2s3z] [--seeds 1 16] [--set FIELD=VALUE …]
+python benchmarks/on_chip.py model --chip h100 [--preset smax_published] [--seeds 1 16] [--set FIELD=VALUE …]
 
 ``model`` times whole iterations that learn, and compares them with the forecast (``jqmix bench --target``) for the
 very program that ran: its launches, bytes and products with the constants of ``jqmix/chips/catalogue.py``.
@@ -26,7 +26,7 @@ def main() -> None:
     commands.add_parser("kernels").set_defaults(run=kernels)
     model_command = commands.add_parser("model")
     model_command.add_argument("--chip", default="h100", help="whose constants are taken (h100)")
-    model_command.add_argument("--preset", default="smax_2s3z")
+    model_command.add_argument("--preset", default="smax_published")
     model_command.add_argument("--seeds", type=int, nargs="+", default=[1, 16])
     model_command.add_argument("--repeats", type=int, default=3, help="timed calls, of which the median counts (3)")
     model_command.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="changes the preset")

@@ -167,7 +167,7 @@ def _flags(args: argparse.Namespace, case: dict[str, Any], plan: dict[str, int],
     """A command line of ``jqmix train`` without its seed."""
     preset, values = changes.get("preset"), dict[str, Any]()
     if preset is None and args.algorithm == "pqn_vdn":
-        preset, values = "smax_pqn", pqn_fields(case, plan["total_steps"])
+        preset, values = "smax_pqn_published", pqn_fields(case, plan["total_steps"])
     values |= {
         "env.name": args.case,
         "total_steps": plan["total_steps"],

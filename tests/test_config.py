@@ -1,10 +1,12 @@
 """Configurations: round trips, presets, and one clear line for whatever is wrong."""
 
 import dataclasses
+from dataclasses import replace
 
 import pytest
 
 from jqmix.config import Config, ConfigError, build, dump, load_config, preset_names, to_dict
+from jqmix.envs.registry import SMAX_MAPS
 from jqmix.learning.train import make_program, updates_per_iteration
 
 # What shrinks a preset to something one iteration of which runs in a moment.
@@ -45,17 +47,27 @@ def test_every_preset_runs_an_iteration(name):
 
 
 def test_the_published_setting():
-    cfg = load_config("smax_2s3z")
+    cfg = load_config("smax_published")
     assert (cfg.rollouts, cfg.replay.capacity, cfg.replay.batch, cfg.updates) == (8, 5000, 128, 1)
     assert (cfg.algo.gamma, cfg.algo.td_lambda, cfg.optim.grad_clip, cfg.optim.lr) == (0.99, 0.6, 10, 1e-3)
     assert (cfg.explore.eps_end, cfg.explore.eps_steps, cfg.algo.target_period) == (0.05, 100_000, 200)
     assert (cfg.agent.hidden, cfg.mixer.embed, cfg.mixer.hypernet_hidden) == (64, 32, 64)
     large = load_config("smax_2s3z_large")
     assert (large.agent.hidden, large.mixer.embed, large.mixer.hypernet_hidden) == (256, 64, 256)
-    frugal = load_config("smax_5m_vs_6m")
-    assert (frugal.rollouts, frugal.replay.capacity, frugal.replay.batch, frugal.algo.td_lambda) == (4, 2500, 64, 0.3)
-    assert load_config("smax_6h_vs_8z").explore.eps_steps == 500_000
-    assert load_config("smax_3s5z_vs_3s6z").agent.hidden == 256
+    frugal = load_config("smax_2s3z_sample_efficient")
+    assert (frugal.rollouts, frugal.replay.capacity, frugal.replay.batch, frugal.algo.td_lambda) == (4, 2500, 64, 0.5)
+
+
+def test_every_smax_map_has_the_same_setting():
+    """A map's preset is `smax` with the map's name."""
+    general = load_config("smax")
+    presets = [f"smax_{name}" for name in SMAX_MAPS if name != "3m"]  # 3m's is for a first run, of seconds
+    assert set(presets) <= set(preset_names())
+    for name in presets:
+        cfg = load_config(name)
+        assert cfg.env.name == name and replace(cfg, env=general.env) == general
+    for name in ("smax_vdn", "smax_pqn"):
+        assert load_config(name).env.time_limit == general.env.time_limit
 
 
 def test_a_dumped_configuration_reads_back_equal(tmp_path):

@@ -18,11 +18,11 @@ MEASURED = [
     ("smax_3m", {"rollouts": 64}, 40_627),
     ("smax_3m", {"agent.hidden": 32}, 20_185),
     ("smax_3m", {"agent.hidden": 256}, 2_024),
-    ("smax_2s3z", {}, 4_514),
+    ("smax_published", {}, 4_514),
     ("predator_prey", {}, 3_320),
     ("smax_3m", WORK, 6_350),
     ("smax_3m", WORK | {"agent.hidden": 512}, 332),
-    ("smax_2s3z", WORK, 3_937),
+    ("smax_published", WORK, 3_937),
 ]
 
 
@@ -36,7 +36,7 @@ def test_seeds_and_steps_take_their_time():
     cfg, more = load_config("smax_3m"), load_config("smax_3m", seeds=4, total_steps=600_000)
     sizes = entries()["smax_3m"].sizes
     assert expected_seconds(more, sizes) == pytest.approx(8 * expected_seconds(cfg, sizes))
-    assert expected_speed(load_config("smax_pqn", rollouts=256), sizes) > 0
+    assert expected_speed(load_config("smax_pqn_published", rollouts=256), sizes) > 0
 
 
 @pytest.mark.parametrize(
