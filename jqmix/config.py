@@ -81,8 +81,8 @@ class AlgoConfig:
         "running", "what the mixer reads: the state normalised by running statistics, or raw"
     )
     gamma: float = setting(0.99, "discount", low=0, high=1, traced=True)
-    target: Literal["peng", "qstar", "watkins", "nstep"] = setting(
-        "peng", "what is learned towards: Peng's Q(λ), Q*(λ), Watkins' Q(λ), or the n-step return"
+    target: Literal["peng", "qstar", "watkins", "nstep", "sarsa"] = setting(
+        "peng", "what is learned towards: Peng's Q(λ), Q*(λ), Watkins' Q(λ), the n-step return, or SARSA(λ)"
     )
     td_lambda: float = setting(0.6, "λ of the Q(λ) targets; 0 is one-step", low=0, high=1, traced=True)
     n_step: int = setting(
@@ -502,7 +502,7 @@ NEEDS: list[tuple[str, str, tuple[Any, ...]]] = [
     ("agent.agent_id", "agent.share_parameters", (True,)),
     ("agent.entity_embed", "agent.encoder", ("entities",)),
     ("algo.state_norm", "algo.mixer", tuple(name for name in MIXERS.builtin if name not in WITHOUT_STATE)),
-    ("algo.td_lambda", "algo.target", ("peng", "qstar", "watkins")),
+    ("algo.td_lambda", "algo.target", ("peng", "qstar", "watkins", "sarsa")),
     ("algo.n_step", "algo.target", ("nstep",)),
     ("algo.double_q", *DQN),
     ("algo.target_update", *DQN),

@@ -56,6 +56,23 @@ def q_star_lambda(reward, discount, value, taken, lam):
     return out
 
 
+def sarsa(reward, discount, value, taken, lam):
+    """The sum over n of (1 − λ) λ^{n−1} n-step returns that end with the value of the action taken there; the last of
+    them, with all the weight that is left, ends with the episode's last value."""
+    end = len(reward) - 1
+    ahead = np.append(taken[:end], value[end])
+    out = np.zeros(end + 1)
+    for t in range(end):
+        total, weight = 0.0, 1.0
+        for n in range(1, end - t + 1):
+            total += weight * reward[t + n - 1]
+            weight *= discount[t + n - 1]
+            share = lam ** (n - 1) * (1 if t + n == end else 1 - lam)
+            out[t] += share * (total + weight * ahead[t + n])
+    out[end] = value[end]
+    return out
+
+
 def watkins(reward, discount, value, was_greedy, lam):
     """The mixture of n-step returns: with 1 − λ the value after each transition, with 1 before an exploring action."""
     end = len(reward) - 1

@@ -53,6 +53,7 @@ def differ(a, b):
         ({}, {"algo.target": "qstar"}),
         ({}, {"algo.target": "watkins"}),
         ({}, {"algo.target": "nstep"}),
+        ({}, {"algo.target": "sarsa"}),
         ({"algo.target": "nstep"}, {"algo.n_step": 2}),
         ({}, {"algo.reward_norm": "running"}),
         ({}, {"algo.init": "orthogonal"}),

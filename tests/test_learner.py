@@ -126,6 +126,7 @@ def numpy_targets(cfg, params, target, w: Window):
             "peng": lambda: oracles.lambda_returns(*transitions, lam),  # noqa: B023
             "qstar": lambda: oracles.per_episode(oracles.q_star_lambda, (*transitions, taken[..., k]), lam),  # noqa: B023
             "watkins": lambda: oracles.per_episode(oracles.watkins, (*transitions, was_greedy[..., k]), lam),  # noqa: B023
+            "sarsa": lambda: oracles.per_episode(oracles.sarsa, (*transitions, taken[..., k]), lam),  # noqa: B023
             "nstep": lambda: oracles.per_episode(oracles.n_step, transitions, cfg.algo.n_step),  # noqa: B023
         }[cfg.algo.target]()
         returns.append(g)
@@ -166,7 +167,7 @@ def test_loss_matches_numpy(rng, key, mixer, double_q):
 
 @pytest.mark.parametrize("mixer", ["iql", "qmix", "qplex", "cw_qmix"])
 @pytest.mark.parametrize("double_q", [True, False])
-@pytest.mark.parametrize("target", ["qstar", "watkins", "nstep"])
+@pytest.mark.parametrize("target", ["qstar", "watkins", "nstep", "sarsa"])
 def test_loss_of_every_target_matches_numpy(rng, key, mixer, double_q, target):
     cfg = config(
         **{
@@ -183,7 +184,7 @@ def test_loss_of_every_target_matches_numpy(rng, key, mixer, double_q, target):
 
 
 @pytest.mark.parametrize("mixer", mixer_names())
-@pytest.mark.parametrize("target", ["peng", "watkins"])
+@pytest.mark.parametrize("target", ["peng", "watkins", "sarsa"])
 def test_loss_without_a_target_network_matches_numpy(rng, key, mixer, target):
     """PQN's targets come from the parameters that learn."""
     cfg = config(**PQN_FIELDS, **{"algo.mixer": mixer, "algo.target": target, "algo.td_lambda": 0.7})

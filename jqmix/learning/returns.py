@@ -114,6 +114,23 @@ def n_step_returns(
     return jax.lax.fori_loop(0, steps, one_more, value)
 
 
+def sarsa_returns(
+    reward: Float[Array, "T1 *batch"],
+    discount: Float[Array, "T1 *batch"],
+    value: Float[Array, "T1 *batch"],
+    last: Bool[Array, "T1 *batch"],
+    taken: Float[Array, "T1 *batch"],
+    td_lambda: float | Float[Array, ""],
+) -> Float[Array, "T1 *batch"]:
+    """λ-returns over ``taken``, the values of the actions taken: SARSA(λ) (Sutton and Barto, 2nd edition, §12.7).
+
+    No action is taken where ``last``: there ``value`` bootstraps. What is learned is the value of the policy that acts,
+    exploration included; so the data should be that policy's own.
+    """
+    ends = last.at[-1].set(True)
+    return lambda_returns(reward, discount, jnp.where(ends, value, taken), last, td_lambda)
+
+
 class Transitions(NamedTuple):
     """What every target is made of; ``discount`` with γ folded in."""
 
@@ -147,9 +164,14 @@ def _watkins(transitions: Transitions, actions: Actions, algo: AlgoConfig) -> Ar
     return corrected_returns(*transitions, transitions.value, algo.td_lambda * actions.greedy())
 
 
+def _sarsa(transitions: Transitions, actions: Actions, algo: AlgoConfig) -> Array:
+    return sarsa_returns(*transitions, actions.value(), algo.td_lambda)
+
+
 TARGETS: dict[str, Callable[[Transitions, Actions, AlgoConfig], Array]] = {
     "peng": _peng,
     "qstar": _q_star,
     "watkins": _watkins,
     "nstep": _n_step,
+    "sarsa": _sarsa,
 }
