@@ -29,6 +29,12 @@ def to_rows(tree: Any, axes: Any) -> tuple[UInt32[Array, "B K"], Callable[[UInt3
     return jnp.concatenate([_to_words(x).reshape(x.shape[0], -1) for x in leading], axis=1), restored
 
 
+def fit_rows(tree: Any) -> bool:
+    """Whether all its arrays are numbers of 32 bits or fewer: keys of random numbers are not, for example."""
+    dtypes = [x.dtype for x in jax.tree.leaves(tree)]
+    return all(not jnp.issubdtype(dtype, jax.dtypes.prng_key) and dtype.itemsize <= 4 for dtype in dtypes)
+
+
 def _bits(dtype: Any) -> jnp.dtype:
     return jnp.dtype(f"uint{8 * dtype.itemsize}")
 
