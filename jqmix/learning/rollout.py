@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from jqmix.envs.base import BatchedDecPOMDP
 from jqmix.kernels.platform import platform
 from jqmix.learning.exploration import epsilon_greedy, random_available
-from jqmix.learning.rows import fit_rows, to_rows
+from jqmix.kernels.rows import fit_rows, to_rows
 from jqmix.learning.split import WHOLE, Split
 from jqmix.networks.acting import act_in_one_kernel, acts_in_one_kernel
 from jqmix.networks.agent import Agent, AgentStart
