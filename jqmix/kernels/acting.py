@@ -19,7 +19,7 @@ from jqmix.kernels.platform import platform
 
 ROWS = 16  # the least that a tensor core multiplies
 CHUNK = 64  # inputs of the first layer at a time: what fits beside everything else
-GREEDY = -1  # in place of an action that is explored
+GREEDY = -1.0  # in place of a chance: the best action
 _EPSILON = 1e-6  # of Flax's layer normalisation
 
 
@@ -52,7 +52,7 @@ class Sight(NamedTuple):
 
     x: Float[Array, "R I"]  # the encoder's inputs
     avail: Float[Array, "R A"]  # above zero: the action is there
-    explored: Float[Array, "R 1"]  # the action to take, or GREEDY
+    chance: Float[Array, "R 1"]  # in [0, 1): which of the available actions to take; or GREEDY
     keep: Float[Array, "R 1"]  # what the hidden state is multiplied by: 0 where an episode starts
 
 
@@ -110,7 +110,7 @@ class _Program:
         x = _activated(self.encoded(first.kernel), first)
         for layer in others:
             x = _activated(x @ layer.kernel[...], layer)
-        explored, keep = (self.columns(self.inputs + self.actions + i, 1) for i in range(2))
+        chance, keep = (self.columns(self.inputs + self.actions + i, 1) for i in range(2))
         before = triton.load(h, mask=self.is_there[:, None], other=0.0) * keep
         core = jax.tree.map(lambda ref: ref[...], params.core)
         of_x, of_h = (Gates(*(a @ w for w in side)) for a, side in ((x, core.w_i), (before, core.w_h)))
@@ -121,8 +121,10 @@ class _Program:
         q = _normalised(after, params.norm) @ w + triton.load(params.head.bias, mask=is_action, other=0.0)
         avail = self.columns(self.inputs, width, self.actions)
         best = jnp.argmax(jnp.where(avail > 0, q, -jnp.inf), axis=1)
-        explored = jnp.sum(explored, axis=1).astype(jnp.int32)
-        return jnp.where(explored == GREEDY, best, explored).astype(jnp.int32), after
+        count = jnp.sum(avail, axis=1, keepdims=True)
+        wanted = jnp.minimum(jnp.floor(chance * count), count - 1.0)
+        explored = jnp.sum((jnp.cumsum(avail, axis=1) <= wanted) & is_action[None], axis=1)
+        return jnp.where(jnp.sum(chance, axis=1) >= 0, explored, best).astype(jnp.int32), after
 
     def columns(self, start: Any, width: int, end: int | None = None) -> Array:
         """So many columns of the rows, those from ``end`` on as zeros."""

@@ -9,12 +9,11 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from jqmix.envs.base import BatchedDecPOMDP
 from jqmix.kernels.platform import platform
-from jqmix.learning.exploration import epsilon_greedy, random_available
+from jqmix.learning.acting import choose_actions
 from jqmix.kernels.rows import fit_rows, to_rows
 from jqmix.learning.split import WHOLE, Split
-from jqmix.networks.acting import act_in_one_kernel, acts_in_one_kernel
 from jqmix.networks.agent import Agent, AgentStart
-from jqmix.types import Packed, Seen
+from jqmix.types import Packed
 
 # On a CPU, starts of episodes are drawn for all rollouts at once: one for every so many slots before a window is
 # collected, and as many again whenever one of the rollouts has used up its own. On accelerators one for every slot:
@@ -200,7 +199,8 @@ def actor_step(
     Where the actor's observation was an episode's last one, what comes back is not to be used.
     """
     seen = env.unpack(actor.packed)
-    action, memory = act(agent, params, actor, seen, u, epsilon)
+    remembered = actor.memory, seen.obs, actor.action, actor.first
+    action, memory = choose_actions(agent, params, *remembered, seen.avail, u, epsilon)
     env_state, after = env.step_with(noise, actor.env_state, action)
     score = jnp.where(actor.first, 0.0, actor.score) + after.info.get("score", after.reward)
     length = jnp.where(actor.first, 0.0, actor.length) + 1.0
@@ -211,19 +211,6 @@ def actor_step(
     outcome = Outcome(after.reward, after.discount, only(ended, sums))
     packed = env.pack(env_state, after)
     return Actor(env_state, packed, ended, actor.last, memory, action, score, length), outcome
-
-
-def act(
-    agent: Agent, params: Any, actor: Actor, seen: Seen, u: Float[Array, "2 E N"], epsilon: Array
-) -> tuple[Int[Array, "E N"], Any]:
-    """Actions for what is ``seen``, ε-greedy, and the agents' memory after it."""
-    sight = actor.memory, seen.obs, actor.action, actor.first
-    if acts_in_one_kernel(agent):
-        return act_in_one_kernel(
-            agent, params, *sight, seen.avail, u[0] < epsilon, random_available(u[1], seen.avail)
-        )
-    q, memory = agent.step(params, *sight)
-    return epsilon_greedy(u, q, seen.avail, epsilon), memory
 
 
 def only(mask: Bool[Array, " E"], episodes: Episodes) -> Episodes:
