@@ -444,7 +444,7 @@ def _over_viewers(seen_by: Callable[[Viewer], Array], viewers: Viewer) -> Float[
     if not all_at_once():
         return jax.lax.map(seen_by, viewers)
     # Else the transposition that follows is made of everything that goes into it, again and again.
-    return jax.lax.optimization_barrier(jax.vmap(seen_by)(viewers))
+    return jax.vmap(seen_by)(viewers)
 
 
 def push_apart(x: Array, y: Array, alive: Array, radius: Array | np.ndarray) -> tuple[Array, Array]:
