@@ -41,6 +41,11 @@ class Columns:
         return from_words(self._block.load(start, self._length), self._dtype)
 
 
+    def row(self, i: Array) -> Array:
+        """Row i of [n, E], as [1, E]."""
+        return from_words(self._block.load(self._start + i, 1), self._dtype)
+
+
 class _Block(NamedTuple):
     """Of an array of rows, one for each of the kernel's columns, what a program has."""
 
