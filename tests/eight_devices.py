@@ -45,6 +45,7 @@ CASES = {
         "eval.episodes": 12,  # which eight do not share
     },
     "smax": {"env.name": "smax_3m", "algo.mixer": "vdn", "window_start": "continue", "window": 30},
+    "tpu": {"updates": 3, "replay.prioritised": True},
 }
 
 
@@ -115,7 +116,7 @@ if __name__ == "__main__":
     EVERY = jax.local_devices()
     assert len(EVERY) == 8
     found = {}
-    with compiling_for("gpu"), plain_forms():
-        for case in sys.argv[2:]:
+    for case in sys.argv[2:]:
+        with compiling_for("tpu" if case == "tpu" else "gpu"), plain_forms():
             found[case] = checkpoints(Path(sys.argv[1])) if case == "checkpoints" else compare(case)
     print(json.dumps(found))

@@ -216,8 +216,8 @@ def test_eight_devices_make_what_one_does(tmp_path):
 
 @pytest.mark.slow
 def test_eight_devices_make_what_one_does_whatever_it_is(tmp_path):
-    found = on_eight_devices(tmp_path, "many", "continue", "pqn", "smax", "checkpoints")
-    assert {"many", "continue", "pqn", "smax", "checkpoints"} == set(found)
+    found = on_eight_devices(tmp_path, "many", "continue", "pqn", "smax", "tpu", "checkpoints")
+    assert {"many", "continue", "pqn", "smax", "tpu", "checkpoints"} == set(found)
     for case in found.values():
         assert case["updates"] > 1 and case["farthest"] < 1e-4
     sent = {name: case["collectives"] for name, case in found.items() if "collectives" in case}

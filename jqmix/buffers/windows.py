@@ -48,10 +48,11 @@ def empty(env: BatchedDecPOMDP, slots: int, count: int, start: Any = None, dtype
 
 
 def as_ring(windows: Packed) -> Packed:
-    """Windows in the form in which a buffer holds them: as they are, but on a TPU each of them as one row.
+    """Windows in the form in which a buffer holds them: as they are, but on accelerators each of them as one row.
 
-    There the last two axes of an array lie in tiles of 8 × 128, and XLA puts there whatever wastes the least: of
-    windows as they are, the axis that counts them. To draw some, it then copied the whole ring in every iteration.
+    Of windows as they are, XLA has its own choice of the order of axes. A TPU's put the axis that counts windows where
+    its tiles waste the least, a GPU's where members are vmapped; to draw some, both then copied the whole ring in every
+    iteration.
     """
     if not _in_rows():
         return windows
@@ -63,7 +64,7 @@ def as_ring(windows: Packed) -> Packed:
 
 
 def _in_rows() -> bool:
-    return platform() == "tpu"
+    return platform() != "cpu"
 
 
 def ring_axes() -> Packed:

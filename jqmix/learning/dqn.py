@@ -9,6 +9,7 @@ from jaxtyping import Array, Int
 
 from jqmix.buffers import Buffer, make_buffer, windows
 from jqmix.buffers.base import Stored
+from jqmix.buffers.windows import capacity
 from jqmix.config import Config
 from jqmix.envs.base import BatchedDecPOMDP
 from jqmix.kernels.turns import in_turns
@@ -64,7 +65,7 @@ class DQN(NamedTuple):
 
         The buffer itself stays outside the condition, which would copy it.
         """
-        split, section = self.learner.split, member.buffer.windows.reward.shape[1]
+        split, section = self.learner.split, capacity(member.buffer.windows)
         first = split.first(section) if split.rollouts else None
         stored = self.buffer.add(member.buffer, windows, counters.position, first)
         held = jnp.minimum(counters.held + cfg.rollouts, cfg.replay.capacity)
