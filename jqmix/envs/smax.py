@@ -313,16 +313,13 @@ class Battle(NamedTuple):
 
     def turn(self, a: Attributes, s: SMAXState, actions: Int[Array, "N E"], noise: Noise) -> SMAXState:
         """The enemies choose their actions, and with everybody's the world goes on."""
+        na = self.allies
         enemy_actions, focus = self.enemy_policy(a, s, noise.target)
         joint = jnp.concatenate([actions, enemy_actions])
-        aim = self._aim(joint, jnp.arange(len(joint))[:, None])
+        # Whom everybody aims at: enemies number the allies from the last to the first.
+        aim = jnp.concatenate([actions + (na - MOVES), (na - 1 + MOVES) - enemy_actions])
+        aim = jnp.where(joint >= MOVES, aim, NOBODY)
         return self.world_steps(a, s._replace(action=joint, focus=focus), aim, noise.cooldown)
-
-    def _aim(self, joint: Int[Array, "n E"], number: Int[Array, "n 1"]) -> Int[Array, "n E"]:
-        """Whom everybody shoots at, or NOBODY: enemies number the allies from the last to the first."""
-        na = self.allies
-        aim = jnp.where(number < na, joint + (na - MOVES), (na - 1 + MOVES) - joint)
-        return jnp.where(joint >= MOVES, aim, NOBODY)
 
     def world_steps(self, a: Attributes, s: SMAXState, aim: Int[Array, "n E"], u: Float[Array, "W n E"]) -> SMAXState:
         def world_step(s: SMAXState, u: Array) -> tuple[SMAXState, None]:
@@ -345,9 +342,10 @@ class Battle(NamedTuple):
             places, (u, *given) = changing[0], given
             a, *theirs = jax.tree.map(lambda part: part[...], given)
             chosen, focus = self._enemy_policy_by_loops(a, moving, places, focus, *theirs)
-            number = jnp.arange(len(action))[:, None]
-            joint = jnp.where(number < na, action, chosen)
-            aim, nobody = self._aim(joint, number), jnp.zeros((), jnp.int32)
+            is_ally = jnp.arange(len(action))[:, None] < na
+            joint, nobody = jnp.where(is_ally, action, chosen), jnp.zeros((), jnp.int32)
+            aim = jnp.where(is_ally, action + (na - MOVES), (na - 1 + MOVES) - chosen)
+            aim = jnp.where(joint >= MOVES, aim, NOBODY)
 
             def world_step(i: Array, moving: Moving) -> Moving:
                 s = self.world_step(a, SMAXState(*moving, joint, nobody, nobody, nobody, None), aim, u[i])
@@ -518,8 +516,9 @@ def _over_viewers(seen_by: Callable[[Viewer], Array], viewers: Viewer) -> Float[
     the transposition that follows, which places the numbers one by one and takes about twice as long."""
     if not all_at_once():
         return jax.lax.map(seen_by, viewers)
-    # Else the transposition that follows is made of everything that goes into it, again and again.
-    return jax.vmap(seen_by)(viewers)
+    seen = jax.vmap(seen_by)(viewers)
+    # On a TPU the transposition that follows would be made of everything that goes into it, again and again.
+    return jax.lax.optimization_barrier(seen) if platform() == "tpu" else seen
 
 
 def push_apart(x: Array, y: Array, alive: Array, radius: Array | np.ndarray) -> tuple[Array, Array]:

@@ -84,7 +84,7 @@ def act(params: ActingParams, sight: Sight, h: Float[Array, "R H"]) -> tuple[Int
             kernel,
             out_shape=[jax.ShapeDtypeStruct((count,), jnp.int32), jax.ShapeDtypeStruct(h.shape, jnp.float32)],
             grid=(pl.cdiv(count, ROWS),),
-            in_specs=[share(_room(rows.shape[1] + power_of_two(actions))), share(hidden), *map(whole, weights)],
+            in_specs=[share(_room(rows.shape[1] + _room(actions))), share(hidden), *map(whole, weights)],
             out_specs=[pl.BlockSpec((ROWS,), lambda i: (i,)), share(hidden)],
             input_output_aliases={1: 1},  # a program reads its rows of h before it writes them
             interpret=not on_gpu,

@@ -80,7 +80,6 @@ def window_to_learn_from(env: BatchedDecPOMDP, member: Member, packed: Packed) -
     return window._replace(reward=reward)
 
 
-ALL = "params", "target"  # the trees of parameters among what algorithms learn
 Step = tuple[Any, Any, Fault]  # what an algorithm learns, its priorities, what is wrong
 
 
@@ -104,6 +103,11 @@ def updates(step: Callable[[Any, Any, Any], tuple[Updated, Any, Any]], begin: St
         learner, priority, fault = begin
         (learner, *others), stats = jax.lax.scan(guarded, (pack(learner), priority, fault), xs)
     return (unpack(learner), *others), jax.tree.map(jnp.mean, stats)
+
+
+def handed_on_as_vectors() -> tuple[str, ...]:
+    """What conditions return as vectors: on a GPU; a TPU would lay each matrix out anew in tiles."""
+    return ("params", "target") if platform() == "gpu" else ()
 
 
 class Packing(NamedTuple):

@@ -14,9 +14,9 @@ from jqmix.config import Config
 from jqmix.envs.base import BatchedDecPOMDP
 from jqmix.kernels.turns import in_turns
 from jqmix.learning.algorithm import (
-    ALL,
     LearningResult,
     Room,
+    handed_on_as_vectors,
     packing,
     select,
     updates,
@@ -79,7 +79,7 @@ class DQN(NamedTuple):
         held = jnp.minimum(counters.held + cfg.rollouts, cfg.replay.capacity)
         ready = held >= cfg.replay.batch
 
-        pack, unpack = packing(member.learner, *ALL)
+        pack, unpack = packing(member.learner, *handed_on_as_vectors())
         packed = pack(member.learner)
 
         def learning() -> tuple[tuple[DQNState, Any, Fault], Stats]:

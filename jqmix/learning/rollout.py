@@ -92,7 +92,7 @@ class Collecting(NamedTuple):
 
 
 class CollectingInRows(NamedTuple):
-    """The same on accelerators, where each array would have its own copies from slot to slot."""
+    """The same on a GPU (:func:`carry_in_rows`)."""
 
     rows: UInt32[Array, "E K"]  # a start, what else there is of an actor but its memory, and the episodes
     memory: Any
@@ -243,6 +243,12 @@ def as_it_is(env: BatchedDecPOMDP) -> Carried:
     return Carried(lambda carry: carry, lambda carry: carry, lambda starts: starts, begin)
 
 
+def carries_rows(carry: Collecting) -> bool:
+    """Whether all but the agents' memory is carried as one array: on a GPU, where each would have its own copies from
+    slot to slot, if all of it can be."""
+    return platform() == "gpu" and fit_rows(carry.actor._replace(memory=None))
+
+
 def carry_in_rows(like: Collecting) -> Carried:
     """All but the agents' memory as one array. ``like``: the shapes and types of what is carried."""
 
@@ -306,7 +312,7 @@ def collect(
         return to_rows(jax.tree.map(lambda x, y: x.astype(y.dtype), record, like), 0)[0]
 
     begun = Collecting(actor, starts, agent_start(actor), no_episodes(env))
-    carried = carry_in_rows(begun) if starts is None and fit_rows(begun.actor._replace(memory=None)) else as_it_is(env)
+    carried = carry_in_rows(begun) if carries_rows(begun) else as_it_is(env)
 
     def slot(carry: Any, xs: Any) -> tuple[Any, Any]:
         t, chance, drawn, start = xs
