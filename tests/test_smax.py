@@ -149,10 +149,13 @@ def test_a_turn_is_the_same_in_one_kernel(map_name: str, size: int, key: jax.Arr
     noise = env.batched(size).noise(next(keys))
     plain = battle.turn(battle.attributes(s), s, actions, noise)
     kernel = battle.turn_in_one_kernel(battle.attributes(s), s, actions, noise)
+    with compiling_for("tpu"):  # of what is within, a GPU has the form for accelerators
+        kernels = [kernel, battle.turn_in_one_kernel(battle.attributes(s), s, actions, noise)]
     assert size == 1 or np.sum(np.asarray(plain.health) < np.asarray(s.health)) > 0  # some were hit
     assert np.sum(np.asarray(s.health) == 0) > 0
     assert size == 1 or len(set(np.asarray(plain.focus).flat)) > 1
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), plain, kernel)
+    for kernel in kernels:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), plain, kernel)
 
 
 @pytest.mark.parametrize("option", ["see_enemy_actions", "walls_cause_death"])

@@ -110,7 +110,7 @@ class _Program:
         x = _activated(self.encoded(first.kernel), first)
         for layer in others:
             x = _activated(x @ layer.kernel[...], layer)
-        chance, keep = (self.columns(self.inputs + self.actions + i, 1) for i in range(2))
+        chance, keep = (self.columns(self.inputs + self.actions + i, 1, 1) for i in range(2))
         before = triton.load(h, mask=self.is_there[:, None], other=0.0) * keep
         core = jax.tree.map(lambda ref: ref[...], params.core)
         of_x, of_h = (Gates(*(a @ w for w in side)) for a, side in ((x, core.w_i), (before, core.w_h)))
@@ -126,9 +126,9 @@ class _Program:
         explored = jnp.sum((jnp.cumsum(avail, axis=1) <= wanted) & is_action[None], axis=1)
         return jnp.where(jnp.sum(chance, axis=1) >= 0, explored, best).astype(jnp.int32), after
 
-    def columns(self, start: Any, width: int, end: int | None = None) -> Array:
+    def columns(self, start: Any, width: int, end: Any) -> Array:
         """So many columns of the rows, those from ``end`` on as zeros."""
-        is_column = jnp.arange(width) < (width if end is None else end)
+        is_column = jnp.arange(width) < end
         return triton.load(
             self.rows.at[:, pl.ds(start, width)], mask=self.is_there[:, None] & is_column[None], other=0.0
         )

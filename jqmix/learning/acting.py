@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jqmix.kernels.platform import plain
+from jqmix.kernels.platform import plain, platform
 from jqmix.kernels.self_test import mismatch, trouble_with
 from jqmix.learning.exploration import epsilon_greedy
 from jqmix.networks import normalise
 from jqmix.networks.agent import Agent
-from jqmix.networks.cores.gru import asks_for_kernel, gru_params
-from jqmix.networks.cores.settings import GRUSettings
+from jqmix.networks.cores.gru import gru_params
+from jqmix.networks.cores.settings import WIDEST_KERNEL, GRUSettings
 
 LEAST_WIDTH = 16  # that a kernel's products take
 
@@ -39,10 +39,11 @@ def choose_actions(
 
 def asks_to_act_in_one_kernel(agent: Agent) -> bool:
     """Whether acting is to be one kernel, if that proves right: of teams that share a GRU whose width it takes."""
-    if agent.core != "gru" or not agent.share_parameters or plain("acting"):
+    settings, hidden = agent.core_settings or GRUSettings(), agent.hidden
+    if platform() != "gpu" or plain("acting") or agent.core != "gru" or not agent.share_parameters:
         return False
-    is_power = agent.hidden & (agent.hidden - 1) == 0
-    return is_power and agent.hidden >= LEAST_WIDTH and asks_for_kernel(agent.core_settings or GRUSettings(), agent.hidden)
+    takes_it = LEAST_WIDTH <= hidden <= WIDEST_KERNEL and hidden & (hidden - 1) == 0
+    return takes_it and settings.one_kernel != "false"
 
 
 def acting_trouble(agent: Agent) -> str | None:
