@@ -328,9 +328,7 @@ class Battle(NamedTuple):
         # On a GPU a loop's turns are launches that are not fused with one another.
         return jax.lax.scan(world_step, s, u, unroll=WORLD_STEPS if platform() == "gpu" else 1)[0]
 
-    def turn_in_one_kernel(
-        self, a: Attributes, s: SMAXState, actions: Int[Array, "N E"], noise: Noise
-    ) -> SMAXState:
+    def turn_in_one_kernel(self, a: Attributes, s: SMAXState, actions: Int[Array, "N E"], noise: Noise) -> SMAXState:
         """The same. Within, what is the enemies' stands at their numbers among all units. Units that are added, as the
         kernel's arrays need some more, have no health, and do nothing."""
         from jqmix.kernels.columns import over_columns, power_of_two  # where it is asked for: Pallas takes a while
@@ -359,9 +357,7 @@ class Battle(NamedTuple):
         moving, attributes = Moving(s.x, s.y, s.health, s.cooldown), jax.tree.map(jnp.asarray, a)
         theirs = [among_all(v, na) for v in (noise.target, s.goal_x, s.goal_y)]
         changing = moving, among_all(actions, 0), among_all(s.focus, na)
-        moved, joint, focus = over_columns(
-            run, changing, (noise.cooldown, attributes, *theirs), power_of_two(n) ** 2
-        )
+        moved, joint, focus = over_columns(run, changing, (noise.cooldown, attributes, *theirs), power_of_two(n) ** 2)
         return s._replace(**moved._asdict(), action=joint, focus=focus[na:])
 
     def world_step(self, a: Attributes, s: SMAXState, aim: Int[Array, "n E"], u: Float[Array, "n E"]) -> SMAXState:

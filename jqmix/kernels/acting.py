@@ -1,8 +1,9 @@
 """What an agent does with an observation as one kernel, up to its action: for GPUs, by Pallas and Triton.
 
-Encoder, GRU, head and choice are some ten operations on few numbers, one after another in every slot: launches, whatever
-they compute. Here each program of one kernel takes ``ROWS`` rows (rollouts × agents) through all of them. The plain form
-is ``networks/agent.py`` with ``learning/exploration.py``; the GRU's formulas are those of :mod:`jqmix.kernels.gru_step`.
+Encoder, GRU, head and choice are some ten operations on few numbers, one after another in every slot: launches,
+whatever they compute. Here each program of one kernel takes ``ROWS`` rows (rollouts × agents) through all of them. The
+plain form is ``networks/agent.py`` with ``learning/exploration.py``; the GRU's formulas are those of
+:mod:`jqmix.kernels.gru_step`.
 """
 
 from typing import Any, NamedTuple

@@ -40,7 +40,6 @@ class Columns:
         start = self._start if index is Ellipsis else self._start + index * self._length
         return from_words(self._block.load(start, self._length), self._dtype)
 
-
     def row(self, i: Array) -> Array:
         """Row i of [n, E], as [1, E]."""
         return from_words(self._block.load(self._start + i, 1), self._dtype)

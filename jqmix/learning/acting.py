@@ -48,7 +48,9 @@ def asks_to_act_in_one_kernel(agent: Agent) -> bool:
 
 def acting_trouble(agent: Agent) -> str | None:
     """Why it can't be one kernel on the GPU that is there, in a few words."""
-    return trouble_with(f"acting of {agent}", lambda: mismatch(_both_forms(agent), partial(_slot, agent)))
+    return trouble_with(
+        f"acting of {agent._replace(core_settings=None)}", lambda: mismatch(_both_forms(agent), partial(_slot, agent))
+    )
 
 
 def acts_in_one_kernel(agent: Agent) -> bool:

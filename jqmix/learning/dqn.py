@@ -84,8 +84,8 @@ class DQN(NamedTuple):
 
         def learning() -> tuple[tuple[DQNState, Any, Fault], Stats]:
             before = member._replace(learner=unpack(packed))
-            (learner, *others), stats = self._updates(before, stored, held, windows, cfg, key)
-            return (pack(learner), *others), stats
+            (learner, priority, fault), stats = self._updates(before, stored, held, windows, cfg, key)
+            return (pack(learner), priority, fault), stats
 
         def waiting() -> tuple[tuple[DQNState, Any, Fault], Stats]:
             nothing = empty_stats(self.learner, cfg)

@@ -9,8 +9,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from jqmix.envs.base import BatchedDecPOMDP
 from jqmix.kernels.platform import platform
-from jqmix.learning.acting import choose_actions
 from jqmix.kernels.rows import fit_rows, to_rows
+from jqmix.learning.acting import choose_actions
 from jqmix.learning.split import WHOLE, Split
 from jqmix.networks.agent import Agent, AgentStart
 from jqmix.types import Packed
@@ -224,18 +224,20 @@ def choose_rollouts(mask: Bool[Array, " E"], a: Any, b: Any) -> Any:
 
 
 class Carried(NamedTuple):
-    """How collecting is carried from slot to slot. ``begin``: with a start where an episode is to begin."""
+    """How collecting is carried from slot to slot."""
 
     pack: Callable[[Collecting], Any]
     unpack: Callable[[Any], Collecting]
-    pack_starts: Callable[[Start], Any]  # of all slots
-    begin: Callable[[Any, Any], Collecting]
+    pack_starts: Callable[[Start], Any]  # every slot's
+    begin: Callable[[Any, Any], Collecting]  # unpacks it, and takes the slot's start where an episode is to begin
 
 
 def as_it_is(env: BatchedDecPOMDP) -> Carried:
-    def begin(carry: Collecting, start: Start | None) -> Collecting:
+    """Array by array, with starts that are drawn here where there is not one for every slot."""
+
+    def begin(carry: Collecting, start: Start) -> Collecting:
         actor, starts = carry.actor, carry.starts
-        if start is None:
+        if starts is not None:
             start, starts = next_start(env, starts, actor.first)
         shown = choose_rollouts(actor.first, start, Start(actor.env_state, actor.packed))
         return carry._replace(actor=actor._replace(**shown._asdict()), starts=starts)
