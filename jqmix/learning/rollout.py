@@ -235,7 +235,7 @@ class Carried(NamedTuple):
 def as_it_is(env: BatchedDecPOMDP) -> Carried:
     """Array by array, with starts that are drawn here where there is not one for every slot."""
 
-    def begin(carry: Collecting, start: Start) -> Collecting:
+    def begin(carry: Collecting, start: Start | None) -> Collecting:
         actor, starts = carry.actor, carry.starts
         if starts is not None:
             start, starts = next_start(env, starts, actor.first)
