@@ -465,8 +465,12 @@ def kernel_proofs() -> dict[str, Callable[[], str | None]]:
 
     from jqmix.envs.smax import SMAX
     from jqmix.kernels import self_test
+    from jqmix.learning.acting import acting_trouble
+    from jqmix.networks.agent import Agent
 
     proofs: dict[str, Callable[[], str | None]] = {
         f"GRU of width {hidden}": partial(self_test.trouble, hidden) for hidden in (16, 32, 64, 128)
     }
+    for hidden in (16, 64, 128):
+        proofs[f"acting at width {hidden}"] = partial(acting_trouble, Agent(5, 10, 127, hidden, layer_norm=True))
     return proofs | {f"SMAX {name}": SMAX(name).battle.kernel_trouble for name in ("3m", "2s3z", "27m_vs_30m")}

@@ -107,7 +107,6 @@ QUICK = {"two_step_game", "two_step_game_64_seeds", "mpe_8_seeds", "smax_3m_ow_q
 
 BEYOND = {  # a quarter
     ("cpu", "smax_2s3z_pqn"): "wide agents of two layers: the compiler keeps about twice what the traced program says",
-    ("h100", "two_step_game_64_seeds"): "many tiny arrays, of which the compiler keeps fewer: 1.3 of what is reserved",
     (
         "h100",
         "smax_27m_vs_30m",

@@ -5,10 +5,14 @@ from test_damage import said
 
 from jqmix.cli import main
 from jqmix.config import ConfigError, build, dump, load_config, renamed
+from jqmix.envs.registry import make_env
 from jqmix.kernels import self_test
+from jqmix.kernels.platform import compiling_for
+from jqmix.learning import acting
 from jqmix.networks.cores import gru
 from jqmix.runs.jax_settings import check_kernels
 
+ENV = make_env("two_step_game", batch=1)
 WRONG = "the kernel's results are off by 0.5 of their size"
 
 
@@ -53,20 +57,30 @@ def test_what_it_does_not_take(values, says):
 
 def test_a_kernel_that_proves_wrong_is_told_or_refused(wrong_on_this_gpu):
     told = []
-    check_kernels(build({"agent.core": "lstm"}), None, told.append)
-    check_kernels(build({"core.one_kernel": "false"}), None, told.append)
-    check_kernels(build({"agent.hidden": 256}), None, told.append)  # too wide: nothing to be told of
+    check_kernels(build({"agent.core": "lstm"}), ENV, told.append)
+    check_kernels(build({"core.one_kernel": "false"}), ENV, told.append)
+    check_kernels(build({"agent.hidden": 256}), ENV, told.append)  # too wide: nothing to be told of
     assert told == wrong_on_this_gpu == []
-    check_kernels(build({}), None, told.append)
+    check_kernels(build({}), ENV, told.append)
     assert told == [f"core.one_kernel: a scan takes the kernel's place on this GPU ({WRONG})"]
     with pytest.raises(ConfigError, match="core.one_kernel: true can't be had on this GPU") as error:
-        check_kernels(build({"core.one_kernel": "true"}), None, told.append)
+        check_kernels(build({"core.one_kernel": "true"}), ENV, told.append)
     assert WRONG in str(error.value) and len(told) == 1
+
+
+def test_acting_without_its_kernel_is_told(monkeypatch):
+    told = []
+    monkeypatch.setattr(acting, "trouble_with", lambda kernel, proof: WRONG)
+    with compiling_for("gpu"):
+        check_kernels(build({"agent.share_parameters": False}), ENV, told.append)
+        assert told == []
+        check_kernels(build({}), ENV, told.append)
+    assert told == [f"acting: its operations one by one take the kernel's place on this GPU ({WRONG})"]
 
 
 def test_nothing_is_asked_of_a_cpu(monkeypatch):
     monkeypatch.setattr(self_test, "trouble", pytest.fail)
-    check_kernels(build({"core.one_kernel": "true"}), None, pytest.fail)
+    check_kernels(build({"core.one_kernel": "true"}), ENV, pytest.fail)
 
 
 FLAGS = "--env.name two_step_game --rollouts 2 --replay.capacity 4 --replay.batch 2 --total-steps 20 --eval.episodes 2"

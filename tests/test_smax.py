@@ -135,7 +135,7 @@ def test_the_form_for_accelerators_is_jaxmarls_too() -> None:
 
 @pytest.mark.parametrize("map_name", ["2s3z", "smacv2_5_units", pytest.param("10m_vs_11m", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("size", [1, 5])
-def test_world_steps_are_the_same_in_one_kernel(map_name: str, size: int, key: jax.Array) -> None:
+def test_a_turn_is_the_same_in_one_kernel(map_name: str, size: int, key: jax.Array) -> None:
     """In battles that are under way: units near one another, some of them dead, some about to shoot."""
     env = SMAX(map_name)
     battle, n = env.battle, env.battle.allies + env.battle.enemies
@@ -143,14 +143,19 @@ def test_world_steps_are_the_same_in_one_kernel(map_name: str, size: int, key: j
     keys = iter(jax.random.split(key, 8))
     uniform = lambda low, high: jax.random.uniform(next(keys), (n, size), minval=low, maxval=high)  # noqa: E731
     s = s._replace(x=uniform(10, 18), y=uniform(0, 6), cooldown=jnp.maximum(uniform(-0.5, 0.5), 0.0))
-    s = s._replace(health=s.health * (uniform(0, 1) < 0.8), action=jax.random.randint(next(keys), (n, size), 0, 8))
-    aim = jnp.where(s.action >= MOVES, jax.random.randint(next(keys), (n, size), 0, n), smax.NOBODY)
-    u = jax.random.uniform(next(keys), (WORLD_STEPS, n, size))
-    plain = battle.world_steps(battle.attributes(s), s, aim, u)
-    kernel = battle.world_steps_in_one_kernel(battle.attributes(s), s, aim, u)
+    s = s._replace(health=s.health * (uniform(0, 1) < 0.8))
+    s = s._replace(focus=jax.random.randint(next(keys), s.focus.shape, smax.NOBODY, battle.allies))
+    actions = jax.random.randint(next(keys), (battle.allies, size), 0, MOVES + battle.enemies)
+    noise = env.batched(size).noise(next(keys))
+    plain = battle.turn(battle.attributes(s), s, actions, noise)
+    kernel = battle.turn_in_one_kernel(battle.attributes(s), s, actions, noise)
+    with compiling_for("tpu"):  # of what is within, a GPU has the form for accelerators
+        kernels = [kernel, battle.turn_in_one_kernel(battle.attributes(s), s, actions, noise)]
     assert size == 1 or np.sum(np.asarray(plain.health) < np.asarray(s.health)) > 0  # some were hit
     assert np.sum(np.asarray(s.health) == 0) > 0
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), plain, kernel)
+    assert size == 1 or len(set(np.asarray(plain.focus).flat)) > 1
+    for kernel in kernels:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), plain, kernel)
 
 
 @pytest.mark.parametrize("option", ["see_enemy_actions", "walls_cause_death"])

@@ -16,8 +16,8 @@ from jqmix.config import load_config
 from jqmix.envs.base import Batched, TimeLimit
 from jqmix.envs.registry import make_env
 from jqmix.kernels.platform import compiling_for
+from jqmix.kernels.rows import to_rows
 from jqmix.learning import split, train
-from jqmix.learning.rows import to_rows
 from jqmix.learning.split import RolloutsShare, Split, noise_axes
 from jqmix.networks.agent import AgentStart
 from jqmix.runs import devices, memory

@@ -155,6 +155,43 @@ class Found(NamedTuple):
     seen: Float[Array, "M E"]  # how many are in sight
 
 
+class Enemies(NamedTuple):
+    """What enemies choose by, [M, E]. Allies are numbered from the last to the first."""
+
+    x: Float[Array, "M E"]
+    y: Float[Array, "M E"]
+    sight: Float[Array, "M E"]  # 0: of the dead
+    reach: Float[Array, "M E"]
+    focus: Int[Array, "M E"]
+    goal_x: Float[Array, "M E"]
+    goal_y: Float[Array, "M E"]
+
+    def none_found(self) -> Found:
+        return Found(self.reach, jnp.full_like(self.x, NOBODY), jnp.zeros_like(self.x))
+
+    def look(self, found: Found, number: Array, x: Float[Array, "... E"], y: Float[Array, "... E"]) -> Found:
+        """At the next ally, which is there."""
+        distance = _distance(x - self.x, y - self.y)
+        nearest = jnp.where(distance < found.closest, number, found.nearest)
+        seen = found.seen + jnp.where(distance < self.sight, 1.0, 0.0)
+        return Found(jnp.minimum(distance, found.closest), nearest, seen)
+
+    def decide(
+        self, found: Found, followed: Int[Array, "M E"], at: Callable[[Array], tuple[Array, Array]]
+    ) -> tuple[Int[Array, "M E"], Int[Array, "M E"]]:
+        """Their actions, and whom they shoot at; ``at``: where allies with these numbers are."""
+        focus_x, focus_y = at(self.focus)
+        to_focus = _distance(focus_x - self.x, focus_y - self.y)
+        keeps = (self.focus != NOBODY) & (to_focus < self.reach)
+        focus = jnp.where(keeps, self.focus, found.nearest.astype(jnp.int32))
+        can_see, (followed_x, followed_y) = found.seen > 0, at(followed)
+        dx = jnp.where(can_see, followed_x, self.goal_x) - self.x
+        dy = jnp.where(can_see, followed_y, self.goal_y) - self.y
+        along_x, along_y = jnp.where(dx > 0, 1, 3), jnp.where(dy >= 0, 0, 2)
+        move = jnp.where(jnp.abs(dx) > jnp.abs(dy), along_x, along_y)
+        return jnp.where(focus == NOBODY, move, focus + MOVES), focus
+
+
 class Pushed(NamedTuple):
     """Sums over pairs so far: what pushes unit i, and what pushes back unit i + k, at row i + k < 2n."""
 
@@ -239,23 +276,16 @@ class Battle(NamedTuple):
         self, s: SMAXState, actions: Int[Array, "N E"], noise: Noise
     ) -> tuple[SMAXState, Float[Array, " E"], Bool[Array, " E"]]:
         """One environment step: the state, the allies' reward, and whether they won."""
-        a, na = self.attributes(s), self.allies
-        enemy_actions, focus = self.enemy_policy(a, s, noise.target)
-        joint = jnp.concatenate([actions, enemy_actions])
-        s = s._replace(action=joint, focus=focus)
-        # Whom everybody aims at: enemies number the allies from the last to the first.
-        aim = jnp.concatenate([actions + (na - MOVES), (na - 1 + MOVES) - enemy_actions])
-        aim = jnp.where(joint >= MOVES, aim, NOBODY)
-        before = s.health
-        run = self.world_steps_in_one_kernel if self.has_a_kernel() else self.world_steps
-        s = run(a, s, aim, noise.cooldown)
+        a, na, before = self.attributes(s), self.allies, s.health
+        turn = self.turn_in_one_kernel if self.has_a_kernel() else self.turn
+        s = turn(a, s, actions, noise)
         damage = jnp.sum(((before - s.health) / a.max_health)[na:], axis=0) / self.enemies
         alive = s.health > 0
         won = jnp.any(alive[:na], axis=0) & ~jnp.any(alive[na:], axis=0)
         return s, damage + won, won
 
     def has_a_kernel(self) -> bool:
-        """Whether world steps are one kernel: on a GPU that gets it right (:mod:`jqmix.kernels.self_test`)."""
+        """Whether a turn is one kernel: on a GPU that gets it right (:mod:`jqmix.kernels.self_test`)."""
         return platform() == "gpu" and not plain("world_steps") and self.kernel_trouble() is None
 
     def kernel_trouble(self) -> str | None:
@@ -265,18 +295,31 @@ class Battle(NamedTuple):
 
     def _both_forms(self, *battle: Any) -> tuple[Any, Any]:
         a = _attributes(self.types)
-        return self.world_steps_in_one_kernel(a, *battle)[:4], self.world_steps(a, *battle)[:4]
+        return self.turn_in_one_kernel(a, *battle), self.turn(a, *battle)
 
-    def _crowd(self) -> tuple[SMAXState, Array, Array]:
+    def _crowd(self) -> tuple[SMAXState, Array, Noise]:
         """Some battles: units near one another, some of them dead, some about to shoot. Of several columns."""
         rng, shape = np.random.default_rng(0), (self.allies + self.enemies, 5)
+        m = self.enemies, shape[1]
         x, y = (jnp.asarray(rng.uniform(10, 16, shape), jnp.float32) for _ in range(2))
         health = jnp.asarray(80.0 * (rng.random(shape) < 0.8), jnp.float32)
         cooldown = jnp.asarray(np.maximum(rng.uniform(-1, 1, shape), 0), jnp.float32)
-        action, aim = (jnp.asarray(rng.integers(low, high, shape)) for low, high in ((0, MOVES), (NOBODY, shape[0])))
-        none = jnp.zeros((self.enemies, shape[1]))
-        s = SMAXState(x, y, health, cooldown, action, none, none, jnp.int32(none), None)
-        return s, aim, jnp.asarray(rng.random((WORLD_STEPS, *shape)), jnp.float32)
+        goal_x, goal_y = (jnp.asarray(rng.uniform(0, SIZE, m), jnp.float32) for _ in range(2))
+        focus = jnp.asarray(rng.integers(NOBODY, self.allies, m), jnp.int32)
+        actions = jnp.asarray(rng.integers(0, MOVES + self.enemies, (self.allies, shape[1])), jnp.int32)
+        s = SMAXState(x, y, health, cooldown, jnp.zeros(shape, jnp.int32), goal_x, goal_y, focus, None)
+        noise = Noise(*(jnp.asarray(rng.random(some), jnp.float32) for some in ((WORLD_STEPS, *shape), m)))
+        return s, actions, noise
+
+    def turn(self, a: Attributes, s: SMAXState, actions: Int[Array, "N E"], noise: Noise) -> SMAXState:
+        """The enemies choose their actions, and with everybody's the world goes on."""
+        na = self.allies
+        enemy_actions, focus = self.enemy_policy(a, s, noise.target)
+        joint = jnp.concatenate([actions, enemy_actions])
+        # Whom everybody aims at: enemies number the allies from the last to the first.
+        aim = jnp.concatenate([actions + (na - MOVES), (na - 1 + MOVES) - enemy_actions])
+        aim = jnp.where(joint >= MOVES, aim, NOBODY)
+        return self.world_steps(a, s._replace(action=joint, focus=focus), aim, noise.cooldown)
 
     def world_steps(self, a: Attributes, s: SMAXState, aim: Int[Array, "n E"], u: Float[Array, "W n E"]) -> SMAXState:
         def world_step(s: SMAXState, u: Array) -> tuple[SMAXState, None]:
@@ -285,26 +328,37 @@ class Battle(NamedTuple):
         # On a GPU a loop's turns are launches that are not fused with one another.
         return jax.lax.scan(world_step, s, u, unroll=WORLD_STEPS if platform() == "gpu" else 1)[0]
 
-    def world_steps_in_one_kernel(
-        self, a: Attributes, s: SMAXState, aim: Int[Array, "n E"], u: Float[Array, "W n E"]
-    ) -> SMAXState:
-        """The same. Units that are added, as the kernel's arrays need some more, have no health, and do nothing."""
+    def turn_in_one_kernel(self, a: Attributes, s: SMAXState, actions: Int[Array, "N E"], noise: Noise) -> SMAXState:
+        """The same. Within, what is the enemies' stands at their numbers among all units. Units that are added, as the
+        kernel's arrays need some more, have no health, and do nothing."""
         from jqmix.kernels.columns import over_columns, power_of_two  # where it is asked for: Pallas takes a while
 
-        def run(moving: Any, given: Any) -> Moving:
-            u, *rest = given
-            a, action, aim = jax.tree.map(lambda part: part[...], rest)
-            nobody = jnp.zeros((), jnp.int32)
+        n, na = len(s.x), self.allies
+
+        def run(changing: Any, given: Any) -> tuple[Moving, Array, Array]:
+            moving, action, focus = jax.tree.map(lambda part: part[...], changing)
+            places, (u, *given) = changing[0], given
+            a, *theirs = jax.tree.map(lambda part: part[...], given)
+            chosen, focus = self._enemy_policy_by_loops(a, moving, places, focus, *theirs)
+            is_ally = jnp.arange(len(action))[:, None] < na
+            joint, nobody = jnp.where(is_ally, action, chosen), jnp.zeros((), jnp.int32)
+            aim = jnp.where(is_ally, action + (na - MOVES), (na - 1 + MOVES) - chosen)
+            aim = jnp.where(joint >= MOVES, aim, NOBODY)
 
             def world_step(i: Array, moving: Moving) -> Moving:
-                s = self.world_step(a, SMAXState(*moving, action, nobody, nobody, nobody, None), aim, u[i])
+                s = self.world_step(a, SMAXState(*moving, joint, nobody, nobody, nobody, None), aim, u[i])
                 return Moving(s.x, s.y, s.health, s.cooldown)
 
-            return jax.lax.fori_loop(0, WORLD_STEPS, world_step, jax.tree.map(lambda part: part[...], moving))
+            return jax.lax.fori_loop(0, WORLD_STEPS, world_step, moving), joint, focus
+
+        def among_all(v: Array, before: int) -> Array:
+            return jnp.pad(v, [(before, n - before - len(v)), (0, 0)])
 
         moving, attributes = Moving(s.x, s.y, s.health, s.cooldown), jax.tree.map(jnp.asarray, a)
-        moved = over_columns(run, moving, (u, attributes, s.action, aim), power_of_two(len(s.x)) ** 2)
-        return s._replace(**moved._asdict())
+        theirs = [among_all(v, na) for v in (noise.target, s.goal_x, s.goal_y)]
+        changing = moving, among_all(actions, 0), among_all(s.focus, na)
+        moved, joint, focus = over_columns(run, changing, (noise.cooldown, attributes, *theirs), power_of_two(n) ** 2)
+        return s._replace(**moved._asdict(), action=joint, focus=focus[na:])
 
     def world_step(self, a: Attributes, s: SMAXState, aim: Int[Array, "n E"], u: Float[Array, "n E"]) -> SMAXState:
         """DT seconds: everybody shoots and moves at once; then walls kill, and units that overlap are pushed apart.
@@ -336,37 +390,52 @@ class Battle(NamedTuple):
         """
         na = self.allies
         alive = s.health > 0
-        x, y = s.x[na:], s.y[na:]
         ally_x, ally_y = _aside(s.x, alive)[:na][::-1], s.y[:na][::-1]  # from the last to the first
         sight = jnp.where(alive[na:], a.sight_range[na:], 0.0)
         reach = jnp.minimum(sight, a.attack_range[na:])
+        enemies = Enemies(s.x[na:], s.y[na:], sight, reach, s.focus, s.goal_x, s.goal_y)
 
         def look(found: Found, ally: tuple[Array, Array, Array]) -> tuple[Found, Array]:
-            number, its_x, its_y = ally
-            distance = _distance(its_x - x, its_y - y)
-            nearest = jnp.where(distance < found.closest, number, found.nearest)
-            seen = found.seen + jnp.where(distance < sight, 1.0, 0.0)
-            return Found(jnp.minimum(distance, found.closest), nearest, seen), seen
+            found = enemies.look(found, *ally)
+            return found, found.seen
 
-        nobody = Found(reach, jnp.full_like(x, NOBODY), jnp.zeros_like(x))
         allies = jnp.arange(na, dtype=jnp.float32), ally_x, ally_y
-        found, seen_so_far = jax.lax.scan(look, nobody, allies, unroll=AT_ONCE)
-        to_focus = _distance(_at_unit(ally_x, s.focus) - x, _at_unit(ally_y, s.focus) - y)
-        keeps = (s.focus != NOBODY) & (to_focus < reach)
-        focus = jnp.where(keeps, s.focus, found.nearest.astype(jnp.int32))
+        found, seen_so_far = jax.lax.scan(look, enemies.none_found(), allies, unroll=AT_ONCE)
         # Of those in sight, the one before whom a uniformly drawn number of them comes.
         drawn = (1.0 - u) * found.seen
 
         def passed_by(count: Array, seen: Array) -> tuple[Array, None]:
             return count + jnp.where(seen < drawn, 1.0, 0.0), None
 
-        followed = jax.lax.scan(passed_by, jnp.zeros_like(x), seen_so_far, unroll=AT_ONCE)[0].astype(jnp.int32)
-        can_see = found.seen > 0
-        dx = jnp.where(can_see, _at_unit(ally_x, followed), s.goal_x) - x
-        dy = jnp.where(can_see, _at_unit(ally_y, followed), s.goal_y) - y
-        along_x, along_y = jnp.where(dx > 0, 1, 3), jnp.where(dy >= 0, 0, 2)
-        move = jnp.where(jnp.abs(dx) > jnp.abs(dy), along_x, along_y)
-        return jnp.where(focus == NOBODY, move, focus + MOVES), focus
+        followed = jax.lax.scan(passed_by, jnp.zeros_like(u), seen_so_far, unroll=AT_ONCE)[0].astype(jnp.int32)
+        return enemies.decide(found, followed, lambda number: (_at_unit(ally_x, number), _at_unit(ally_y, number)))
+
+    def _enemy_policy_by_loops(
+        self, a: Attributes, s: Moving, places: Any, focus: Array, u: Array, goal_x: Array, goal_y: Array
+    ) -> tuple[Array, Array]:
+        """The same in a kernel, as if all units were enemies, [n, E]; ``places.x[i]`` is unit i's x."""
+        na = self.allies
+        alive = s.health > 0
+        sight = jnp.where(alive, a.sight_range, 0.0)
+        enemies = Enemies(s.x, s.y, sight, jnp.minimum(sight, a.attack_range), focus, goal_x, goal_y)
+
+        def look(number: Array, found: Found) -> Found:
+            i = na - 1 - number
+            x, y, health = (part.row(i) for part in (places.x, places.y, places.health))
+            return enemies.look(found, number.astype(jnp.float32), _aside(x, health > 0), y)
+
+        def pass_by(number: Array, carry: tuple[Found, Array]) -> tuple[Found, Array]:
+            found, count = look(number, carry[0]), carry[1]
+            return found, count + jnp.where(found.seen < drawn, 1.0, 0.0)
+
+        def at(number: Array) -> tuple[Array, Array]:
+            unit = na - 1 - jnp.maximum(number, 0)
+            return _at_unit(_aside(s.x, alive), unit), _at_unit(s.y, unit)
+
+        found = jax.lax.fori_loop(0, na, look, enemies.none_found())
+        drawn = (1.0 - u) * found.seen
+        _, followed = jax.lax.fori_loop(0, na, pass_by, (enemies.none_found(), jnp.zeros_like(u)))
+        return enemies.decide(found, followed.astype(jnp.int32), at)
 
     # What is seen. All of it follows from what :class:`Shown` holds.
 
@@ -443,8 +512,9 @@ def _over_viewers(seen_by: Callable[[Viewer], Array], viewers: Viewer) -> Float[
     the transposition that follows, which places the numbers one by one and takes about twice as long."""
     if not all_at_once():
         return jax.lax.map(seen_by, viewers)
-    # Else the transposition that follows is made of everything that goes into it, again and again.
-    return jax.lax.optimization_barrier(jax.vmap(seen_by)(viewers))
+    seen = jax.vmap(seen_by)(viewers)
+    # On a TPU the transposition that follows would be made of everything that goes into it, again and again.
+    return jax.lax.optimization_barrier(seen) if platform() == "tpu" else seen
 
 
 def push_apart(x: Array, y: Array, alive: Array, radius: Array | np.ndarray) -> tuple[Array, Array]:

@@ -4,16 +4,19 @@ XLA makes a kernel of its own of whatever is summed over; a few operations on a 
 then bound by launches. Here each program of one kernel computes all of it for some columns.
 """
 
-from collections.abc import Callable
-from typing import Any
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, UInt32
 
 from jqmix.kernels.platform import platform
+from jqmix.kernels.rows import from_words, to_rows, to_words
 
 MOST = 4096  # numbers of the largest array of a program: what fits its registers
 
@@ -24,31 +27,45 @@ def power_of_two(count: int) -> int:
 
 
 class Columns:
-    """A kernel's columns of an array: ``x[...]`` reads all of it, ``x[i]`` a part.
+    """A kernel's columns of an array: ``x[...]`` reads all of [n, E], ``x[i]`` a part of [m, n, E].
 
     What is beyond the array's end, as the axes of a kernel's arrays are powers of two, reads as zeros.
     """
 
-    def __init__(self, ref: Any, shape: tuple[int, ...]):
-        self.ref, self.shape = ref, shape  # without the columns
+    def __init__(self, block: "_Block", start: int, array: Any):
+        self._block, self._start, self._dtype = block, start, array.dtype
+        *_, self._length, _ = array.shape
 
     def __getitem__(self, index: Any) -> Array:
-        part = self.ref if index is Ellipsis else self.ref.at[index]
-        shape = self.shape if index is Ellipsis else self.shape[1:]
-        return triton.load(part, mask=_within(part.shape, shape), other=jnp.zeros((), part.dtype))
+        start = self._start if index is Ellipsis else self._start + index * self._length
+        return from_words(self._block.load(start, self._length), self._dtype)
+
+    def row(self, i: Array) -> Array:
+        """Row i of [n, E], as [1, E]."""
+        return from_words(self._block.load(self._start + i, 1), self._dtype)
 
 
-def _within(block: tuple[int, ...], shape: tuple[int, ...]) -> Bool[Array, "..."]:
-    """Which of a block's numbers are in the array; ``shape`` is its own without the columns."""
-    mask = jnp.ones(block, bool)
-    for axis, end in enumerate(shape):
-        if end < block[axis]:
-            mask &= jax.lax.broadcasted_iota(jnp.int32, block, axis) < end
-    return mask
+class _Block(NamedTuple):
+    """Of an array of rows, one for each of the kernel's columns, what a program has."""
+
+    ref: Any
+    is_there: Bool[Array, " block"]
+
+    def load(self, start: Any, length: int) -> UInt32[Array, "n block"]:
+        part, mask = self._part(start, length)
+        return triton.load(part, mask=mask, other=jnp.uint32(0)).T
+
+    def store(self, start: int, length: int, value: UInt32[Array, "n block"]) -> None:
+        part, mask = self._part(start, length)
+        triton.store(part, value.T, mask=mask)
+
+    def _part(self, start: Any, length: int) -> tuple[Any, Bool[Array, "block n"]]:
+        width = power_of_two(length)
+        return self.ref.at[:, pl.ds(start, width)], self.is_there[:, None] & (jnp.arange(width) < length)[None]
 
 
 def over_columns(f: Callable[[Any, Any], Any], changing: Any, given: Any, most: int) -> Any:
-    """What ``f(changing, given)`` makes of ``changing``: both are trees of arrays [.., n, E].
+    """What ``f(changing, given)`` makes of ``changing``: both are trees of arrays [.., n, E] of 32 bits a number.
 
     ``f`` is traced for blocks of columns (the last axis), of which it gets :class:`Columns`. Their other axes, and
     those of what it returns, are raised to powers of two. Arrays of ``given`` whose last axis is 1 are the same for all
@@ -56,38 +73,41 @@ def over_columns(f: Callable[[Any, Any], Any], changing: Any, given: Any, most: 
     tests alone.
     """
     count = jax.tree.leaves(changing)[0].shape[-1]
-    block = min(power_of_two(count), power_of_two(max(MOST // most, 1)))
-    if count % block:
-        pad = lambda x: jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -count % block if x.shape[-1] > 1 else 0)])  # noqa: E731
-        padded = over_columns(f, jax.tree.map(pad, changing), jax.tree.map(pad, given), most)
-        return jax.tree.map(lambda x: x[..., :count], padded)
-    return _call(f, changing, given, block)
+    given = jax.tree.map(lambda x: jnp.broadcast_to(x, (*x.shape[:-1], count)), given)
+    return _call(f, changing, given, min(power_of_two(count), power_of_two(max(MOST // most, 1))))
 
 
 def _call(f: Callable[[Any, Any], Any], changing: Any, given: Any, block: int) -> Any:
-    arrays, tree = jax.tree.flatten((changing, given))
-    outs, out_tree = jax.tree.flatten(changing)
+    """All that the kernel reads is one array with a row for each column, and all that it writes: each would be copied
+    by a launch of its own, and rows are what arrays of environments are anyway."""
+    (arrays, tree), (outs, out_tree) = jax.tree.flatten((changing, given)), jax.tree.flatten(changing)
+    (rows, _), (before, restored) = to_rows(arrays, -1), to_rows(outs, -1)
+    count, widest = rows.shape[0], max(power_of_two(x.shape[-2]) for x in arrays)
 
-    def kernel(*refs: Any) -> None:
-        ins = [Columns(ref, x.shape[:-1]) for ref, x in zip(refs, arrays, strict=False)]
-        for ref, x, value in zip(
-            refs[len(arrays) :], outs, jax.tree.leaves(f(*jax.tree.unflatten(tree, ins))), strict=True
-        ):
-            triton.store(ref, value, mask=_within(ref.shape, x.shape[:-1]))
+    def kernel(rows: Any, after: Any) -> None:
+        is_there = pl.program_id(0) * block + jnp.arange(block) < count
+        read, written = _Block(rows, is_there), _Block(after, is_there)
+        ins = [Columns(read, start, x) for start, x in zip(_starts(arrays), arrays, strict=True)]
+        values = jax.tree.leaves(f(*jax.tree.unflatten(tree, ins)))
+        for start, x, value in zip(_starts(outs), outs, values, strict=True):
+            written.store(start, x.shape[-2], to_words(value))
 
     def share(x: Array) -> pl.BlockSpec:
-        every = x.shape[-1] == 1
-        shape = *map(power_of_two, x.shape[:-1]), 1 if every else block
-        return pl.BlockSpec(shape, lambda i: (*(0 for _ in shape[:-1]), 0 if every else i))
+        return pl.BlockSpec((block, x.shape[1] + widest), lambda i: (i, 0))  # reads and writes go beyond, masked
 
     on_gpu = platform() == "gpu"
-    results = pl.pallas_call(
+    after = pl.pallas_call(
         kernel,
-        out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in outs],
-        grid=(outs[0].shape[-1] // block,),
-        in_specs=[share(x) for x in arrays],
-        out_specs=[share(x) for x in outs],
+        out_shape=jax.ShapeDtypeStruct(before.shape, before.dtype),
+        grid=(pl.cdiv(count, block),),
+        in_specs=[share(rows)],
+        out_specs=share(before),
         interpret=not on_gpu,
         compiler_params=triton.CompilerParams(num_warps=4, num_stages=1) if on_gpu else None,
-    )(*arrays)
-    return jax.tree.unflatten(out_tree, results)
+    )(rows)
+    return jax.tree.unflatten(out_tree, restored(after))
+
+
+def _starts(arrays: Sequence[Array]) -> list[int]:
+    """At which column of the rows each array begins."""
+    return list(itertools.accumulate((math.prod(x.shape[:-1]) for x in arrays), initial=0))[:-1]

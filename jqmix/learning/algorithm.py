@@ -89,31 +89,48 @@ def updates(step: Callable[[Any, Any, Any], tuple[Updated, Any, Any]], begin: St
     From the first one on in which something is not finite, nothing changes. Returns the last ``Step``, and the mean of
     what the updates tell.
     """
-
-    pack, unpack = _packing(begin[0].params)
+    pack, unpack = packing(begin[0], "params")  # a target stays as it is: nothing changes it within the loop, mostly
 
     def guarded(carry: Step, x: Any) -> tuple[Step, Stats]:
         learner, priority, fault = carry
-        updated, after, *new = step(learner._replace(params=unpack(learner.params)), priority, x)
+        updated, after, *new = step(unpack(learner), priority, x)
         fault = health.found(fault, health.in_update(updated.params, updated.stats), member.env_steps)
         sound = fault.code == 0
         stats = jax.tree.map(lambda x: jnp.where(sound, x, 0.0), updated.stats)
-        after = after._replace(params=pack(after.params))
-        return (*select(sound, (after, *new), (learner, priority)), fault), stats
+        return (*select(sound, (pack(after), *new), (learner, priority)), fault), stats
 
     with jax.named_scope("learning"):  # for profiles
         learner, priority, fault = begin
-        packed: Step = learner._replace(params=pack(learner.params)), priority, fault
-        (learner, *others), stats = jax.lax.scan(guarded, packed, xs)
-    return (learner._replace(params=unpack(learner.params)), *others), jax.tree.map(jnp.mean, stats)
+        (learner, *others), stats = jax.lax.scan(guarded, (pack(learner), priority, fault), xs)
+    return (unpack(learner), *others), jax.tree.map(jnp.mean, stats)
 
 
-def _packing(params: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
-    """Into what a loop carries for the parameters, and back. On an accelerator that is one vector, as every array would
-    have its operations; on a CPU they stay as they are."""
+def handed_on_as_vectors() -> tuple[str, ...]:
+    """What conditions return as vectors: on a GPU; a TPU would lay each matrix out anew in tiles."""
+    return ("params", "target") if platform() == "gpu" else ()
+
+
+class Packing(NamedTuple):
+    """The way of an algorithm's state to what loops and conditions carry of it, and back."""
+
+    pack: Callable[[Any], Any]
+    unpack: Callable[[Any], Any]
+
+
+def packing(learner: Any, *names: str) -> Packing:
+    """On an accelerator those of an algorithm's ``names`` that it has are carried as one vector each, as every array
+    would have its operations; on a CPU they stay as they are."""
     if platform() == "cpu":
-        return lambda params: params, lambda params: params
-    return lambda params: ravel_pytree(params)[0], ravel_pytree(params)[1]
+        return Packing(lambda learner: learner, lambda learner: learner)
+    restore = {name: ravel_pytree(getattr(learner, name))[1] for name in names if hasattr(learner, name)}
+
+    def pack(learner: Any) -> Any:
+        return learner._replace(**{name: ravel_pytree(getattr(learner, name))[0] for name in restore})
+
+    def unpack(learner: Any) -> Any:
+        return learner._replace(**{name: whole(getattr(learner, name)) for name, whole in restore.items()})
+
+    return Packing(pack, unpack)
 
 
 def select(condition: Bool[Array, ""] | Float[Array, ""], a: Any, b: Any) -> Any:

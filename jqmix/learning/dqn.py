@@ -13,7 +13,15 @@ from jqmix.buffers.windows import capacity
 from jqmix.config import Config
 from jqmix.envs.base import BatchedDecPOMDP
 from jqmix.kernels.turns import in_turns
-from jqmix.learning.algorithm import LearningResult, Room, select, updates, window_to_learn_from
+from jqmix.learning.algorithm import (
+    LearningResult,
+    Room,
+    handed_on_as_vectors,
+    packing,
+    select,
+    updates,
+    window_to_learn_from,
+)
 from jqmix.learning.health import Fault
 from jqmix.learning.learner import Aim, Learner, Params, Stats, Updated, Values, empty_stats, make_learner
 from jqmix.learning.split import Split
@@ -71,12 +79,17 @@ class DQN(NamedTuple):
         held = jnp.minimum(counters.held + cfg.rollouts, cfg.replay.capacity)
         ready = held >= cfg.replay.batch
 
+        pack, unpack = packing(member.learner, *handed_on_as_vectors())
+        packed = pack(member.learner)
+
         def learning() -> tuple[tuple[DQNState, Any, Fault], Stats]:
-            return self._updates(member, stored, held, windows, cfg, key)
+            before = member._replace(learner=unpack(packed))
+            (learner, priority, fault), stats = self._updates(before, stored, held, windows, cfg, key)
+            return (pack(learner), priority, fault), stats
 
         def waiting() -> tuple[tuple[DQNState, Any, Fault], Stats]:
             nothing = empty_stats(self.learner, cfg)
-            return (member.learner, stored.priority, member.fault), nothing
+            return (packed, stored.priority, member.fault), nothing
 
         (learner, priority, fault), stats = jax.lax.cond(ready, learning, waiting)
         collected = counters.since_copy + cfg.rollouts
@@ -89,7 +102,7 @@ class DQN(NamedTuple):
             since_copy=collected % cfg.algo.target_period,
         )
         made = jnp.where(ready, cfg.updates, 0)
-        return LearningResult(learner, stored._replace(priority=priority), fault, counters, stats, made)
+        return LearningResult(unpack(learner), stored._replace(priority=priority), fault, counters, stats, made)
 
     def _updates(
         self, member: Member, stored: Stored, held: Array, like: Packed, cfg: Config, key: Array

@@ -1,15 +1,16 @@
 """Acting and exploring: a window from every rollout, that begins at a reset or goes on where the last one ended."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from jqmix.envs.base import BatchedDecPOMDP
 from jqmix.kernels.platform import platform
-from jqmix.learning.exploration import epsilon_greedy
-from jqmix.learning.rows import to_rows
+from jqmix.kernels.rows import fit_rows, to_rows
+from jqmix.learning.acting import choose_actions
 from jqmix.learning.split import WHOLE, Split
 from jqmix.networks.agent import Agent, AgentStart
 from jqmix.types import Packed
@@ -88,6 +89,14 @@ class Collecting(NamedTuple):
     starts: EpisodeStarts | None  # None where every slot has its own
     kept: AgentStart  # where the next window's tail begins
     episodes: Episodes  # [E], so far
+
+
+class CollectingInRows(NamedTuple):
+    """The same on a GPU (:func:`carry_in_rows`)."""
+
+    rows: UInt32[Array, "E K"]  # a start, what else there is of an actor but its memory, and the episodes
+    memory: Any
+    kept: AgentStart
 
 
 class Outcome(NamedTuple):
@@ -190,8 +199,8 @@ def actor_step(
     Where the actor's observation was an episode's last one, what comes back is not to be used.
     """
     seen = env.unpack(actor.packed)
-    q, memory = agent.step(params, actor.memory, seen.obs, actor.action, actor.first)
-    action = epsilon_greedy(u, q, seen.avail, epsilon)
+    remembered = actor.memory, seen.obs, actor.action, actor.first
+    action, memory = choose_actions(agent, params, *remembered, seen.avail, u, epsilon)
     env_state, after = env.step_with(noise, actor.env_state, action)
     score = jnp.where(actor.first, 0.0, actor.score) + after.info.get("score", after.reward)
     length = jnp.where(actor.first, 0.0, actor.length) + 1.0
@@ -212,6 +221,59 @@ def only(mask: Bool[Array, " E"], episodes: Episodes) -> Episodes:
 def choose_rollouts(mask: Bool[Array, " E"], a: Any, b: Any) -> Any:
     """Leaf by leaf, the rollouts of ``a`` where ``mask``, else those of ``b``."""
     return jax.tree.map(lambda x, y: jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 1)), x, y), a, b)
+
+
+class Carried(NamedTuple):
+    """How collecting is carried from slot to slot."""
+
+    pack: Callable[[Collecting], Any]
+    unpack: Callable[[Any], Collecting]
+    pack_starts: Callable[[Start], Any]  # every slot's
+    begin: Callable[[Any, Any], Collecting]  # unpacks it, and takes the slot's start where an episode is to begin
+
+
+def as_it_is(env: BatchedDecPOMDP) -> Carried:
+    """Array by array, with starts that are drawn here where there is not one for every slot."""
+
+    def begin(carry: Collecting, start: Start | None) -> Collecting:
+        actor, starts = carry.actor, carry.starts
+        if starts is not None:
+            start, starts = next_start(env, starts, actor.first)
+        shown = choose_rollouts(actor.first, start, Start(actor.env_state, actor.packed))
+        return carry._replace(actor=actor._replace(**shown._asdict()), starts=starts)
+
+    return Carried(lambda carry: carry, lambda carry: carry, lambda starts: starts, begin)
+
+
+def carries_rows(carry: Collecting) -> bool:
+    """Whether all but the agents' memory is carried as one array: on a GPU, where each would have its own copies from
+    slot to slot, if all of it can be."""
+    return platform() == "gpu" and fit_rows(carry.actor._replace(memory=None))
+
+
+def carry_in_rows(like: Collecting) -> Carried:
+    """All but the agents' memory as one array. ``like``: the shapes and types of what is carried."""
+
+    def parts(carry: Collecting) -> tuple[Start, Actor, Episodes]:
+        actor = carry.actor
+        others = actor._replace(env_state=None, packed=None, memory=None)
+        return Start(actor.env_state, actor.packed), others, carry.episodes
+
+    def rows(tree: Any, like: Any) -> UInt32[Array, "E K"]:
+        return to_rows(jax.tree.map(lambda x, y: x.astype(y.dtype), tree, like), 0)[0]
+
+    def pack(carry: Collecting) -> CollectingInRows:
+        return CollectingInRows(rows(parts(carry), parts(like)), carry.actor.memory, carry.kept)
+
+    def unpack(carry: CollectingInRows) -> Collecting:
+        start, actor, episodes = to_rows(parts(like), 0)[1](carry.rows)
+        return Collecting(actor._replace(**start._asdict(), memory=carry.memory), None, carry.kept, episodes)
+
+    def begin(carry: CollectingInRows, start: UInt32[Array, "E S"]) -> Collecting:
+        begun = jnp.concatenate([start, carry.rows[:, start.shape[1] :]], axis=1)
+        return unpack(carry._replace(rows=choose_rollouts(unpack(carry).actor.first, begun, carry.rows)))
+
+    return Carried(pack, unpack, jax.vmap(lambda start: rows(start, parts(like)[0])), begin)
 
 
 def collect(
@@ -251,23 +313,24 @@ def collect(
     def as_row(record: Packed) -> Array:
         return to_rows(jax.tree.map(lambda x, y: x.astype(y.dtype), record, like), 0)[0]
 
-    def slot(carry: Collecting, xs: Any) -> tuple[Collecting, Any]:
-        actor, starts, kept, episodes = carry
+    begun = Collecting(actor, starts, agent_start(actor), no_episodes(env))
+    carried = carry_in_rows(begun) if carries_rows(begun) else as_it_is(env)
+
+    def slot(carry: Any, xs: Any) -> tuple[Any, Any]:
         t, chance, drawn, start = xs
-        if starts is not None:
-            start, starts = next_start(env, starts, actor.first)
-        actor = actor._replace(**choose_rollouts(actor.first, start, Start(actor.env_state, actor.packed))._asdict())
+        actor, starts, kept, episodes = carried.begin(carry, start)
         if overlap:
             kept = jax.tree.map(lambda x, y: jnp.where(t == transitions - overlap, x, y), agent_start(actor), kept)
         stepped, outcome = actor_step(agent, params, env, actor, chance, drawn, epsilon)
         record = Packed(actor.packed, stepped.action, outcome.reward, outcome.discount, actor.first, actor.last)
         counts = t + 1 - stepped.length <= latest
         episodes = jax.tree.map(jnp.add, episodes, only(counts, outcome.episodes))
-        return Collecting(stepped, starts, kept, episodes), as_row(record) if records_in_rows() else record
+        carry = carried.pack(Collecting(stepped, starts, kept, episodes))
+        return carry, as_row(record) if records_in_rows() else record
 
-    begun = Collecting(actor, starts, agent_start(actor), no_episodes(env))
-    xs = jnp.arange(transitions), u, noise, by_slot
-    (after, _, kept, episodes), window = jax.lax.scan(slot, begun, xs)
+    xs = jnp.arange(transitions), u, noise, None if by_slot is None else carried.pack_starts(by_slot)
+    last, window = jax.lax.scan(slot, carried.pack(begun), xs)
+    after, _, kept, episodes = carried.unpack(last)
     window = _ended(jax.vmap(to_rows(like, 0)[1])(window) if records_in_rows() else window, after)
     if ongoing is None:
         return window, episodes, None

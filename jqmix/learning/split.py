@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from jqmix.buffers import windows
 from jqmix.envs.base import BatchedDecPOMDP
-from jqmix.learning.rows import to_rows
+from jqmix.kernels.rows import to_rows
 from jqmix.types import Packed, TimeStep
 
 AXIS = "batch"

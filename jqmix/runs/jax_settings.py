@@ -84,6 +84,7 @@ def check_kernels(cfg: Config, env: Any, warn: Callable[[str], None]) -> None:
     kernel will do.
     """
     _check_recurrence(cfg, warn)
+    _check_acting(cfg, env, warn)
     found = getattr(env, "kernel_trouble", lambda: None)()
     if found is not None:
         warn(f"{env.spec.name}: a plain form takes its kernel's place on this GPU ({found})")
@@ -101,6 +102,16 @@ def _check_recurrence(cfg: Config, warn: Callable[[str], None]) -> None:
     if cfg.core.one_kernel == "true":
         raise ConfigError(f"core.one_kernel: true can't be had on this GPU ({found}); auto takes a scan instead")
     warn(f"core.one_kernel: a scan takes the kernel's place on this GPU ({found})")
+
+
+def _check_acting(cfg: Config, env: Any, warn: Callable[[str], None]) -> None:
+    from jqmix.learning.acting import acting_trouble, asks_to_act_in_one_kernel
+    from jqmix.learning.learner import make_agent
+
+    agent = make_agent(cfg, env.spec)
+    found = acting_trouble(agent) if asks_to_act_in_one_kernel(agent) else None
+    if found is not None:
+        warn(f"acting: its operations one by one take the kernel's place on this GPU ({found})")
 
 
 def _first_line(error: Exception) -> str:
