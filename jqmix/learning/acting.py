@@ -38,9 +38,12 @@ def choose_actions(
 
 
 def asks_to_act_in_one_kernel(agent: Agent) -> bool:
-    """Whether acting is to be one kernel, if that proves right: of teams that share a GRU whose width it takes."""
+    """Whether acting is to be one kernel, if that proves right: of teams that share a GRU whose width it takes, and
+    whose observations dense layers read."""
     settings, hidden = agent.core_settings or GRUSettings(), agent.hidden
-    if platform() != "gpu" or plain("acting") or agent.core != "gru" or not agent.share_parameters:
+    if platform() != "gpu" or plain("acting"):
+        return False
+    if agent.core != "gru" or agent.entities or not agent.share_parameters:
         return False
     takes_it = LEAST_WIDTH <= hidden <= WIDEST_KERNEL and hidden & (hidden - 1) == 0
     return takes_it and settings.one_kernel != "false"
