@@ -187,10 +187,10 @@ def _lowered(call: Call, mesh: Mesh, size: int, placed: Any, *arguments: Any) ->
 
 def lower_training(cfg: Config, mesh: Mesh) -> Any:
     """The training program of all members, for devices that need not be there: traced, of shapes alone."""
-    whole, program = make_program(cfg), make_program(cfg, split_over(mesh))
+    whole, program, placed = make_program(cfg), make_program(cfg, split_over(mesh)), _placed(cfg, mesh)
     members, shared = jax.eval_shape(jax.vmap(lambda s: whole.init(*s), out_axes=(0, None)), starts_of(cfg))
-    with jax.default_device(mesh.devices.flat[0]):  # whose generation kernels are written for
-        return _lowered(program.train, mesh, cfg.seeds, _placed(cfg, mesh), members, shared, np.int32(1))
+    with jax.default_device(mesh.devices.flat[0]):  # whose generation kernels are written for: nothing may run there
+        return _lowered(program.train, mesh, cfg.seeds, placed, members, shared, np.int32(1))
 
 
 def _timed_compile(lowered: Any, options: Any) -> tuple[Any, float]:
