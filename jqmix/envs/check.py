@@ -165,8 +165,8 @@ def _check_entities(env: Any, spec: Any) -> None:
     given = spec.entities
     if given is not None and not (isinstance(given, Entities) and given.fit(spec.obs_size, spec.n_actions)):
         allowed = (
-            "None or jqmix.Entities: groups, a tuple of (how many, numbers of each) that leaves an agent numbers of its "
-            "own; and targets, which of them the last actions, but not all, are aimed at"
+            "None or jqmix.Entities: groups, a tuple of (how many, numbers of each) that leaves an agent numbers of "
+            "its own; and targets, which of them the last actions, but not all, are aimed at"
         )
         raise _wrong_spec(env, "entities", given, allowed)
 
