@@ -5,6 +5,7 @@ import re
 import jax
 import numpy as np
 import pytest
+import worlds
 
 from jqmix.config import load_config
 from jqmix.learning.train import whole_evaluation
@@ -111,3 +112,17 @@ def test_members_in_turn_are_those_at_once(monkeypatch, fields):
 def assert_close(a, b):
     for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5, err_msg=jax.tree_util.keystr(path))
+
+
+def test_nothing_runs_on_devices_that_need_not_be_there(monkeypatch):
+    """While a program is traced for chips that are not there, they are the default: what is computed then fails."""
+    default, placed = [], population_module._placed
+
+    def spying(*args):
+        default.append(jax.config.values["jax_default_device"])
+        return placed(*args)
+
+    monkeypatch.setattr(population_module, "_placed", spying)
+    cfg = load_config(None, **worlds.SMALL_RUN)
+    population_module.lower_training(cfg, devices.make_mesh(1))
+    assert default == [None]
