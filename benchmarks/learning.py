@@ -4,6 +4,7 @@ python benchmarks/learning.py runs RUN_DIR… [--json OUT]             # what fi
 python benchmarks/learning.py unpack JSON… --out DIR                 # such a result as run directories, to report on
 python benchmarks/learning.py games [--mixers qmix …] [--json OUT]   # matrix games and the two-step game, by mixer
 python benchmarks/learning.py random ENV [--json OUT]                # what random available actions earn
+python benchmarks/learning.py in_jaxmarl RUN_DIR… [--json OUT]       # what SMAX runs win in JaxMARL's own environment
 """
 
 import argparse
@@ -136,9 +137,53 @@ def random(args: argparse.Namespace) -> None:
     write(args.json, result)
 
 
+# SMAX as JaxMARL has it
+
+
+def in_jaxmarl(args: argparse.Namespace) -> None:
+    """Exported policies, which act with NumPy, play whole episodes in JaxMARL's environment, which counts the wins. Of
+    jqmix nothing takes part but the weights: neither its SMAX, nor its agents, nor its evaluation."""
+    rows = []
+    for run_dir in args.run_dirs:
+        with tempfile.TemporaryDirectory() as folder:
+            about = jqmix.export(run_dir, folder, overwrite=True)
+            env = read_yaml(run_dir / "config.yaml")["env"]["name"]
+            won = wins(jqmix.load_policy(folder), env.removeprefix("smax_"), args.episodes, args.seed)
+        row = {"run": str(run_dir), "env": env, "episodes": args.episodes, "key": args.seed, "win_rate": won}
+        rows.append(row | {"training": about["training"]})
+        print(f"{env}: {won:.3f} of {args.episodes} episodes in JaxMARL's own environment", flush=True)
+    write(args.json, {"runs": rows})
+
+
+def wins(policy: Any, map_name: str, episodes: int, seed: int) -> float:
+    """The share of won first episodes, one in each of so many environments."""
+    import jax
+    import numpy as np
+    from jaxmarl import make
+    from jaxmarl.environments.smax import map_name_to_scenario
+    from jaxmarl.wrappers.baselines import SMAXLogWrapper
+
+    env = SMAXLogWrapper(make("HeuristicEnemySMAX", scenario=map_name_to_scenario(map_name)))
+    reset, step = jax.jit(jax.vmap(env.reset)), jax.jit(jax.vmap(env.step))
+    available = jax.jit(jax.vmap(lambda state: env.get_avail_actions(state.env_state)))
+    keys = jax.random.split(jax.random.key(seed), episodes)
+    obs, state = reset(keys)
+    memory, over, won = policy.initial_state(batch=episodes), np.zeros(episodes, bool), np.zeros(episodes, bool)
+    while not over.all():
+        team, legal = (np.stack([x[agent] for agent in env.agents], axis=1) for x in (obs, available(state)))
+        action, memory = policy.act(memory, team, legal)
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys)
+        chosen = {agent: action[:, i] for i, agent in enumerate(env.agents)}
+        obs, state, _, _, told = step(keys, state, chosen)
+        ends = np.asarray(told["returned_episode"])[:, 0] & ~over
+        won |= ends & (np.asarray(told["returned_won_episode"])[:, 0] > 0)
+        over |= ends
+    return float(won.mean())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True, metavar="runs | unpack | games | random")
+    commands = parser.add_subparsers(required=True, metavar="runs | unpack | games | random | in_jaxmarl")
     finished = commands.add_parser("runs", help="what finished runs learned")
     finished.add_argument("run_dirs", nargs="+", type=Path)
     finished.set_defaults(run=runs)
@@ -155,7 +200,12 @@ def main() -> None:
     chance.add_argument("env")
     chance.add_argument("--episodes", type=int, default=4096, help="a window of each of so many environments")
     chance.set_defaults(run=random)
-    for command in (finished, played, chance):
+    theirs = commands.add_parser("in_jaxmarl", help="what SMAX runs win in JaxMARL's own environment")
+    theirs.add_argument("run_dirs", nargs="+", type=Path)
+    theirs.add_argument("--episodes", type=int, default=512)
+    theirs.add_argument("--seed", type=int, default=0, help="of the episodes")
+    theirs.set_defaults(run=in_jaxmarl)
+    for command in (finished, played, chance, theirs):
         command.add_argument("--json", type=Path, help="write the result here, too")
     args = parser.parse_args()
     args.run(args)

@@ -537,6 +537,30 @@ def test_numpy_plays_what_the_evaluation_played(run_dir, tmp_path):
     assert total == evaluate_run(run_dir, episodes=1)[0]["return_mean"]
 
 
+def test_a_run_that_reads_entities(tmp_path):
+    """Its metadata says how observations list them; without an environment, its policy is built and exported."""
+    path = tmp_path / "run"
+    changes = TINY | {"env.name": "smax_3m", "window": 101, "agent.encoder": "entities", "agent.entity_embed": 4}
+    changes |= {"eval.every": 10_000, "eval.parallel": 2, "eval.episodes": 2}
+    jqmix.train(load_config(None, **changes, total_steps=404, run_dir=str(path)), quiet=True)
+    policy = jqmix.load_policy(path)
+    about = jqmix.export(path, tmp_path / "policy")
+    spec = jqmix.make_env("smax_3m").spec
+    assert policy.agent.entities == spec.entities
+    assert about["architecture"]["entities"] == spec.entities._asdict() | {"embed": 4}
+    said = exported_policy.load(tmp_path / "policy")
+    obs = np.random.default_rng(0).normal(size=(4, spec.n_agents, spec.obs_size)).astype(np.float32)
+    state = policy.initial_state(4)
+    q, _ = policy.agent.step(policy.params, state.memory, jnp.asarray(obs), state.last_action, state.first)
+    np.testing.assert_allclose(said.q_values(said.initial_state(4), obs)[0], q, rtol=1e-4, atol=1e-5)
+    metadata = json.loads((path / "metadata.json").read_text())
+    for wrong in (3, {}, {"groups": [[2, 5]], "targets": 1}, [[[2, 5]], 0]):
+        metadata["environment"]["entities"] = wrong
+        (path / "metadata.json").write_text(json.dumps(metadata))
+        with pytest.raises(ConfigError, match=r"metadata\.json: environment\.entities: .* is not allowed"):
+            jqmix.load_policy(path)
+
+
 def test_names_of_actions_are_right():
     """A move leads where its name says."""
     smax, prey = (jqmix.make_env(name).spec.action_names for name in ("smax_2s3z", "predator_prey"))

@@ -26,7 +26,8 @@ from jqmix.runs.metrics_file import join_parts
 from jqmix.runs.run_dir import RunDir, RunError
 
 # Two processes have two of these members each, so that one process in two groups has the same program.
-SMALL = worlds.SMALL_RUN | {"seeds": 4, "checkpoint.every": 640, "checkpoint.share": 1.0, "total_steps": 24_000}
+# Long enough that it still trains when a busy machine looks at it for the third time.
+SMALL = worlds.SMALL_RUN | {"seeds": 4, "checkpoint.every": 640, "checkpoint.share": 1.0, "total_steps": 48_000}
 FLAGS = [text for name, value in SMALL.items() for text in (f"--{name}", str(value))]
 
 

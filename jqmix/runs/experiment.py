@@ -138,11 +138,17 @@ def provenance(devices: int = 1) -> dict[str, Any]:
 def metadata(cfg: Config, spec: EnvSpec, member: Member, plan: MemoryPlan) -> dict[str, Any]:
     return provenance(make_mesh(plan.group, learning_batch(cfg), divides=partial(divides, cfg)).size) | {
         "seeds": list(range(cfg.seed, cfg.seed + cfg.seeds)),
-        "environment": spec._asdict() | {"reward_range": [str(x) for x in spec.reward_range]},
+        "environment": _described(spec),
         "replay_ratio": replay_ratio(cfg, spec),
         "parameter_count": parameter_count(member),
         "memory_plan": plan._asdict(),
     }
+
+
+def _described(spec: EnvSpec) -> dict[str, Any]:
+    """As JSON has it: without infinities, and with names."""
+    entities = spec.entities and spec.entities._asdict()
+    return spec._asdict() | {"reward_range": [str(x) for x in spec.reward_range], "entities": entities}
 
 
 # Like traced fields, they may differ in configurations of one shape.

@@ -7,7 +7,7 @@ agents are the StableHLO program, which runs only where it is trusted.
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -115,7 +115,7 @@ def _built(folder: Path, about: dict[str, Any], sizes: dict[str, int], data: byt
     switches: dict[str, Any] = {
         name: _switch(path, about, name, group) for group, names in SWITCHES.items() for name in names
     }
-    agent = Agent(**sizes, layers=layers, core=core, **switches, **_entities(path, architecture, sizes))
+    agent = Agent(**sizes, layers=layers, core=core, **switches, **_by_entity(path, architecture, sizes))
     try:
         weights = read_safetensors(data)
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
@@ -129,20 +129,31 @@ def _built(folder: Path, about: dict[str, Any], sizes: dict[str, int], data: byt
     return agent, jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(weights[name]) for name in wanted])
 
 
-def _entities(path: Path, architecture: dict[str, Any], sizes: dict[str, int]) -> dict[str, Any]:
-    """An agent's fields of entities. Exports from before there were any do not name them."""
-    about = architecture.get("entities")
+def read_entities(path: Path, tree: dict[str, Any], sizes: Mapping[str, int], group: str) -> Entities | None:
+    """What the ``group`` of a file says of entities; None where it has none, as what was written before there were any.
+
+    Raises ``ConfigError`` for what is none, or does not fit the sizes."""
+    about = tree.get("entities")
     if about is None:
-        return {}
-    allowed = 'null or {"groups": [[count, numbers], …], "targets": …, "embed": …} that fit sizes'
-    wrong = ConfigError(f"{shown(path)}: architecture.entities: {quoted(about)} is not allowed; it takes {allowed}")
+        return None
+    allowed = 'null or {"groups": [[count, numbers], …], "targets": …} that fit the sizes'
+    wrong = ConfigError(f"{shown(path)}: {group}.entities: {quoted(about)} is not allowed; it takes {allowed}")
     try:
-        entities = Entities(tuple(tuple(group) for group in about["groups"]), about["targets"])
-        embed = whole_number(path, about, "embed", MOST_SIZES["hidden"], "architecture.entities.")
+        entities = Entities(tuple(tuple(each) for each in about["groups"]), about["targets"])
     except (TypeError, KeyError):
         raise wrong from None
     if not entities.fit(sizes["obs_size"], sizes["n_actions"]):
         raise wrong
+    return entities
+
+
+def _by_entity(path: Path, architecture: dict[str, Any], sizes: dict[str, int]) -> dict[str, Any]:
+    """An agent's fields of entities."""
+    entities = read_entities(path, architecture, sizes, "architecture")
+    if entities is None:
+        return {}
+    about = architecture["entities"]
+    embed = whole_number(path, about, "embed", MOST_SIZES["hidden"], "architecture.entities.")
     return {"entities": entities, "entity_embed": embed}
 
 

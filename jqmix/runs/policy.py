@@ -23,7 +23,7 @@ from jqmix.learning.train import build_env
 from jqmix.networks.agent import Agent
 from jqmix.runs import checkpoint
 from jqmix.runs.devices import shares
-from jqmix.runs.exported import MOST_SIZES, ProgramAgent, is_exported, load_exported
+from jqmix.runs.exported import MOST_SIZES, ProgramAgent, is_exported, load_exported, read_entities
 from jqmix.runs.jax_settings import settled
 from jqmix.runs.memory import check_room, playing_bytes, tree_bytes
 from jqmix.runs.shapes import by_name, difference
@@ -183,8 +183,9 @@ def read_spec(run_dir: Path) -> EnvSpec:
     environment = read_json(path).get("environment")
     if not isinstance(environment, dict):
         raise ConfigError(f"{shown(path)}: environment: {quoted(environment)} is not allowed; it takes the sizes")
-    sizes = (whole_number(path, environment, name, most, "environment.") for name, most in MOST.items())
-    return EnvSpec(str(environment.get("name")), *sizes, episode_limit=1)
+    sizes = {name: whole_number(path, environment, name, most, "environment.") for name, most in MOST.items()}
+    entities = read_entities(path, environment, sizes, "environment")
+    return EnvSpec(str(environment.get("name")), *sizes.values(), episode_limit=1, entities=entities)
 
 
 def check_fits(params: Any, learner: Learner, run_dir: Path) -> None:
