@@ -65,6 +65,10 @@ def test_a_dry_run_writes_nothing(tmp_path, capsys, monkeypatch):
     assert "qmix on two_step_game: 2 agents" in out[1] and "memory per member" in out[3]
     assert "20,000 environment steps of each of 2 seeds: about 1 s without compiling (an estimate" in out[4]
     assert out[5] == "nothing was written" and list(tmp_path.iterdir()) == []
+    assert main(["train", "two_step_game", "--algo.name", "pqn", "--algo.minibatches", "2", "--dry-run"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "run directory: runs/two_step_game_pqn_qmix_<time>"
+    assert out[1].startswith("pqn_qmix on two_step_game: 2 agents")
     assert main(["train", "two_step_game", "--dry-run", "--json"]) == 2
     assert "json: has no effect with --dry-run" in capsys.readouterr().err
     assert main(["train", "--env.factory", "worlds:Counting", "--dry-run", "--window", "2"]) == 2

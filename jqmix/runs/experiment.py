@@ -77,7 +77,7 @@ class Result:
 
     def __repr__(self) -> str:
         cfg = self.config
-        what = f"{cfg.algo.mixer} on {cfg.env.name}, {cfg.seeds} {'seed' if cfg.seeds == 1 else 'seeds'}"
+        what = f"{_algorithm(cfg)} on {cfg.env.name}, {cfg.seeds} {'seed' if cfg.seeds == 1 else 'seeds'}"
         return f"Result({what}: {self._last()}; {str(self.run_dir)!r})"
 
     def _last(self) -> str:
@@ -249,7 +249,12 @@ def dry_run(cfg: Config, place: Place | None = None) -> list[str]:
 
 def _dir_name(cfg: Config, spec: EnvSpec) -> str:
     """What a new run directory is named after; the time follows."""
-    return f"{spec.name}_{cfg.algo.mixer}".replace("/", "_")
+    return f"{spec.name}_{_algorithm(cfg)}".replace("/", "_")
+
+
+def _algorithm(cfg: Config) -> str:
+    """The mixer, as where it is learned from replay; and with PQN, what it is learned by, too."""
+    return cfg.algo.mixer if cfg.algo.name == "dqn" else f"{cfg.algo.name}_{cfg.algo.mixer}"
 
 
 @settled()
@@ -596,7 +601,7 @@ def _named(cfg: Config, spec: EnvSpec) -> Config:
 def _headlines(cfg: Config, spec: EnvSpec, info: dict[str, Any], kind: str) -> list[str]:
     ratio, device = info["replay_ratio"], info["device"]
     return [
-        f"{cfg.algo.mixer} on {spec.name}: {spec.n_agents} agents, {spec.n_actions} actions; "
+        f"{_algorithm(cfg)} on {spec.name}: {spec.n_agents} agents, {spec.n_actions} actions; "
         f"{cfg.seeds} {kind}{'s' * (cfg.seeds > 1)} × {cfg.rollouts} rollouts on {device['count']} × {device['kind']}",
         f"{info['parameter_count']:,} parameters; replay ratio {ratio['windows_drawn_per_window']:g} draws per window, "
         f"{ratio['updates_per_1000_steps']:.3g} updates per 1000 steps",
