@@ -12,6 +12,7 @@ from jqmix.kernels.platform import compiling_for, plain_forms
 from jqmix.learning import acting, rollout
 from jqmix.networks.agent import Agent
 from jqmix.networks.cores.settings import GRUSettings
+from jqmix.types import Entities
 
 AGENT = Agent(n_agents=3, n_actions=5, obs_size=7, hidden=32)
 
@@ -24,6 +25,8 @@ AGENT = Agent(n_agents=3, n_actions=5, obs_size=7, hidden=32)
         {"agent_id": False, "last_action": False, "n_agents": 1, "obs_size": 1, "n_actions": 2},
         {"obs_size": 131, "n_actions": 17, "hidden": 16},
         {"obs_norm": True},
+        {"entities": Entities(((2, 3), (3, 4)), targets=1), "obs_size": 20, "obs_norm": True, "entity_embed": 16},
+        {"entities": Entities(((2, 17), (3, 1)), targets=0), "obs_size": 40, "layer_norm": True, "layers": 2},
     ],
     ids=str,
 )
@@ -57,6 +60,8 @@ def test_the_proof_tells_wrong_actions_and_states():
         ({"hidden": 8}, False),
         ({"hidden": 48}, False),
         ({"hidden": 256}, False),
+        ({"entities": Entities(((2, 3),), targets=0)}, True),
+        ({"entities": Entities(((2, 3),), targets=0), "entity_embed": 48}, False),
         ({"core": "lstm"}, False),
         ({"share_parameters": False}, False),
         ({"core_settings": GRUSettings(one_kernel="false")}, False),

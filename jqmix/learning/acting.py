@@ -38,14 +38,15 @@ def choose_actions(
 
 
 def asks_to_act_in_one_kernel(agent: Agent) -> bool:
-    """Whether acting is to be one kernel, if that proves right: of teams that share a GRU whose width it takes, and
-    whose observations dense layers read."""
-    settings, hidden = agent.core_settings or GRUSettings(), agent.hidden
+    """Whether acting is to be one kernel, if that proves right: of teams that share a GRU, of widths that it takes."""
+    settings, widths = agent.core_settings or GRUSettings(), [agent.hidden]
     if platform() != "gpu" or plain("acting"):
         return False
-    if agent.core != "gru" or agent.entities or not agent.share_parameters:
+    if agent.core != "gru" or not agent.share_parameters:
         return False
-    takes_it = LEAST_WIDTH <= hidden <= WIDEST_KERNEL and hidden & (hidden - 1) == 0
+    if agent.entities:
+        widths.append(agent.entity_embed)
+    takes_it = all(LEAST_WIDTH <= width <= WIDEST_KERNEL and width & (width - 1) == 0 for width in widths)
     return takes_it and settings.one_kernel != "false"
 
 
@@ -89,12 +90,12 @@ def act_in_one_kernel(
 
     chance = jnp.where(u[0] < epsilon, u[1], GREEDY)[..., None]
     sight = Sight(*map(as_rows, (jnp.concatenate(parts, axis=-1), avail, chance, ~begins)))
-    action, after = act(_acting_params(agent, params), sight, as_rows(h))
+    action, after = act(_acting_params(agent, params), sight, as_rows(h), agent.entities)
     return action.reshape(last_action.shape), after.reshape(h.shape)
 
 
 def _acting_params(agent: Agent, params: Any) -> Any:
-    from jqmix.kernels.acting import ActingParams, Layer, Norm
+    from jqmix.kernels.acting import ActingParams, EntityParams, Group, Layer, Norm
 
     def norm(of: Any, name: str) -> Norm | None:
         return Norm(**of[name]) if agent.layer_norm else None
@@ -103,7 +104,16 @@ def _acting_params(agent: Agent, params: Any) -> Any:
     layers = [Layer(encoder["kernel"], encoder["bias"], norm(encoder, "norm"))]
     for i in range(2, agent.layers + 1):
         layers.append(Layer(**encoder[f"layer{i}"], norm=norm(encoder, f"norm{i}")))
-    return ActingParams(layers, gru_params(params["core"]), norm(params, "norm"), Layer(**params["head"], norm=None))
+    entities = None
+    if agent.entities:
+        of = params["entities"]
+        groups = range(len(agent.entities.groups))
+        entities = EntityParams(
+            [Group(**of[f"embeddings_{g}"], sum=Layer(**of[f"sums_{g}"], norm=None)) for g in groups],
+            query=Layer(**of["query"], norm=None),
+        )
+    head = Layer(**params["head"], norm=None)
+    return ActingParams(layers, gru_params(params["core"]), norm(params, "norm"), head, entities)
 
 
 # The proof.
