@@ -3,7 +3,8 @@
 Seconds per environment step are a sum of four kinds of work: arithmetic of the agents, arithmetic of the mixer,
 updates (of which each costs something however small it is), and playing. What each costs was fitted to thirteen speeds
 of one seed on two idle cores of a Xeon at 2.8 GHz (SMAX 3m and 2s3z, MPE, predator–prey; widths 32 to 512; rollouts 4
-to 64). It meets them within a fifth. Elsewhere, and for large maps and JaxMARL's own environments, it is a rough guide.
+to 64); that of reading entities to two of an EPYC. It meets them within a fifth. Elsewhere, and for large maps and
+JaxMARL's own environments, it is a rough guide.
 """
 
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 from jqmix.config import Config, load_config, preset_names
 from jqmix.envs.registry import Sizes, entries
 
-# Seconds, as fitted: of a floating-point operation of agents and of mixers, of an agent's unit at a slot, of an update
-# divided by the environment steps of an iteration, and of a step that is played.
-AGENT_S, MIXER_S, UNIT_S, SLOT_S, STEP_S = 4.2e-12, 2.6e-12, 1.7e-8, 2.0e-5, 3.0e-6
+# Seconds, as fitted: of a floating-point operation of agents and of mixers, of an agent's unit at a slot, of what a
+# number of an observation costs for each unit of an entity's embedding, of an update divided by the environment steps of
+# an iteration, and of a step that is played.
+AGENT_S, MIXER_S, UNIT_S, ENTITY_S, SLOT_S, STEP_S = 4.2e-12, 2.6e-12, 1.7e-8, 1.7e-10, 2.0e-5, 3.0e-6
 CORE_WEIGHTS = {"gru": 6, "lstm": 8}  # times the width squared
 MACHINE = "two CPU cores"
 
@@ -30,9 +32,12 @@ def expected_speed(cfg: Config, sizes: Sizes) -> float:
         drawn, updates, passes = cfg.updates * cfg.replay.batch / cfg.rollouts, cfg.updates, 4
     else:  # every window in every epoch, and no target network
         drawn, updates, passes = cfg.algo.epochs, cfg.algo.epochs * cfg.algo.minibatches, 3
-    slots = (length + 1) / length
+    slots = (cfg.replay.burn_in + length + 1) / length
     agents, mixer = _weights(cfg, sizes)
-    arithmetic = 2 * passes * (AGENT_S * agents + MIXER_S * mixer) + UNIT_S * sizes.n_agents * cfg.agent.hidden
+    units = UNIT_S * cfg.agent.hidden
+    if cfg.agent.encoder == "entities":
+        units += ENTITY_S * sizes.obs_size * cfg.agent.entity_embed
+    arithmetic = 2 * passes * (AGENT_S * agents + MIXER_S * mixer) + units * sizes.n_agents
     return 1 / (drawn * slots * arithmetic + SLOT_S * updates * slots / cfg.rollouts + STEP_S)
 
 
