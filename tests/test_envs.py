@@ -95,6 +95,19 @@ def test_the_limit_can_terminate(name, key):
     assert float(end.discount) == 0
 
 
+def test_the_riddles_last_day_ends_it(key):
+    """It is a rule of the game; whoever wants it cut instead says so."""
+    for mode, discount in (("default", 0.0), ("bootstrap", 1.0)):
+        env = make_env("switch_riddle", time_limit=mode)
+        state, timestep = env.reset(key)
+        days = 0
+        while not timestep.last:
+            assert float(timestep.discount) == 1.0
+            state, timestep = env.step(jax.random.fold_in(key, days), state, jnp.zeros(3, jnp.int32))
+            days += 1
+        assert (days, float(timestep.discount)) == (6, discount)
+
+
 def test_agents_with_different_sizes_are_padded_and_masked(key):
     """Speaker: 3 observations and 3 actions of 11 and 5."""
     env = make_env("mpe_simple_speaker_listener_v4")

@@ -13,8 +13,8 @@ from jqmix.config import Config, load_config, preset_names
 from jqmix.envs.registry import Sizes, entries
 
 # Seconds, as fitted: of a floating-point operation of agents and of mixers, of an agent's unit at a slot, of what a
-# number of an observation costs for each unit of an entity's embedding, of an update divided by the environment steps of
-# an iteration, and of a step that is played.
+# number of an observation costs for each unit of an entity's embedding, of an update divided by the environment steps
+# of an iteration, and of a step that is played.
 AGENT_S, MIXER_S, UNIT_S, ENTITY_S, SLOT_S, STEP_S = 4.2e-12, 2.6e-12, 1.7e-8, 1.7e-10, 2.0e-5, 3.0e-6
 CORE_WEIGHTS = {"gru": 6, "lstm": 8}  # times the width squared
 MACHINE = "two CPU cores"

@@ -280,7 +280,11 @@ def hanabi(**kwargs: Any) -> HanabiEnv:
 
 
 def switch_riddle(**kwargs: Any) -> SwitchRiddleEnv:
-    """The hundred prisoners' switch, for three agents unless told otherwise."""
+    """The hundred prisoners' switch, for three agents unless told otherwise.
+
+    Its last day is a rule of the game, not a cut: where the value went on, prisoners would wait for ever."""
     env = _jaxmarl_make("switch_riddle", **kwargs)
     limit, env.max_steps = int(env.max_steps), NO_LIMIT
-    return SwitchRiddleEnv(env, "switch_riddle", limit)
+    riddle = SwitchRiddleEnv(env, "switch_riddle", limit)
+    riddle.spec = riddle.spec._replace(time_limit="terminate")
+    return riddle
