@@ -8,7 +8,9 @@ python benchmarks/learning.py in_jaxmarl RUN_DIR… [--json OUT]       # what SM
 """
 
 import argparse
+import importlib
 import json
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,7 @@ from measure import random_episodes, use_cpu_cores, write
 import jqmix
 from jqmix.inputs import dump_yaml, read_yaml
 
+EXAMPLES = Path(__file__).parents[1] / "examples"
 Run = dict[str, Any]
 
 # Finished runs
@@ -141,44 +144,19 @@ def random(args: argparse.Namespace) -> None:
 
 
 def in_jaxmarl(args: argparse.Namespace) -> None:
-    """Exported policies, which act with NumPy, play whole episodes in JaxMARL's environment, which counts the wins. Of
-    jqmix nothing takes part but the weights: neither its SMAX, nor its agents, nor its evaluation."""
+    """Exported policies, which act with NumPy, play whole episodes in JaxMARL's environment. Of jqmix nothing takes
+    part but the weights: neither its SMAX, nor its agents, nor its evaluation."""
+    sys.path.insert(0, str(EXAMPLES))
+    play = importlib.import_module("act_in_jaxmarl")
     rows = []
     for run_dir in args.run_dirs:
+        env = read_yaml(run_dir / "config.yaml")["env"]["name"]
         with tempfile.TemporaryDirectory() as folder:
-            about = jqmix.export(run_dir, folder, overwrite=True)
-            env = read_yaml(run_dir / "config.yaml")["env"]["name"]
-            won = wins(jqmix.load_policy(folder), env.removeprefix("smax_"), args.episodes, args.seed)
-        row = {"run": str(run_dir), "env": env, "episodes": args.episodes, "key": args.seed, "win_rate": won}
-        rows.append(row | {"training": about["training"]})
+            training = jqmix.export(run_dir, folder, overwrite=True)["training"]
+            won = play.win_rate(play.load_policy(Path(folder)), env.removeprefix("smax_"), args.episodes, args.seed)
+        rows.append({"env": env, "episodes": args.episodes, "key": args.seed, "win_rate": won, "training": training})
         print(f"{env}: {won:.3f} of {args.episodes} episodes in JaxMARL's own environment", flush=True)
     write(args.json, {"runs": rows})
-
-
-def wins(policy: Any, map_name: str, episodes: int, seed: int) -> float:
-    """The share of won first episodes, one in each of so many environments."""
-    import jax
-    import numpy as np
-    from jaxmarl import make
-    from jaxmarl.environments.smax import map_name_to_scenario
-    from jaxmarl.wrappers.baselines import SMAXLogWrapper
-
-    env = SMAXLogWrapper(make("HeuristicEnemySMAX", scenario=map_name_to_scenario(map_name)))
-    reset, step = jax.jit(jax.vmap(env.reset)), jax.jit(jax.vmap(env.step))
-    available = jax.jit(jax.vmap(lambda state: env.get_avail_actions(state.env_state)))
-    keys = jax.random.split(jax.random.key(seed), episodes)
-    obs, state = reset(keys)
-    memory, over, won = policy.initial_state(batch=episodes), np.zeros(episodes, bool), np.zeros(episodes, bool)
-    while not over.all():
-        team, legal = (np.stack([x[agent] for agent in env.agents], axis=1) for x in (obs, available(state)))
-        action, memory = policy.act(memory, team, legal)
-        keys = jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys)
-        chosen = {agent: action[:, i] for i, agent in enumerate(env.agents)}
-        obs, state, _, _, told = step(keys, state, chosen)
-        ends = np.asarray(told["returned_episode"])[:, 0] & ~over
-        won |= ends & (np.asarray(told["returned_won_episode"])[:, 0] > 0)
-        over |= ends
-    return float(won.mean())
 
 
 def main() -> None:

@@ -40,7 +40,7 @@ class Layer(NamedTuple):
     norm: Norm | None
 
 
-class Group(NamedTuple):
+class EntityGroup(NamedTuple):
     """Of the entities of a group: the weights of an embedding [F, D], a bias for each [K, D], and what their sum passes
     through."""
 
@@ -52,7 +52,7 @@ class Group(NamedTuple):
 class EntityParams(NamedTuple):
     """Of agents that read entities."""
 
-    groups: list[Group]
+    groups: list[EntityGroup]
     query: Layer
 
 

@@ -95,7 +95,7 @@ def act_in_one_kernel(
 
 
 def _acting_params(agent: Agent, params: Any) -> Any:
-    from jqmix.kernels.acting import ActingParams, EntityParams, Group, Layer, Norm
+    from jqmix.kernels.acting import ActingParams, EntityGroup, EntityParams, Layer, Norm
 
     def norm(of: Any, name: str) -> Norm | None:
         return Norm(**of[name]) if agent.layer_norm else None
@@ -109,7 +109,7 @@ def _acting_params(agent: Agent, params: Any) -> Any:
         of = params["entities"]
         groups = range(len(agent.entities.groups))
         entities = EntityParams(
-            [Group(**of[f"embeddings_{g}"], sum=Layer(**of[f"sums_{g}"], norm=None)) for g in groups],
+            [EntityGroup(**of[f"embeddings_{g}"], sum=Layer(**of[f"sums_{g}"], norm=None)) for g in groups],
             query=Layer(**of["query"], norm=None),
         )
     head = Layer(**params["head"], norm=None)
