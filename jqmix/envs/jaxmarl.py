@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Int
 from jqmix.envs.errors import EnvError
 from jqmix.envs.mpe import ACTIONS
 from jqmix.envs.smax import smax_actions
-from jqmix.types import EnvSpec, Seen, TimeStep
+from jqmix.types import EnvSpec, Seen, TimeLimitMode, TimeStep
 
 NO_LIMIT = 2**30
 
@@ -76,12 +76,15 @@ class JaxMARLEnv:
     are never available. The families below change what differs.
     """
 
+    time_limit: TimeLimitMode = "bootstrap"
+
     def __init__(self, env: Any, name: str, episode_limit: int):
         self.env = env
         self.agents: list[str] = list(env.agents)
         self._n_actions = [int(env.action_space(a).n) for a in self.agents]
         self._obs_sizes = [_size(env.observation_space(a)) for a in self.agents]
-        probe = EnvSpec(name, len(self.agents), max(self._n_actions), max(self._obs_sizes), 0, episode_limit)
+        sizes = len(self.agents), max(self._n_actions), max(self._obs_sizes), 0
+        probe = EnvSpec(name, *sizes, episode_limit, self.time_limit)
         self.spec = probe
         shapes = jax.eval_shape(self.reset, jax.random.key(0))[1]
         self.spec = probe._replace(state_size=shapes.state.shape[-1], action_names=self.action_names())
@@ -230,7 +233,12 @@ class HanabiEnv(_SharedReward):
 
 
 class SwitchRiddleEnv(_SharedReward):
-    """Won when somebody tells after everybody has been in the room."""
+    """Won when somebody tells after everybody has been in the room.
+
+    The last day is a rule of the game, not a cut: where the value went on, prisoners would wait for ever.
+    """
+
+    time_limit: TimeLimitMode = "terminate"
 
     def info(self, state: Any, reward: Array, infos: dict[str, Any]) -> dict[str, Array]:
         return {"won": reward > 0}
@@ -280,11 +288,7 @@ def hanabi(**kwargs: Any) -> HanabiEnv:
 
 
 def switch_riddle(**kwargs: Any) -> SwitchRiddleEnv:
-    """The hundred prisoners' switch, for three agents unless told otherwise.
-
-    Its last day is a rule of the game, not a cut: where the value went on, prisoners would wait for ever."""
+    """The hundred prisoners' switch, for three agents unless told otherwise."""
     env = _jaxmarl_make("switch_riddle", **kwargs)
     limit, env.max_steps = int(env.max_steps), NO_LIMIT
-    riddle = SwitchRiddleEnv(env, "switch_riddle", limit)
-    riddle.spec = riddle.spec._replace(time_limit="terminate")
-    return riddle
+    return SwitchRiddleEnv(env, "switch_riddle", limit)

@@ -204,7 +204,10 @@ class _Entities(NamedTuple):
         return total
 
     def aim(self, hidden: Array, q: Array, target: Array) -> Array:
-        """``q`` with the values of the actions that are aimed at somebody; ``target``: whom that of a column is."""
+        """``q`` with the values of the actions that are aimed at somebody; ``target``: whom that of a column is.
+
+        Embeddings are computed anew: a program can't keep an array of them and choose one.
+        """
         query = self.params.query
         asked = (hidden @ query.kernel[...] + query.bias[...]) / query.bias.shape[0] ** 0.5
 
