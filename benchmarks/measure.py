@@ -464,7 +464,7 @@ def kernel_proofs() -> dict[str, Callable[[], str | None]]:
     from functools import partial
 
     from jqmix.envs.smax import SMAX
-    from jqmix.kernels import self_test
+    from jqmix.kernels import self_test, vectors
     from jqmix.learning.acting import acting_trouble
     from jqmix.networks.agent import Agent
 
@@ -473,4 +473,5 @@ def kernel_proofs() -> dict[str, Callable[[], str | None]]:
     }
     for hidden in (16, 64, 128):
         proofs[f"acting at width {hidden}"] = partial(acting_trouble, Agent(5, 10, 127, hidden, layer_norm=True))
+    proofs["taking parameters apart"] = vectors.kernel_trouble
     return proofs | {f"SMAX {name}": SMAX(name).battle.kernel_trouble for name in ("3m", "2s3z", "27m_vs_30m")}

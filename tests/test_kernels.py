@@ -137,6 +137,17 @@ def test_the_order_is_the_one_measured_as_faster(inputs, outputs, d_first):
         assert not products.d_first(inputs, outputs)
 
 
+@pytest.mark.parametrize("rows", [1, 63, 64, 512, 520, 1009, 2 * 1009, 4128, 20640])
+def test_a_gpu_sums_the_gradient_of_a_weight_in_parts(rng, rows):
+    parts = products.parts_of(rows)
+    assert parts == 1 or (rows % parts == 0 and 64 <= rows // parts <= 512)
+    assert (parts > 1) == (rows in (520, 4128, 20640))
+    x, d = (jnp.asarray(rng.normal(size=(rows, k)), jnp.float32) for k in (5, 3))
+    with platform.compiling_for("gpu"):
+        got = products.weight_gradient(x, d)
+    np.testing.assert_allclose(got, np.asarray(x, np.float64).T @ np.asarray(d, np.float64), rtol=1e-4, atol=1e-3)
+
+
 def test_a_layer_multiplies_by_it(rng, key):
     """Flax's layer with its leading axes, a bias, and the gradients of both."""
     layer, x = linear(64, 10), jnp.asarray(rng.normal(size=(5, 4, 64)).astype(np.float32))

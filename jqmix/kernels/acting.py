@@ -21,6 +21,9 @@ from jqmix.types import Entities
 
 ROWS = 16  # the least that a tensor core multiplies
 CHUNK = 64  # inputs of the first layer at a time: what fits beside everything else
+# Of the head, the least width. Where a product is no wider than its rows, Triton lets every warp compute all of it, and
+# of all products that it follows from, too.
+HEAD = 2 * ROWS
 GREEDY = -1.0  # in place of a chance: the best action
 _EPSILON = 1e-6  # of Flax's layer normalisation
 
@@ -101,7 +104,7 @@ def act(
 
     def wide(w: Array) -> jax.ShapeDtypeStruct:
         """With room for all actions: those that are aimed at somebody have no weights in the head."""
-        return jax.ShapeDtypeStruct((*w.shape[:-1], actions), w.dtype)
+        return jax.ShapeDtypeStruct((*w.shape[:-1], max(actions, HEAD)), w.dtype)
 
     specs = jax.tree.map(whole, params._replace(head=jax.tree.map(wide, params.head)))
     on_gpu = platform() == "gpu"
@@ -110,7 +113,7 @@ def act(
             kernel,
             out_shape=[jax.ShapeDtypeStruct((count,), jnp.int32), jax.ShapeDtypeStruct(h.shape, jnp.float32)],
             grid=(pl.cdiv(count, ROWS),),
-            in_specs=[share(_room(rows.shape[1] + _room(actions))), share(hidden), *jax.tree.leaves(specs)],
+            in_specs=[share(_room(rows.shape[1] + max(_room(actions), HEAD))), share(hidden), *jax.tree.leaves(specs)],
             out_specs=[pl.BlockSpec((ROWS,), lambda i: (i,)), share(hidden)],
             input_output_aliases={1: 1},  # a program reads its rows of h before it writes them
             interpret=not on_gpu,

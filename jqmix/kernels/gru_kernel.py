@@ -21,10 +21,11 @@ from jaxtyping import Array, Bool, Float
 from jqmix.kernels.gru_step import Gates, GRUParams, Residuals, gate_gradients, gated
 from jqmix.kernels.platform import platform
 
-# What a program reads of the window's rows, and writes: x[t] is [ROWS, H], or [ROWS, 1].
+# What a program reads of the window's rows, and writes: x[t] is [ROWS, H], or [ROWS, 1]. An array of several times H
+# columns is as many of them.
 Rows = Any
 Vectors = Sequence[Any]  # of H numbers each, read by [...]
-# (a [ROWS, H], which of the matrices [G, H, H]) -> a times each of them
+# (a [ROWS, H], which of the matrices [H, H]) -> a times each of them, or of them transposed
 Multiply = Callable[[Array, range], list[Array]]
 # (rows, vectors, multiply, outs)
 Body = Callable[[Sequence[Rows], Vectors, Multiply, Sequence[Rows]], None]
@@ -42,22 +43,24 @@ def lowering() -> Any:
 
 
 def forward(
-    params: GRUParams, h: Float[Array, "R H"], x: Gates, first: Bool[Array, "T R"], saves: bool
-) -> tuple[Float[Array, "T R H"], Residuals | None]:
-    """All hidden states from the inputs' products ``x`` [T, R, H]; where it ``saves``, what a gradient needs, too."""
-    rows = [*x, _kept(first), h[None]]
-    shapes = [x.n.shape] * (1 + saves * len(Residuals._fields))
-    hs, *residuals = lowering().launch(_forward, rows, [*params.b_i, *params.b_h], jnp.stack(params.w_h), shapes)
-    return hs, Residuals(*residuals) if saves else None
+    params: GRUParams, h: Float[Array, "R H"], x: Float[Array, "T R 3*H"], first: Bool[Array, "T R"], saves: bool
+) -> tuple[Float[Array, "T R H"], Float[Array, "T R 4*H"] | None]:
+    """All hidden states from the inputs' products ``x``, for the gates n, r, z; where it ``saves``, what a gradient
+    needs, too: :class:`Residuals` beside one another."""
+    window = (*first.shape, h.shape[-1])
+    shapes = [window, (*window[:2], 4 * window[2])][: 1 + saves]
+    vectors = [*params.b_i, *params.b_h]
+    hs, *residuals = lowering().launch(_forward, [x, _kept(first), h[None]], vectors, [*params.w_h], shapes)
+    return hs, residuals[0] if saves else None
 
 
 def _forward(rows: Sequence[Rows], vectors: Vectors, multiply: Multiply, outs: Sequence[Rows]) -> None:
-    *x, keep, start = rows
+    x_n, x_r, x_z, keep, start = rows
 
     def advance(t: Array, h: Array) -> Array:
         b_i, b_h = (Gates(*(v[...] for v in vectors[i : i + 3])) for i in (0, 3))
         h = h * keep[t]
-        h, residuals = gated(h, Gates(*(gate[t] for gate in x)), Gates(*multiply(h, range(3))), b_i, b_h)
+        h, residuals = gated(h, Gates(x_r[t], x_z[t], x_n[t]), Gates(*multiply(h, range(3))), b_i, b_h)
         for out, value in zip(outs, (h, *residuals), strict=False):  # all of them, or the hidden states alone
             out[t] = value
         return h
@@ -69,24 +72,25 @@ def backward(
     params: GRUParams,
     d_hs: Float[Array, "T R H"],
     before: Float[Array, "T R H"],
-    residuals: Residuals,
+    residuals: Float[Array, "T R 4*H"],
     first: Bool[Array, "T R"],
-) -> tuple[Float[Array, "R H"], Gates]:
-    """∂ of the first hidden state, and of what goes into every step's gates.
+) -> tuple[Float[Array, "R H"], Float[Array, "T R 4*H"]]:
+    """∂ of the first hidden state, and, beside one another, of the products that go into every step's gates: x W_in,
+    what goes into r, into z, and h W_hn.
 
     ``before``: the hidden states that the steps read; ``residuals``: what they left.
     """
-    window = d_hs.shape
-    rows = [d_hs, before, *residuals, _kept(first), jnp.zeros_like(d_hs[:1])]
-    shapes = [window, window, window, (1, *window[1:])]
-    *d, d_h = lowering().launch(_backward, rows, [], jnp.stack(params.w_h).mT, shapes)
-    return d_h[0], Gates(*d)
+    steps, count, hidden = d_hs.shape
+    rows = [d_hs, before, residuals, _kept(first), jnp.zeros_like(d_hs[:1])]
+    shapes = [(steps, count, 4 * hidden), (1, count, hidden)]
+    d, d_h = lowering().launch(_backward, rows, [], [*params.w_h], shapes, transposed=True)
+    return d_h[0], d
 
 
 def _backward(rows: Sequence[Rows], vectors: Vectors, multiply: Multiply, outs: Sequence[Rows]) -> None:
     del vectors
     d_hs, before, *residuals, keep, zero = rows
-    *outs, d_start = outs
+    *d_gates, d_start = outs
     steps = d_hs.shape[0]
 
     def go_back(i: Array, d_h: Array) -> Array:
@@ -94,7 +98,7 @@ def _backward(rows: Sequence[Rows], vectors: Vectors, multiply: Multiply, outs: 
         at = Residuals(*(v[t] for v in residuals))
         d = d_h + d_hs[t]
         into, d_h_n = gate_gradients(d, before[t], at)
-        for out, value in zip(outs, into, strict=True):
+        for out, value in zip(d_gates, (into.n, into.r, into.z, d_h_n), strict=True):
             out[t] = value
         recurrent = [multiply(g, range(i, i + 1))[0] for i, g in enumerate((into.r, into.z, d_h_n))]
         return sum(recurrent, start=d * at.z) * keep[t]

@@ -32,12 +32,14 @@ def width(hidden: int) -> int:
 
 
 @dataclass(frozen=True)
-class ProgramRows:
-    """A program's rows of an array [M, T, R, ..], read and written a step at a time."""
+class RowsByMosaic:
+    """``hidden`` columns of a program's rows of an array [M, T, R, ..], or its only one; read and written a step at a
+    time."""
 
     array: Any
     member: Any
     rows: Any
+    start: int
     hidden: int
 
     @property
@@ -47,10 +49,14 @@ class ProgramRows:
     def __getitem__(self, t: Any) -> Array:
         if self.shape[-1] == 1:
             return _spread(_load(self.array.at[self.member, t, self.rows, 0], SUM.reduce(1)), self.hidden, axis=0)
-        return _load(self.array.at[self.member, t, self.rows, :], SUM)
+        return _load(self.array.at[self.member, t, self.rows, self._columns], SUM)
 
     def __setitem__(self, t: Any, value: Array) -> None:
-        self.array[self.member, t, self.rows, :] = value
+        self.array[self.member, t, self.rows, self._columns] = value
+
+    @property
+    def _columns(self) -> Any:
+        return pl.ds(self.start, self.hidden)
 
 
 def _load(ref: Any, layout: Any) -> Array:
@@ -90,24 +96,32 @@ def _kernel(body: Any, counts: tuple[int, int], *refs: Any) -> None:
 
         return [product(*weights[i]) for i in of_gates]
 
-    def share(ref: Any) -> ProgramRows:
-        return ProgramRows(ref, member, pl.ds(block * ROWS, ROWS), hidden)
+    def shares(arrays: Any) -> list[RowsByMosaic]:
+        starts = ((array, start) for array in arrays for start in range(0, array.shape[-1], hidden))
+        return [RowsByMosaic(array, member, pl.ds(block * ROWS, ROWS), start, hidden) for array, start in starts]
 
-    body([share(r) for r in rows], biases, multiply, [share(o) for o in outs])
+    body(shares(rows), biases, multiply, shares(outs))
 
 
-def launch(body: Any, rows: list[Array], vectors: list[Array], matrices: Array, shapes: list[Any]) -> list[Array]:
+def launch(
+    body: Any,
+    rows: list[Array],
+    vectors: list[Array],
+    matrices: list[Array],
+    shapes: list[Any],
+    transposed: bool = False,
+) -> list[Array]:
     """``body`` for every ``ROWS`` rows, which stand on axis 1 of ``rows`` and of what comes out.
 
-    Of vectors and matrices [G, H, H] each program has all. ``shapes``: of what comes out. Under ``vmap`` members are an
-    axis of the grid.
+    Of vectors [H] and matrices [H, H] each program has all; matrices it may multiply by ``transposed``. ``shapes``: of
+    what comes out. Under ``vmap`` members are an axis of the grid.
     """
     count = rows[0].shape[1]
     padded = count + -count % ROWS
 
     @jax.custom_batching.custom_vmap
     def over_members(*arrays: Array) -> list[Array]:
-        members, hidden = arrays[0].shape[0], matrices.shape[-1]
+        members, hidden = arrays[0].shape[0], matrices[0].shape[-1]
         return gpu.kernel(
             partial(_kernel, body, (len(rows), len(vectors))),
             out_type=[jax.ShapeDtypeStruct((members, s[0], padded, *s[2:]), jnp.float32) for s in shapes],
@@ -124,7 +138,8 @@ def launch(body: Any, rows: list[Array], vectors: list[Array], matrices: Array, 
         outs = over_members(*(x.reshape(-1, *x.shape[2:]) for x in each))
         return [out.reshape(size, -1, *out.shape[1:]) for out in outs], [True] * len(outs)
 
-    columns = matrices.mT  # the tensor core reads a column of the right operand as a row
+    # The tensor core reads a column of the right operand as a row.
+    columns = jnp.stack([w if transposed else w.T for w in matrices])
     with_padding = [jnp.pad(x, [(0, 0), (0, padded - count), (0, 0)]) if padded > count else x for x in rows]
     outs = over_members(*(x[None] for x in (*with_padding, *vectors, columns)))
     return [out[0, :, :count] for out in outs]

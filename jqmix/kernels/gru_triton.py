@@ -4,6 +4,8 @@ For jax before 0.11.2. Products of float32 are rounded to TF32 from Ampere on, a
 are interpreted, with any jax: for tests alone.
 """
 
+import itertools
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -21,12 +23,43 @@ def width(hidden: int) -> int:
     return max(16, 1 << (hidden - 1).bit_length())
 
 
-def launch(body: Any, rows: list[Array], vectors: list[Array], matrices: Array, shapes: list[Any]) -> list[Array]:
+@dataclass(frozen=True)
+class RowsByTriton:
+    """``width`` columns of a program's rows of an array, read and written a step at a time."""
+
+    ref: Any
+    start: int
+    width: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.ref.shape
+
+    def _at(self, t: Any) -> Any:
+        whole = self.width == self.shape[-1]
+        return (t,) if whole else (t, slice(None), pl.ds(self.start, self.width))
+
+    def __getitem__(self, t: Any) -> Array:
+        return self.ref[self._at(t)]
+
+    def __setitem__(self, t: Any, value: Array) -> None:
+        self.ref[self._at(t)] = value
+
+
+def launch(
+    body: Any,
+    rows: list[Array],
+    vectors: list[Array],
+    matrices: list[Array],
+    shapes: list[Any],
+    transposed: bool = False,
+) -> list[Array]:
     """``body`` for every ``ROWS`` rows, which stand on axis 1 of ``rows`` and of what comes out.
 
-    Of vectors and matrices [G, H, H] each program has all. ``shapes``: of what comes out.
+    Of vectors [H] and matrices [H, H] each program has all; matrices it may multiply by ``transposed``. ``shapes``: of
+    what comes out.
     """
-    count = rows[0].shape[1]
+    count, hidden = rows[0].shape[1], matrices[0].shape[0]
     padding = -count % ROWS
 
     def padded(x: Array) -> Array:
@@ -38,13 +71,22 @@ def launch(body: Any, rows: list[Array], vectors: list[Array], matrices: Array, 
     def whole(shape: Any) -> pl.BlockSpec:
         return pl.BlockSpec(shape, lambda i: tuple(0 for _ in shape))
 
-    weights = [*vectors, matrices]
+    def apart(refs: Any) -> list[RowsByTriton]:
+        pieces = ((ref, min(hidden, ref.shape[-1])) for ref in refs)
+        return [RowsByTriton(ref, start, width) for ref, width in pieces for start in range(0, ref.shape[-1], width)]
+
+    weights = [*vectors, *matrices]
 
     def kernel(*refs: Any) -> None:
-        n_rows, n_vectors = len(rows), len(vectors)
-        matrices, *outs = refs[n_rows + n_vectors :]
-        # Matrices are read in every step, from a cache: there are not enough registers to keep them.
-        body(refs[:n_rows], refs[n_rows : n_rows + n_vectors], lambda a, gates: [a @ matrices[i] for i in gates], outs)
+        ends = itertools.accumulate(map(len, (rows, vectors, matrices)), initial=0)
+        ins, vector_refs, matrix_refs = (refs[start:end] for start, end in itertools.pairwise(ends))
+
+        def multiply(a: Array, of_gates: range) -> list[Array]:
+            """Matrices are read in every step, from a cache: there are not enough registers to keep them."""
+            values = (matrix_refs[i][...] for i in of_gates)
+            return [a @ (w.T if transposed else w) for w in values]
+
+        body(apart(ins), vector_refs, multiply, apart(refs[len(rows) + len(weights) :]))
 
     outs = pl.pallas_call(
         kernel,

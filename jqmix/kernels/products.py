@@ -114,9 +114,24 @@ _matrix_product.defvjp(_forward, _backward)
 def weight_gradient(x: Float[Array, "R I"], d: Float[Array, "R O"]) -> Float[Array, "I O"]:
     """xᵀ d, or the same as (dᵀ x)ᵀ. XLA would see that they are the same and choose; the barrier prevents it."""
     x, d = rounded(x), rounded(d)
+    if platform() == "gpu":
+        return _sum_of_parts(x, d)
     if d_first(x.shape[1], d.shape[1]):
         return jax.lax.optimization_barrier(d.T @ x).T
     return x.T @ d
+
+
+def _sum_of_parts(x: Array, d: Array) -> Array:
+    """xᵀ d as the sum of products of fewer rows each, which a GPU computes side by side. XLA does the same, but pads
+    rows to a multiple of some power of two first, which takes a launch and a copy of either operand."""
+    parts = parts_of(len(x))
+    x, d = (v.reshape(parts, -1, v.shape[-1]) for v in (x, d))
+    return jnp.sum(jnp.einsum("pri,pro->pio", x, d), axis=0)
+
+
+def parts_of(rows: int) -> int:
+    """Into how many equal parts so many rows go: of 64 to 512, as large as can be; else 1, and XLA has its way."""
+    return next((parts for parts in range(-(-rows // 512), rows // 64 + 1) if rows % parts == 0), 1)
 
 
 def d_first(inputs: int, outputs: int) -> bool:

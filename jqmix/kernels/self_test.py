@@ -18,7 +18,7 @@ from jaxtyping import Array
 
 from jqmix.kernels import gru
 from jqmix.kernels.gru_kernel import lowering
-from jqmix.kernels.gru_step import Gates, GRUParams, reset_hidden
+from jqmix.kernels.gru_step import Gates, GRUParams
 
 MEMBERS, STEPS, ROWS = 2, 4, 19  # several programs, the last of them not full
 # Of a result's largest value. TF32, which XLA multiplies in, is off by a thousandth or so; what is wrong, by tenths.
@@ -96,7 +96,7 @@ def _difference(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _window(hidden: int) -> tuple[Any, ...]:
-    """Every member's parameters, first hidden states, products of the inputs, starts, and ∂ of the hidden states."""
+    """Every member's parameters, first hidden states, inputs, starts, and ∂ of the hidden states."""
     rng = np.random.default_rng(0)
 
     def draw(*shape: int, scale: float = 1.0) -> Array:
@@ -105,19 +105,17 @@ def _window(hidden: int) -> tuple[Any, ...]:
     sides = ((hidden, hidden), (hidden,), (hidden, hidden), (hidden,))
     params = GRUParams(*(Gates(*(draw(*shape, scale=hidden**-0.5) for _ in range(3))) for shape in sides))
     first = jnp.asarray(rng.random((MEMBERS, STEPS, ROWS)) < 0.2)
-    gates = Gates(*(draw(STEPS, ROWS, hidden) for _ in range(3)))
-    return params, draw(ROWS, hidden), gates, first, draw(STEPS, ROWS, hidden)
+    return params, draw(ROWS, hidden), draw(STEPS, ROWS, hidden), first, draw(STEPS, ROWS, hidden)
 
 
 def _by_kernel_and_by_scan(*window: Any) -> tuple[Any, Any]:
     """All that either computes, forward and backward, for every member."""
-    by_kernel = jax.vmap(partial(_both_passes, gru.forward_by_kernel, gru.backward_by_kernel))(*window)
+    by_kernel = jax.vmap(partial(_both_passes, True))(*window)
     with jax.default_matmul_precision("highest"):
-        by_scan = jax.vmap(partial(_both_passes, gru.forward_by_scan, gru.backward_by_scan))(*window)
+        by_scan = jax.vmap(partial(_both_passes, False))(*window)
     return by_kernel, by_scan
 
 
-def _both_passes(forward: Any, backward: Any, params: Any, h: Array, gates: Any, first: Array, d_hs: Array) -> Any:
-    hs, residuals = forward(params, h, gates, first)
-    before = reset_hidden(first, jnp.concatenate([h[None], hs[:-1]]))
-    return hs, residuals, backward(params, d_hs, before, residuals, first)
+def _both_passes(by_kernel: bool, params: Any, h: Array, x: Array, first: Array, d_hs: Array) -> Any:
+    hs, backward = jax.vjp(lambda *given: gru.unroll(*given, first, by_kernel), params, h, x)
+    return hs, backward(d_hs)

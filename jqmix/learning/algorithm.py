@@ -12,6 +12,7 @@ from jqmix.buffers.windows import unpack
 from jqmix.config import Config
 from jqmix.envs.base import BatchedDecPOMDP
 from jqmix.kernels.platform import platform
+from jqmix.kernels.vectors import restorer
 from jqmix.learning import health
 from jqmix.learning.health import Fault
 from jqmix.learning.learner import Learner, Stats, Updated
@@ -83,26 +84,28 @@ def window_to_learn_from(env: BatchedDecPOMDP, member: Member, packed: Packed) -
 Step = tuple[Any, Any, Fault]  # what an algorithm learns, its priorities, what is wrong
 
 
-def updates(step: Callable[[Any, Any, Any], tuple[Updated, Any, Any]], begin: Step, xs: Any, member: Member) -> Any:
+def updates(
+    step: Callable[[Any, Any, Any], tuple[Updated, Any, Any]], begin: Step, xs: Any, member: Member, told: Stats
+) -> tuple[Any, Stats]:
     """One update after another: ``step(learner, priority, x) -> (updated, learner, priority)``.
 
     From the first one on in which something is not finite, nothing changes. Returns the last ``Step``, and the mean of
-    what the updates tell.
+    what the updates tell; ``told`` is by name what one tells.
     """
     pack, unpack = packing(begin[0], "params")  # a target stays as it is: nothing changes it within the loop, mostly
 
-    def guarded(carry: Step, x: Any) -> tuple[Step, Stats]:
+    def guarded(carry: Step, x: Any) -> tuple[Step, Float[Array, " told"]]:
         learner, priority, fault = carry
         updated, after, *new = step(unpack(learner), priority, x)
         fault = health.found(fault, health.in_update(updated.params, updated.stats), member.env_steps)
         sound = fault.code == 0
-        stats = jax.tree.map(lambda x: jnp.where(sound, x, 0.0), updated.stats)
+        stats = jnp.stack([jnp.where(sound, updated.stats[name], 0.0) for name in told])  # each would be a launch
         return (*select(sound, (pack(after), *new), (learner, priority)), fault), stats
 
     with jax.named_scope("learning"):  # for profiles
         learner, priority, fault = begin
         (learner, *others), stats = jax.lax.scan(guarded, (pack(learner), priority, fault), xs)
-    return (unpack(learner), *others), jax.tree.map(jnp.mean, stats)
+    return (unpack(learner), *others), dict(zip(told, jnp.mean(stats, axis=0), strict=True))
 
 
 def handed_on_as_vectors() -> tuple[str, ...]:
@@ -122,7 +125,7 @@ def packing(learner: Any, *names: str) -> Packing:
     would have its operations; on a CPU they stay as they are."""
     if platform() == "cpu":
         return Packing(lambda learner: learner, lambda learner: learner)
-    restore = {name: ravel_pytree(getattr(learner, name))[1] for name in names if hasattr(learner, name)}
+    restore = {name: restorer(getattr(learner, name)) for name in names if hasattr(learner, name)}
 
     def pack(learner: Any) -> Any:
         return learner._replace(**{name: ravel_pytree(getattr(learner, name))[0] for name in restore})

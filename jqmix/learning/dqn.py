@@ -130,7 +130,8 @@ class DQN(NamedTuple):
         if split.rollouts and self.buffer.ahead:  # devices send one another the windows of all updates at once
             index = jax.vmap(lambda key: draw(key, stored.priority)[0])(keys)
             batches = split.fetch(stored.windows, index, like)
-        return updates(step, (member.learner, stored.priority, member.fault), (keys, batches), member)
+        begin, told = (member.learner, stored.priority, member.fault), empty_stats(self.learner, cfg)
+        return updates(step, begin, (keys, batches), member, told)
 
     def update(
         self, state: DQNState, window: Window, moments: Any, cfg: Config, weight: Any = 1.0, key: Array | None = None

@@ -17,7 +17,7 @@ from jqmix.config import Config
 from jqmix.envs.base import BatchedDecPOMDP
 from jqmix.kernels.turns import in_turns
 from jqmix.learning.algorithm import LearningResult, Room, updates, window_to_learn_from
-from jqmix.learning.learner import Aim, Learner, Params, Updated, Values, make_learner
+from jqmix.learning.learner import Aim, Learner, Params, Updated, Values, empty_stats, make_learner
 from jqmix.learning.split import Split
 from jqmix.learning.state import Member
 from jqmix.types import Packed, Window
@@ -64,7 +64,8 @@ class PQN(NamedTuple):
 
         index = minibatches(key, cfg.rollouts, cfg.algo.epochs, cfg.algo.minibatches)
         xs = index, jax.random.split(jax.random.fold_in(key, cfg.algo.epochs), len(index))
-        (learner, _, fault), stats = updates(step, (member.learner, (), member.fault), xs, member)
+        told = empty_stats(self.learner, cfg)
+        (learner, _, fault), stats = updates(step, (member.learner, (), member.fault), xs, member, told)
         return LearningResult(learner, None, fault, counters, stats, jnp.int32(len(index)))
 
     def update(

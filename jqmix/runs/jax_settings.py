@@ -85,6 +85,7 @@ def check_kernels(cfg: Config, env: Any, warn: Callable[[str], None]) -> None:
     """
     _check_recurrence(cfg, warn)
     _check_acting(cfg, env, warn)
+    _check_vectors(warn)
     found = getattr(env, "kernel_trouble", lambda: None)()
     if found is not None:
         warn(f"{env.spec.name}: a plain form takes its kernel's place on this GPU ({found})")
@@ -112,6 +113,14 @@ def _check_acting(cfg: Config, env: Any, warn: Callable[[str], None]) -> None:
     found = acting_trouble(agent) if asks_to_act_in_one_kernel(agent) else None
     if found is not None:
         warn(f"acting: its operations one by one take the kernel's place on this GPU ({found})")
+
+
+def _check_vectors(warn: Callable[[str], None]) -> None:
+    from jqmix.kernels import vectors
+
+    found = vectors.kernel_trouble() if vectors.asks_to_take_apart([]) else None
+    if found is not None:
+        warn(f"parameters: operations one by one take them apart in the kernel's place on this GPU ({found})")
 
 
 def _first_line(error: Exception) -> str:
