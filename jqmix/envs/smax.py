@@ -453,10 +453,9 @@ class Battle(NamedTuple):
         cooldown = jnp.clip(s.cooldown / a.max_cooldown, 0.0, 1.0)
         kinds = self._kinds(s)
         told_of = [jnp.where(told[:, None], v, 0.0) for v in (*moves(s.action), attack)]
-        nothing = jnp.zeros_like(s.health)
-        columns = [v[:, None] for v in (s.health / a.max_health, nothing, nothing, *told_of, cooldown)]
-        shown = jnp.concatenate([*columns, jnp.moveaxis(kinds, 0, 1)], axis=1)  # [n, 13, E]
-        feature = jnp.arange(UNIT_FEATURES)[:, None]
+        nothing = jnp.zeros_like(s.x)  # in place of where a unit is, which depends on who looks
+        features = [s.health / a.max_health, nothing, nothing, *told_of, cooldown, *kinds]
+        shown, feature = jnp.stack(features, axis=1), np.arange(UNIT_FEATURES)[:, None]  # [n, 13, E]
 
         def seen_by(viewer: Viewer) -> Float[Array, "others 13 E"]:
             def others(v: Shaped[Array, "n *rest"]) -> Shaped[Array, "others *rest"]:
@@ -464,12 +463,16 @@ class Battle(NamedTuple):
 
             dx, dy = others(s.x) - viewer.x, others(s.y) - viewer.y
             seen = (_distance(dx, dy) < viewer.sight) & viewer.alive & others(alive)
-            x, y = (dx / viewer.sight)[:, None], (dy / viewer.sight)[:, None]
-            told = jnp.where(feature == 1, x, jnp.where(feature == 2, y, others(shown)))
-            return jnp.where(seen[:, None], told, 0.0)
+            place = dx / viewer.sight, dy / viewer.sight
+            if all_at_once():  # to have all features in one array would be an operation more
+                seen_of_them = jnp.stack([others(features[0]), *place, *map(others, features[3:])], axis=1)
+            else:
+                x, y = (v[:, None] for v in place)
+                seen_of_them = jnp.where(feature == 1, x, jnp.where(feature == 2, y, others(shown)))
+            return jnp.where(seen[:, None], seen_of_them, 0.0)
 
         # The m-th other unit of agent i is m, or m + 1 from i itself on.
-        before = jnp.arange(n - 1)[None] < jnp.arange(na)[:, None]
+        before = jnp.asarray(np.arange(n - 1)[None] < np.arange(na)[:, None])
         viewers = Viewer(before, s.x[:na], s.y[:na], jnp.broadcast_to(a.sight_range, s.x.shape)[:na], alive[:na])
         # [N, n - 1, 13, E]: next to one another along the unit as in the rows, which leaves one plain transposition.
         seen_of_others = _over_viewers(seen_by, viewers)
@@ -485,7 +488,7 @@ class Battle(NamedTuple):
         features = [f[None] for f in (s.health / a.max_health, s.x, s.y, s.cooldown)] + [self._kinds(s)]
         units = jnp.concatenate([jnp.where(alive, f, 0.0) for f in features])  # [10, n, E]
         e = s.x.shape[1]
-        teams = jnp.broadcast_to((jnp.arange(n) >= self.allies).astype(jnp.float32), (e, n))
+        teams = jnp.broadcast_to((np.arange(n) >= self.allies).astype(np.float32), (e, n))
         types = jnp.broadcast_to(jnp.asarray(self._types(s), jnp.float32).T, (e, n))
         return jnp.concatenate([units.transpose(2, 1, 0).reshape(e, -1), teams, types], axis=-1)
 
@@ -503,8 +506,8 @@ class Battle(NamedTuple):
 
     def _kinds(self, s: SMAXState | Shown) -> Float[Array, "6 n E"]:
         """One-hot types."""
-        types = jnp.broadcast_to(self._types(s), s.x.shape)
-        return (types == jnp.arange(6)[:, None, None]).astype(jnp.float32)
+        kinds = (self._types(s) == np.arange(6)[:, None, None]).astype(np.float32)
+        return jnp.broadcast_to(kinds, (6, *s.x.shape))
 
 
 def _over_viewers(seen_by: Callable[[Viewer], Array], viewers: Viewer) -> Float[Array, "N others 13 E"]:

@@ -137,10 +137,15 @@ def cpu_cores() -> int:
 
 def compiler_options() -> dict[str, str | bool]:
     """For programs that train. On a CPU, vectors as wide as the machine has them (LLVM prefers half of AVX-512), and
-    LLVM's first level of optimisation, which compiles faster and runs no slower (``benchmarks/LOG.md``)."""
-    if platform() != "cpu" or plain("compiler_options"):
+    LLVM's first level of optimisation, which compiles faster and runs no slower (``benchmarks/LOG.md``). On a GPU,
+    products of the same rows are one, however many members there are."""
+    if plain("compiler_options"):
         return {}
-    return {"xla_cpu_prefer_vector_width": "512", "xla_backend_optimization_level": "1"}
+    options: dict[str, dict[str, str | bool]] = {
+        "cpu": {"xla_cpu_prefer_vector_width": "512", "xla_backend_optimization_level": "1"},
+        "gpu": {"xla_gpu_dot_merger_threshold_mb": "65536"},
+    }
+    return options.get(platform(), {})
 
 
 def use_compilation_cache() -> None:
