@@ -22,12 +22,12 @@ SHAPES = st.lists(st.lists(st.integers(1, 40), max_size=3).map(tuple), min_size=
 def test_one_kernel_takes_a_vector_apart(shapes):
     arrays = [np.random.default_rng(i).normal(size=shape).astype(np.float32) for i, shape in enumerate(shapes)]
     vector = jnp.concatenate([x.ravel() for x in arrays])
-    for got, wanted in zip(pieces.take_apart(vector, shapes), arrays, strict=True):
+    for got, wanted in zip(pieces.take_apart(vector, tuple(shapes)), arrays, strict=True):
         np.testing.assert_array_equal(got, wanted)
 
 
 def test_of_several_members(rng):
-    shapes = [(pieces.BLOCK, 2), (), (3, 5)]
+    shapes = ((pieces.BLOCK, 2), (), (3, 5))
     x = jnp.asarray(rng.normal(size=(3, 2 * pieces.BLOCK + 16)), jnp.float32)
     got = jax.vmap(lambda vector: pieces.take_apart(vector, shapes))(x)
     np.testing.assert_array_equal(got[0], x[:, :-16].reshape(3, *shapes[0]))

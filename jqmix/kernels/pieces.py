@@ -6,7 +6,7 @@ block of every array that reaches so far. The plain form is that of ``jax.flatte
 
 import itertools
 import math
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -20,7 +20,8 @@ from jqmix.kernels.platform import platform
 BLOCK = 1024
 
 
-def take_apart(vector: Float[Array, " n"], shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+@partial(jax.jit, static_argnums=1)  # traced once, wherever a program does it
+def take_apart(vector: Float[Array, " n"], shapes: tuple[tuple[int, ...], ...]) -> list[Array]:
     """The arrays of these shapes, whose numbers stand one after another in ``vector``.
 
     Off a GPU the kernel is interpreted: for tests alone.

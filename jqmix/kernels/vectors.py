@@ -21,7 +21,7 @@ def restorer(tree: Any) -> Callable[[Float[Array, " n"]], Any]:
     leaves, structure = jax.tree.flatten(tree)
     if not asks_to_take_apart(leaves) or kernel_trouble() is not None:
         return ravel_pytree(tree)[1]
-    shapes = [x.shape for x in leaves]
+    shapes = tuple(x.shape for x in leaves)
     return lambda vector: jax.tree.unflatten(structure, _in_one_kernel(vector, shapes))
 
 
@@ -30,7 +30,7 @@ def asks_to_take_apart(leaves: list[Array]) -> bool:
     return platform() == "gpu" and not plain("pieces") and all(x.size and x.dtype == jnp.float32 for x in leaves)
 
 
-def _in_one_kernel(vector: Array, shapes: list[tuple[int, ...]]) -> list[Array]:
+def _in_one_kernel(vector: Array, shapes: tuple[tuple[int, ...], ...]) -> list[Array]:
     from jqmix.kernels.pieces import take_apart  # where it is asked for: Pallas takes a while to import
 
     return take_apart(vector, shapes)
@@ -49,7 +49,7 @@ TREE = {"large": np.zeros((64, 33)), "one": np.zeros(()), "others": [np.zeros(7)
 
 def _both_forms(vectors: Array) -> tuple[Any, Any]:
     tree = jax.tree.map(lambda x: jnp.zeros(x.shape), TREE)
-    shapes = [x.shape for x in jax.tree.leaves(tree)]
+    shapes = tuple(x.shape for x in jax.tree.leaves(tree))
     by_kernel = jax.vmap(lambda vector: _in_one_kernel(vector, shapes))(vectors)
     return by_kernel, jax.tree.leaves(jax.vmap(ravel_pytree(tree)[1])(vectors))
 
