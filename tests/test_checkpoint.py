@@ -124,6 +124,7 @@ def test_the_format_is_written(finished):
 # States that are more than numbers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [

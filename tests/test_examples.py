@@ -86,6 +86,7 @@ def test_a_run_from_beginning_to_end(tmp_path, capsys):
     assert "attention_mixer:make" in (tmp_path / "report" / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_grid_of_the_coefficient_is_one_program(tmp_path, capsys):
     """And what it weighs spreads attention out."""
     argv = [

@@ -61,7 +61,7 @@ def poisoned(monkeypatch):
         pytest.param("state", "a state of the environment is not finite", marks=pytest.mark.slow),
         pytest.param("reward", "a reward of the environment is not finite", marks=pytest.mark.slow),
         pytest.param("discount", "a reward of the environment is not finite", marks=pytest.mark.slow),
-        ("avail", "the environment leaves an agent no available action"),
+        pytest.param("avail", "the environment leaves an agent no available action", marks=pytest.mark.slow),
     ],
 )
 def test_the_environment_is_named(tmp_path, poisoned, field, says, capfd):
@@ -101,6 +101,7 @@ def test_a_member_that_diverges_is_frozen_and_the_others_go_on(tmp_path, capfd):
     assert len(evaluate_run(tmp_path / "wild", episodes=4)) == 2
 
 
+@pytest.mark.slow
 def test_all_stop_where_that_is_wished(tmp_path):
     """Saved; and the same again when it is resumed, without another line."""
     cfg = config(tmp_path / "run", **{"env.name": "chain_probe", "optim.lr": 1e30, "on_nan": "stop"})

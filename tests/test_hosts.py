@@ -120,6 +120,7 @@ def test_two_processes_train_what_one_does(tmp_path, whole):
     assert load_config(path).seeds == 4
 
 
+@pytest.mark.slow
 def test_a_signal_and_kills(tmp_path, whole):
     """SIGTERM to one process; then the other, the coordinator, is killed; then the first. One process ends the run."""
     path = tmp_path / "run"

@@ -34,6 +34,7 @@ def vdn_run(tmp_path_factory):
     return run_dir
 
 
+@pytest.mark.slow
 def test_vdn_s_table_is_the_sum_of_what_its_agents_act_on(vdn_run):
     (values,) = joint_values(vdn_run)
     np.testing.assert_array_equal(values.payoff, PAYOFF)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from slow import slow
 
 from jqmix.kernels import gru as fast
 from jqmix.kernels import gru_kernel, gru_triton, platform, products, self_test
@@ -277,7 +278,7 @@ def test_gru_gradients_are_those_of_the_plain_loop(rng, monkeypatch, form, input
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("rows", [1, 16, 35])
+@pytest.mark.parametrize("rows", [35, *slow([1, 16])])
 def test_the_kernel_and_the_scan_are_the_plain_form(rng, rows):
     """However many rows its programs have to share, along whatever axes; for one member as under ``vmap``."""
     args = gru_window(rng, 7, rows, 2, H=16)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from slow import slow
 
 from jqmix.config import load_config
 from jqmix.learning.learner import mixer_state
@@ -59,9 +60,8 @@ CHAIN = {
     "options",
     [
         {"algo.td_lambda": 0.0},
-        {"algo.td_lambda": 0.0, "algo.mixer": "iql"},
-        {"algo.td_lambda": 0.6, "algo.target": "watkins"},
         {"algo.td_lambda": 0.6, "algo.target": "qstar", "replay.prioritised": True},
+        *slow([{"algo.td_lambda": 0.0, "algo.mixer": "iql"}, {"algo.td_lambda": 0.6, "algo.target": "watkins"}]),
     ],
     ids=str,
 )
@@ -99,6 +99,7 @@ def test_truncation_probe_bootstraps_from_the_final_observation(mixer):
     np.testing.assert_allclose(q[:, 0], 1.0, atol=0.06)
 
 
+@pytest.mark.slow
 def test_truncation_probe_can_terminate():
     """The same world with time_limit terminate: the last action before the limit is worth its reward alone."""
     settings = {"env.name": "truncation_probe", "algo.gamma": 0.5, "env.time_limit": "terminate"}
@@ -116,7 +117,12 @@ GO_ON |= {"updates": 4, "algo.mixer": "vdn", "optim.lr": 1e-3}  # one seed of QM
 
 @pytest.mark.parametrize(
     ("core", "options"),
-    [("gru", {}), pytest.param("gru", GO_ON, marks=pytest.mark.slow), ("lstm", GO_ON), ("none", {})],
+    [
+        ("gru", {}),
+        pytest.param("gru", GO_ON, marks=pytest.mark.slow),
+        pytest.param("lstm", GO_ON, marks=pytest.mark.slow),
+        ("none", {}),
+    ],
     ids=str,
 )
 def test_memory_probe_needs_a_memory(core, options):

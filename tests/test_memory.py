@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from slow import slow
 
 from jqmix.chips.catalogue import CHIPS, H100
 from jqmix.config import ConfigError, load_config
@@ -47,7 +48,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("overrides", CASES)
+@pytest.mark.parametrize("overrides", [*CASES[:2], *slow(CASES[2:])])
 def test_the_estimate_is_near_what_the_compiler_reserves(overrides):
     """Of training, where learning takes the most."""
     cfg = load_config(None, **SMALL, **overrides)
@@ -69,8 +70,18 @@ def test_the_estimate_is_near_what_the_compiler_reserves(overrides):
     [
         {"env.name": "two_step_game", "eval.episodes": 512, "eval.parallel": 512},
         {"env.name": "mpe_simple_spread_v3", "eval.episodes": 128},
-        {"env.name": "smax_2s3z", "eval.episodes": 128},
-        {"env.name": "predator_prey", "eval.episodes": 1000, "eval.parallel": 256, "algo.name": "pqn", "window": 4},
+        *slow(
+            [
+                {"env.name": "smax_2s3z", "eval.episodes": 128},
+                {
+                    "env.name": "predator_prey",
+                    "eval.episodes": 1000,
+                    "eval.parallel": 256,
+                    "algo.name": "pqn",
+                    "window": 4,
+                },
+            ]
+        ),
     ],
 )
 def test_the_estimate_of_an_evaluation(overrides):
@@ -86,6 +97,7 @@ def test_the_estimate_of_an_evaluation(overrides):
     assert evaluating_bytes(once) >= estimate
 
 
+@pytest.mark.slow
 def test_every_mixer_is_counted():
     """A mixer with parameters takes more than one without, a wider one more still, and one with a critic the most."""
     wide = {"env.name": "two_step_game", "mixer.hypernet_hidden": 256}
@@ -134,6 +146,7 @@ def test_the_plan_is_near_what_is_reserved_on_a_chip(target, case):
     assert 0.75 < plan.need / case["reserved"] < 1.25
 
 
+@pytest.mark.slow
 def test_as_many_members_at_once_as_fit(monkeypatch):
     """Two cores, whose members take turns: each core needs a copy of one's state beside what it holds. A checkpoint
     that is being written holds the group's state once more."""
@@ -161,6 +174,7 @@ def test_as_many_members_at_once_as_fit(monkeypatch):
     assert plan_of(cfg).group == 6
 
 
+@pytest.mark.slow
 def test_an_accelerators_members_also_need_the_host(monkeypatch):
     """Its checkpoints are copies on the host."""
     cfg = load_config(None, **SMALL, **{"env.name": "two_step_game", "seeds": 12})
@@ -172,6 +186,7 @@ def test_an_accelerators_members_also_need_the_host(monkeypatch):
         assert plan_of(cfg).group == group
 
 
+@pytest.mark.slow
 def test_members_that_take_turns_share_their_working_space():
     """What the compiler reserves for six of them is not six times as much: one's work, and a copy of its state."""
     settings = {"env.name": "predator_prey", "replay.batch": 32, "env.episode_limit": 20, "algo.mixer": "vdn"}

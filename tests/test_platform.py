@@ -65,6 +65,7 @@ def usual(tmp_path_factory):
     return run_dir
 
 
+@pytest.mark.slow
 def test_settings_of_jax_change_nothing(usual, tmp_path):
     """All at once, with no home beside."""
     done = run("train", *TINY, "--run-dir", tmp_path / "run", environ=UNUSUAL, HOME="/dev/null", XDG_CACHE_HOME=None)

@@ -6,6 +6,7 @@ import numpy as np
 import oracles
 import pytest
 from jax.flatten_util import ravel_pytree
+from slow import slow
 from windows import SPEC, random_start, random_window
 
 from jqmix.buffers.windows import take
@@ -420,7 +421,7 @@ def test_acting_and_learning_read_the_same(rng, key, share):
 TINY = {"agent.hidden": 4, "mixer.embed": 2, "mixer.hypernet_hidden": 4, "mixer.critic_hidden": 4, "mixer.heads": 2}
 
 
-@pytest.mark.parametrize("mixer", mixer_names())
+@pytest.mark.parametrize("mixer", ["qmix", *slow(name for name in mixer_names() if name != "qmix")])
 def test_pqn_trains_with_every_mixer(mixer):
     """One iteration of a population: every array of every team moves, and nothing is anything but finite."""
     tiny = {**TINY, "env.name": "two_step_game", "rollouts": 4, "window": 3, "eval.episodes": 2, "optim.lr": 0.1}

@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import pytest
 import worlds
+from slow import slow
 
 from jqmix.cli import main
 from jqmix.config import ConfigError, load_config
@@ -115,10 +116,10 @@ GOING_ON = {
 }
 
 
-@pytest.mark.parametrize("fields", GOING_ON.values(), ids=GOING_ON)
-def test_rollouts_that_go_on_resume(tmp_path, monkeypatch, fields, capsys):
+@pytest.mark.parametrize("kind", ["dqn", *slow(["pqn", "pqn_overlap"])])
+def test_rollouts_that_go_on_resume(tmp_path, monkeypatch, kind, capsys):
     """Stopped in the middle of episodes, and once more: the rollouts are part of what is saved."""
-    undisturbed, path = tmp_path / "undisturbed", tmp_path / "run"
+    undisturbed, path, fields = tmp_path / "undisturbed", tmp_path / "run", GOING_ON[kind]
     train(config(undisturbed, seeds=2, **fields), quiet=True)
     with monkeypatch.context() as patch:
         StopAfter(patch, 3)
@@ -138,6 +139,7 @@ def test_rollouts_that_go_on_resume(tmp_path, monkeypatch, fields, capsys):
     assert_same(path, undisturbed)
 
 
+@pytest.mark.slow
 def test_members_in_groups_resume(tmp_path, monkeypatch):
     """Stopped in the second group: the first one's results are there, and it is not trained again."""
     settings = {"seeds": 4, "group": 2, "replay.prioritised": True, "algo.reward_norm": "running"}
@@ -284,6 +286,7 @@ def test_two_starts_at_the_same_instant(tmp_path):
         assert said[0] == "accepted" and said[1].startswith("run_dir: "), said
 
 
+@pytest.mark.slow
 def test_a_directory_deleted_under_a_run(tmp_path, monkeypatch):
     path = tmp_path / "run"
     seen = []
@@ -357,6 +360,7 @@ def test_the_display_never_matters(tmp_path, broken):
     assert lines_of(tmp_path / "run")[-1]["absolute/episodes"] == 120
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_where_it_stopped(tmp_path, monkeypatch, capfd):
     """Two programs, two runs in each: stopped in the second. The first's runs are not trained again."""
     flags = [part for name, value in SMALL.items() for part in (f"--{name}", str(value))]

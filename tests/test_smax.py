@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ks_2samp
+from slow import slow
 
 from jqmix.envs import smax
 from jqmix.envs.jaxmarl import smax as jaxmarl_smax
@@ -116,6 +117,7 @@ def test_every_step_of_whole_episodes_is_jaxmarls(map_name: str) -> None:
     assert_episodes_agree(*both_episodes(map_name, free=False))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("map_name", QUICK)
 def test_whole_episodes_from_one_start_agree(map_name: str) -> None:
     """Small maps alone: in a crowd, pushing apart makes a rounding error grow until two runs part."""
@@ -163,6 +165,7 @@ def test_the_options_agree_too(option: str) -> None:
     assert_episodes_agree(*both_episodes("3m", free=False, **{option: False}))
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(n=st.integers(2, 9), seed=st.integers(0, 2**31))
 def test_both_forms_push_and_number_alike(n: int, seed: int) -> None:
@@ -222,7 +225,7 @@ def random_episodes(name: str, size: int) -> tuple[Any, np.ndarray, np.ndarray, 
     return jax.device_get(jax.jit(run)(jax.random.key(7)))
 
 
-@pytest.mark.parametrize("map_name", MAPS)
+@pytest.mark.parametrize("map_name", ["3m", *slow(name for name in SMAX_MAPS if name != "3m")])
 def test_resets_and_random_play_agree_in_distribution(map_name: str) -> None:
     """Every feature of the state after a reset, and the episodes' statistics, when each draws its own noise."""
     size = 256 if SMAX_MAPS[map_name][0] > 20 else 1024

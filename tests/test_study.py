@@ -17,6 +17,7 @@ from jqmix.runs.experiment import shape_of, train, train_together
 FLAGS = [text for path, value in SMALL.items() for text in (f"--{path}", str(value))]
 
 
+@pytest.mark.slow
 def test_configurations_trained_together_learn_what_each_learns_alone(tmp_path):
     """Traced hyperparameters are a member's own: one program serves them all, each in its own run directory."""
     changes = [{"algo.td_lambda": 0.0, "seeds": 2}, {"algo.td_lambda": 0.9, "optim.lr": 0.01, "seed": 5}]

@@ -126,6 +126,7 @@ def trained(fields):
     return traced.lower().compile()(members, shared), traced
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
 def test_training_for_a_tpu_is_training_and_lowers(monkeypatch, fields):
     monkeypatch.setattr(turns, "ROWS", 1)
