@@ -196,8 +196,9 @@ def test_an_accelerator_is_shown_the_same(map_name: str, key: jax.Array) -> None
     packed = env.pack(*env.reset(key))
     packed = packed._replace(units=packed.units * jax.random.uniform(key, packed.units.shape))
     one_by_one = env.unpack(packed)
-    with compiling_for("tpu"):
-        jax.tree.map(np.testing.assert_array_equal, one_by_one, env.unpack(packed))
+    for accelerator in ("tpu", "gpu"):
+        with compiling_for(accelerator):
+            jax.tree.map(np.testing.assert_array_equal, one_by_one, env.unpack(packed))
 
 
 def random_episodes(name: str, size: int) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray]:

@@ -464,7 +464,7 @@ class Battle(NamedTuple):
             dx, dy = others(s.x) - viewer.x, others(s.y) - viewer.y
             seen = (_distance(dx, dy) < viewer.sight) & viewer.alive & others(alive)
             place = dx / viewer.sight, dy / viewer.sight
-            if all_at_once():  # to have all features in one array would be an operation more
+            if platform() == "gpu":  # where to have all features in one array would be a launch
                 seen_of_them = jnp.stack([others(features[0]), *place, *map(others, features[3:])], axis=1)
             else:
                 x, y = (v[:, None] for v in place)
