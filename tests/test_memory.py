@@ -122,7 +122,7 @@ BEYOND = {  # a quarter
     (
         "h100",
         "smax_27m_vs_30m",
-    ): "all pairs of 57 units at once, which the compiler does not keep: 1.8 of what is reserved",
+    ): "all pairs of 57 units at once, which the compiler does not keep: 1.7 of what is reserved",
 }
 
 

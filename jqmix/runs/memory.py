@@ -33,7 +33,7 @@ USABLE = 0.85
 # and an H100 to a dozen configurations, from the two-step game to 27m_vs_30m of SMAX, with jax 0.10.2;
 # ``benchmarks/memory.py`` fits it anew. A TPU's is a first guess: what its compiler copies, and what it keeps
 # beside the cores, is not in the model.
-RESERVED = {"cpu": 1.1, "gpu": 1.1, "tpu": 1.2}
+RESERVED = {"cpu": 1.1, "gpu": 1.02, "tpu": 1.2}
 # The same of evaluations, whose noise is held in more than one form.
 RESERVED_PLAYING = 1.4
 # What compiling and the libraries that save runs take of the host, measured from 3m to 27m_vs_30m of SMAX (bytes).
