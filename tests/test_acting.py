@@ -1,5 +1,7 @@
 """Acting as one kernel, interpreted, against acting operation by operation."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,6 +40,15 @@ def test_a_kernel_acts_as_its_operations_do(options):
     for a, b in zip(kernel, plain, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
     assert self_test.mismatch(acting._both_forms(agent), lambda: members) is None
+
+
+def test_no_product_is_as_narrow_as_its_rows():
+    """Triton would let every warp compute all of it, and of those before it."""
+    one = jax.tree.map(lambda x: x[0], acting._slot(AGENT))
+    program = jax.make_jaxpr(lambda *slot: acting.act_in_one_kernel(AGENT, *slot, jnp.float32(0.1)))(*one)
+    products = re.findall(r"f32\[(\d+),(\d+)\] = dot_general", str(program))
+    assert len(products) == 8  # encoder, six of the GRU, head
+    assert all(int(width) > int(rows) for rows, width in products)
 
 
 def test_the_proof_tells_wrong_actions_and_states():

@@ -111,11 +111,7 @@ def launch(
     shapes: list[Any],
     transposed: bool = False,
 ) -> list[Array]:
-    """``body`` for every ``ROWS`` rows, which stand on axis 1 of ``rows`` and of what comes out.
-
-    Of vectors [H] and matrices [H, H] each program has all; matrices it may multiply by ``transposed``. ``shapes``: of
-    what comes out. Under ``vmap`` members are an axis of the grid.
-    """
+    """What :func:`jqmix.kernels.gru_triton.launch` does. Under ``vmap`` members are an axis of the grid."""
     count = rows[0].shape[1]
     padded = count + -count % ROWS
 

@@ -56,8 +56,8 @@ def launch(
 ) -> list[Array]:
     """``body`` for every ``ROWS`` rows, which stand on axis 1 of ``rows`` and of what comes out.
 
-    Of vectors [H] and matrices [H, H] each program has all; matrices it may multiply by ``transposed``. ``shapes``: of
-    what comes out.
+    Of vectors [H] and matrices [H, H] each program has all. ``transposed``: it multiplies by the transposed matrices.
+    ``shapes``: of what comes out.
     """
     count, hidden = rows[0].shape[1], matrices[0].shape[0]
     padding = -count % ROWS
