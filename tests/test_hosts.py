@@ -297,6 +297,23 @@ def test_a_signal_at_one_is_one_at_all():
     assert second == (True, True)
 
 
+def test_who_is_to_stop_passes_no_exchange():
+    """Though all values are there: others may have stopped since they sent theirs."""
+
+    def act(place):
+        stop = Stop()
+        stop.careful = True
+        with joined(place, stop, lambda text: None) as hosts:
+            if hosts.is_first:
+                while not hosts._values[1]:
+                    time.sleep(0.01)
+                stop.take(signal.SIGTERM)
+            with pytest.raises(Interrupted):
+                hosts.exchange()
+
+    assert together(*[lambda place=place: act(place) for place in places()]) == [None, None]
+
+
 def test_a_silent_process_is_gone(monkeypatch):
     """As where a machine lost its power: its connection stays, and says nothing."""
     monkeypatch.setattr(hosts, "SILENCE_S", 0.5)

@@ -128,12 +128,13 @@ class Hosts:
 
     def _next(self, index: int) -> Any:
         with self._changed:
-            while not self._values[index]:
-                self._stop.raise_if_asked()
+            while True:
+                self._stop.raise_if_asked()  # also where the value is there: others may have stopped after they sent it
+                if self._values[index]:
+                    return self._values[index].popleft()
                 if self._peers[index].left:
                     raise RunError(f"host {index} has ended")
                 self._changed.wait(POLL_S)
-            return self._values[index].popleft()
 
     def tell(self, lines: list[dict[str, Any]]) -> None:
         """Gives the first process lines of metrics, for its trackers."""
