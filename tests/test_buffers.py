@@ -9,6 +9,7 @@ import oracles
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from slow import slow
 from worlds import Counting
 
 from jqmix.buffers import Buffer, Prioritised, Uniform, make_buffer, prioritised, uniform, windows
@@ -92,13 +93,10 @@ def test_actions_take_the_smallest_integer_that_holds_them(n_actions, dtype):
 @pytest.mark.parametrize(
     "name",
     [
-        "smax_2s3z",
         "smax_smacv2_5_units",
         "predator_prey",
-        "mpe_simple_spread_v3",
-        "jaxmarl/mpe_simple_spread_v3",
-        "mpe_simple_reference_v3",
         "mpe_simple_speaker_listener_v4",
+        *slow(["smax_2s3z", "mpe_simple_spread_v3", "jaxmarl/mpe_simple_spread_v3", "mpe_simple_reference_v3"]),
     ],
 )
 def test_what_is_packed_shows_again_what_was_seen(name, key):

@@ -21,7 +21,7 @@ REDUCED = {
     "seeds": 2,
     "updates": 1,
 }
-QUICK = {"two_step_game", "matrix_game_a", "mpe_simple_spread", "switch_riddle"}
+QUICK = {"two_step_game", "mpe_simple_spread"}
 
 
 @pytest.mark.parametrize("name", preset_names())

@@ -48,7 +48,11 @@ def trained(population, iterations=5):
 
 @pytest.mark.parametrize(
     ("mixer", "prioritised", "fields"),
-    [("qmix", False, {}), ("iql", True, {}), pytest.param("qmix", False, PQN, marks=pytest.mark.slow)],
+    [
+        ("qmix", False, {}),
+        pytest.param("iql", True, {}, marks=pytest.mark.slow),
+        pytest.param("qmix", False, PQN, marks=pytest.mark.slow),
+    ],
 )
 def test_a_split_batch_teaches_the_same(monkeypatch, mixer, prioritised, fields):
     """Windows differ in how many of their slots count (the chain ends anywhere): the mean is over those of all.

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from slow import slow
 
 from jqmix.envs import registry
 from jqmix.envs.base import Batched
@@ -19,18 +20,12 @@ FAST = {
     "two_step_game",
     "predator_prey",
     "chain_probe",
-    "truncation_probe",
     "memory_probe",
     "smax_3m",
-    "smax_27m_vs_30m",
     "smax_smacv2_5_units",
-    "jaxmarl/smax_3m",
     "mpe_simple_spread_v3",
-    "jaxmarl/mpe_simple_spread_v3",
-    "mpe_simple_reference_v3",
     "mpe_simple_speaker_listener_v4",
     "overcooked_cramped_room",
-    "overcooked_v2_cramped_room",
     "hanabi",
     "switch_riddle",
 }
@@ -202,7 +197,7 @@ class Custom:
         return state, self._emit(self.pay)
 
 
-@pytest.mark.parametrize("name", ["memory_probe", "predator_prey", "smax_3m", "smax_smacv2_5_units"])
+@pytest.mark.parametrize("name", ["predator_prey", "smax_smacv2_5_units", *slow(["memory_probe", "smax_3m"])])
 def test_noise_drawn_for_many_steps_at_once_is_that_of_each(name, key):
     env = make_env(name, batch=BATCH)
     keys = jax.random.split(key, 3)

@@ -89,7 +89,7 @@ def test_the_command_prints_and_draws(vdn_run, tmp_path, capsys):
     ("overrides", "said"),
     [
         ({"algo.mixer": "iql"}, "iql mixes nothing"),
-        ({"env.name": "chain_probe", "env.kwargs": {}}, "two_step_game alone"),
+        pytest.param({"env.name": "chain_probe", "env.kwargs": {}}, "two_step_game alone", marks=pytest.mark.slow),
     ],
 )
 def test_what_has_no_table_is_refused(tmp_path, overrides, said):

@@ -54,6 +54,7 @@ def test_kills(tmp_path):
     assert reliability.kills(tmp_path, 5, seed=1)["end_equal"]
 
 
+@pytest.mark.slow
 def test_every_damage_of_every_file_is_found(tmp_path):
     found = reliability.damage(tmp_path, seed=1)
     assert found["found"] == found["tried"] > 100

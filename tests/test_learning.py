@@ -31,7 +31,7 @@ def q_values(program, members, obs, action, first):
     return np.asarray(jax.vmap(lambda p: agent.unroll(p, *window).q[:, 0])(members.learner.params["agent"]))
 
 
-@pytest.mark.parametrize(("mixer", "reaches"), [("qmix", 8.0), ("vdn", 7.0)])
+@pytest.mark.parametrize(("mixer", "reaches"), [("qmix", 8.0), pytest.param("vdn", 7.0, marks=pytest.mark.slow)])
 def test_two_step_game(mixer, reaches):
     """The published result (1803.11485, §5): the monotonic mixer finds 8, the sum does not."""
     _, _, metrics = learn("two_step_game", 16_000, seeds=4, **{"algo.mixer": mixer})
@@ -59,9 +59,14 @@ CHAIN = {
 @pytest.mark.parametrize(
     "options",
     [
-        {"algo.td_lambda": 0.0},
         {"algo.td_lambda": 0.6, "algo.target": "qstar", "replay.prioritised": True},
-        *slow([{"algo.td_lambda": 0.0, "algo.mixer": "iql"}, {"algo.td_lambda": 0.6, "algo.target": "watkins"}]),
+        *slow(
+            [
+                {"algo.td_lambda": 0.0},
+                {"algo.td_lambda": 0.0, "algo.mixer": "iql"},
+                {"algo.td_lambda": 0.6, "algo.target": "watkins"},
+            ]
+        ),
     ],
     ids=str,
 )
@@ -76,7 +81,7 @@ def test_chain_probe_reaches_q_star(options):
     np.testing.assert_allclose(q[:, :, 0], 0.1, atol=0.03)
 
 
-@pytest.mark.parametrize("mixer", ["vdn", "qmix"])
+@pytest.mark.parametrize("mixer", ["vdn", *slow(["qmix"])])
 def test_truncation_probe_bootstraps_from_the_final_observation(mixer):
     """γ = 0.5: Q*(1, pay) = 2, Q*(0, ·) = γ·2 = 1, although every episode is cut after 3 steps.
 
@@ -115,16 +120,8 @@ GO_ON = {"window_start": "continue", "window": 20, "replay.burn_in": 4}
 GO_ON |= {"updates": 4, "algo.mixer": "vdn", "optim.lr": 1e-3}  # one seed of QMIX's three never found it at 2e-3
 
 
-@pytest.mark.parametrize(
-    ("core", "options"),
-    [
-        ("gru", {}),
-        pytest.param("gru", GO_ON, marks=pytest.mark.slow),
-        pytest.param("lstm", GO_ON, marks=pytest.mark.slow),
-        ("none", {}),
-    ],
-    ids=str,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("core", "options"), [("gru", {}), ("gru", GO_ON), ("lstm", GO_ON), ("none", {})], ids=str)
 def test_memory_probe_needs_a_memory(core, options):
     settings = {"env.name": "memory_probe", "agent.core": core, "algo.mixer": "qmix", "eval.episodes": 256}
     explore = {"explore.eps_steps": 4_000, "explore.eps_end": 0.05, "algo.gamma": 0.99, "optim.lr": 2e-3}

@@ -11,6 +11,7 @@ import oracles
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from slow import slow
 
 from jqmix.config import known_fields
 from jqmix.networks.mixers import build_mixer, make_mixer, mixer_names
@@ -155,7 +156,7 @@ def share_consistent(name, positivity, n, n_available=A, games=60):
     return np.mean((actions[best] == joint.greedy[:, 0]).all(-1))
 
 
-@pytest.mark.parametrize("n", [2, 3, 4])
+@pytest.mark.parametrize("n", [3, *slow([2, 4])])
 @pytest.mark.parametrize(("name", "positivity"), [v for v in VARIANTS if v[0] != "iql"])
 def test_igm(name, positivity, n):
     """Every mixer that claims IGM has it in every game. QTRAN only aims at it, the control breaks it."""

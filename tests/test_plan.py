@@ -109,6 +109,7 @@ def test_members_on_devices(capsys):
     assert "dollars" not in one
 
 
+@pytest.mark.slow
 def test_members_that_do_not_fit_are_grouped(capsys):
     large = said(capsys, "two_step_game", "--replay.capacity", "2000000", "--target", "v5e", "--seeds", "64")
     assert large["groups"] > 1

@@ -92,6 +92,7 @@ def test_each_setting_alone(usual, tmp_path, name):
     assert run("bench", *TINY, environ={name: value}).returncode == 0
 
 
+@pytest.mark.slow
 def test_settings_within_a_process(usual):
     """A process that embeds jqmix may have set JAX to 64 bits: what jqmix computes stays the same, and so do they."""
     plain = evaluate_run(usual, 8)

@@ -311,7 +311,7 @@ def test_a_failed_start_leaves_nothing(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system takes root")
-@pytest.mark.parametrize("phase", ["logging", "saving"])
+@pytest.mark.parametrize("phase", ["saving", *slow(["logging"])])
 def test_the_disk_is_full(tmp_path, monkeypatch, phase, capfd):
     """A real, small file system: one line, older checkpoints are good, and with room again the run goes on."""
     disk = tmp_path / "disk"

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from slow import slow
 from worlds import Counting, Ragged, Rolling
 
 from jqmix.buffers.windows import unpack
@@ -300,7 +301,7 @@ def test_a_window_ends_with_the_slot_at_which_the_next_one_begins():
 
 
 @pytest.mark.parametrize("core", ["gru", "lstm", "none"])
-@pytest.mark.parametrize("transitions", [1, 4, 7])
+@pytest.mark.parametrize("transitions", [4, *slow([1, 7])])
 def test_windows_share_the_slots_that_warm_up(core, transitions):
     """Each begins with the last ones of the window before it, and with the memory that was there."""
     burn_in = min(3, transitions)

@@ -18,7 +18,7 @@ from jqmix.envs.smax import MOVES, SIZE, SMAX, STOP, WORLD_STEPS, Noise, SMAXSta
 from jqmix.kernels.platform import compiling_for
 from jqmix.learning.exploration import random_available
 
-QUICK = ["3m", "2s3z", "5m_vs_6m", "smacv2_5_units"]
+QUICK = ["2s3z", "smacv2_5_units"]
 MAPS = [m if m in QUICK else pytest.param(m, marks=pytest.mark.slow) for m in SMAX_MAPS]
 
 
@@ -136,7 +136,7 @@ def test_the_form_for_accelerators_is_jaxmarls_too() -> None:
 
 
 @pytest.mark.parametrize("map_name", ["2s3z", "smacv2_5_units", pytest.param("10m_vs_11m", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("size", [1, 5])
+@pytest.mark.parametrize("size", [5, *slow([1])])
 def test_a_turn_is_the_same_in_one_kernel(map_name: str, size: int, key: jax.Array) -> None:
     """In battles that are under way: units near one another, some of them dead, some about to shoot."""
     env = SMAX(map_name)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import worlds
+from slow import slow
 
 from jqmix.buffers import windows
 from jqmix.config import load_config
@@ -84,7 +85,7 @@ def test_what_devices_gather_is_what_was_divided():
 
 
 @pytest.mark.parametrize("chip", ["gpu", "tpu"])
-@pytest.mark.parametrize("capacity", [16, 20, 28])
+@pytest.mark.parametrize("capacity", [20, *slow([16, 28])])
 def test_a_buffer_in_sections_is_the_whole_one(capacity, chip):
     """Four windows at a time fall into one section or two, and those of many updates come to where they are needed."""
     with compiling_for(chip):

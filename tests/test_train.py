@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import worlds
 from jax.flatten_util import ravel_pytree
+from slow import slow
 
 from jqmix.config import load_config
 from jqmix.envs import registry
@@ -124,7 +125,7 @@ def test_the_chunk_is_traced_once(traces):
     assert sorted(traces) == ["chunk", "evaluate", "train"]
 
 
-@pytest.mark.parametrize("fields", [{}, PQN], ids=["dqn", "pqn"])
+@pytest.mark.parametrize("fields", [{}, *slow([PQN])], ids=["dqn", "pqn"])
 def test_what_is_written_for_an_accelerator_learns_the_same(fields):
     """Where a loop carries the parameters as one vector, returns are computed in few turns, products as they stand."""
     init, chunk = make_train(config(**fields))
@@ -138,7 +139,7 @@ def test_what_is_written_for_an_accelerator_learns_the_same(fields):
     assert np.max(np.abs(a - start)) > 0.01
 
 
-@pytest.mark.parametrize("fields", [{}, PQN], ids=["dqn", "pqn"])
+@pytest.mark.parametrize("fields", [{}, *slow([PQN])], ids=["dqn", "pqn"])
 def test_both_programs_of_a_run_are_traced_once(tmp_path, traces, fields):
     """Whatever they are asked to do: training, evaluations, and the absolute one. And once for the memory plan, which
     reads of training one iteration."""
@@ -197,7 +198,7 @@ OPTIONS = [{}, {"replay.prioritised": True, "algo.reward_norm": "running"}, {**P
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("before", [2, 3])  # after 2, a copy of the target is due
+@pytest.mark.parametrize("before", [2, *slow([3])])  # after 2, a copy of the target is due
 def test_an_evaluation_changes_nothing_that_is_learned_from(options, before):
     """Learning goes on as if it had not been. Complete, it begins the log's sums anew; the absolute one not even that.
 
@@ -276,8 +277,9 @@ def test_an_evaluation_in_several_calls_is_that_in_one(rolling):
     assert_equal(again.tally.greedy, whole.tally.greedy)
 
 
-@pytest.mark.parametrize(("episodes", "parallel"), [(3, 128), (8, 8), (11, 8), (11, 4), (11, 1)])
-def test_exactly_so_many_greedy_episodes(episodes, parallel):
+@pytest.mark.parametrize("sizes", [(3, 128), (11, 4), *slow([(8, 8), (11, 8), (11, 1)])], ids=str)
+def test_exactly_so_many_greedy_episodes(sizes):
+    episodes, parallel = sizes
     """Fewer than are played at once, as many, and a number that these do not divide."""
     init, chunk = make_train(config(**{"eval.episodes": episodes, "eval.parallel": parallel}))
     _, _, metrics = jax.jit(chunk)(*init(jnp.int32(0)))
