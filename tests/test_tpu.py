@@ -76,7 +76,9 @@ def filled(buffer, start, replay):
 @pytest.mark.parametrize(
     "start", [None, AgentStart(jnp.zeros((4, 2, 3)), jnp.zeros((4, 2), jnp.int32))], ids=["reset", "goes on"]
 )
-def test_a_ring_of_rows_gives_the_windows_of_one_in_order_of_time(key, prioritised, start):
+@pytest.mark.parametrize("lanes", [windows.LANES, 2], ids=["short", "long"])
+def test_a_ring_of_rows_gives_the_windows_of_one_in_order_of_time(monkeypatch, key, prioritised, start, lanes):
+    monkeypatch.setattr(windows, "LANES", lanes)
     replay = load_config(
         None, **{"replay.prioritised": prioritised, "replay.capacity": CAPACITY, "rollouts": 4, "replay.batch": 6}
     ).replay
@@ -93,7 +95,18 @@ def test_a_ring_of_rows_gives_the_windows_of_one_in_order_of_time(key, prioritis
         assert windows.capacity(stored.windows) == CAPACITY
     assert {x.ndim for x in jax.tree.leaves(stored.windows)} == {2}
     assert {len(x) for x in jax.tree.leaves(stored.windows)} == {CAPACITY}
+    if lanes == 2:
+        assert all(x.shape[1] < 16 or x.shape[1] % 2 == 0 for x in jax.tree.leaves(stored.windows))
+        assert any(x.shape[1] > 16 for x in jax.tree.leaves(stored.windows))
     jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
+@pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0)])
+def test_rows_are_drawn_one_by_one_for_all_members(rng, axes):
+    rows, index = jnp.asarray(rng.normal(size=(3, 8, 5))), jnp.asarray(rng.integers(0, 8, (3, 4)))
+    args = [x if axis == 0 else x[0] for x, axis in zip((rows, index), axes, strict=True)]
+    got = jax.vmap(windows.row_by_row, in_axes=axes)(*args)
+    np.testing.assert_array_equal(got, jax.vmap(lambda rows, index: rows[index], in_axes=axes)(*args))
 
 
 @pytest.mark.parametrize("core", ["gru", "lstm", "none"])

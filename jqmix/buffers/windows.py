@@ -5,12 +5,14 @@ in half the bits; actions in the smallest integer that holds them. A ring of win
 ones go is a shared counter, never batched over members, so that a write is one contiguous update.
 """
 
+import math
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jax.custom_batching import custom_vmap
+from jaxtyping import Array, Int, Shaped
 
 from jqmix.envs.base import BatchedDecPOMDP
 from jqmix.kernels.platform import platform
@@ -18,6 +20,7 @@ from jqmix.types import Packed, Window
 
 # Which axis of a stored window counts the windows: steps lead with time, what a window starts from does not.
 BATCH_AXIS: Any = Packed(1, 1, 1, 1, 1, 1, start=0)  # type: ignore[arg-type]
+LANES = 128  # numbers of a row of a TPU's tile
 
 
 def action_dtype(n_actions: int) -> jnp.dtype:
@@ -58,9 +61,18 @@ def as_ring(windows: Packed) -> Packed:
         return windows
 
     def rows(axis: int, x: Any) -> Any:
-        return jax.tree.map(lambda x: jnp.moveaxis(x, axis, 0).reshape(x.shape[axis], -1), x)
+        return jax.tree.map(lambda x: _whole_tiles(jnp.moveaxis(x, axis, 0).reshape(x.shape[axis], -1)), x)
 
     return jax.tree.map(rows, BATCH_AXIS, windows)
+
+
+def _whole_tiles(rows: Array) -> Array:
+    """A TPU's long rows end with a tile: else it may keep them as columns, and copy the ring to draw or write some."""
+    return jnp.pad(rows, ((0, 0), (0, -rows.shape[1] % LANES if _are_long_on_tpu(rows) else 0)))
+
+
+def _are_long_on_tpu(rows: Array) -> bool:
+    return platform() == "tpu" and rows.shape[1] >= 8 * LANES
 
 
 def _in_rows() -> bool:
@@ -100,11 +112,35 @@ def draw(ring: Packed, index: Int[Array, " B"], like: Packed) -> Packed:
     def restored(axis: int, rows: Any, like: Any) -> Any:
         def restore(rows: Array, like: Any) -> Array:
             window = (*like.shape[:axis], *like.shape[axis + 1 :])
-            return jnp.moveaxis(rows[index].reshape(len(index), *window), 0, axis)
+            drawn = row_by_row(rows, index) if _are_long_on_tpu(rows) else rows[index]
+            return jnp.moveaxis(drawn[:, : math.prod(window)].reshape(len(index), *window), 0, axis)
 
         return jax.tree.map(restore, rows, like)
 
     return jax.tree.map(restored, BATCH_AXIS, ring, like)
+
+
+@custom_vmap
+def row_by_row(rows: Shaped[Array, "n K"], index: Int[Array, " B"]) -> Shaped[Array, "B K"]:
+    """``rows[index]``, one after another: where rows are long, a TPU's compiler copies all of them to gather some."""
+
+    def row(i: Int[Array, ""]) -> Array:
+        # Without the barrier all rows may be rounded to bfloat16, as those that are drawn are in products.
+        return jax.lax.optimization_barrier(jax.lax.dynamic_index_in_dim(rows, i, keepdims=False))
+
+    return jax.lax.map(row, index)
+
+
+@row_by_row.def_vmap
+def _row_by_row_of_members(size: int, batched: list[bool], rows: Array, index: Array) -> tuple[Array, bool]:
+    """The rows of all members are one array."""
+    rows, index = (
+        x if is_batched else jnp.broadcast_to(x, (size, *x.shape))
+        for is_batched, x in zip(batched, (rows, index), strict=True)
+    )
+    offsets = jnp.arange(size)[:, None] * rows.shape[1]
+    drawn = row_by_row(rows.reshape(-1, rows.shape[2]), (index + offsets).reshape(-1))
+    return drawn.reshape(*index.shape, -1), True
 
 
 def write_section(section: Packed, windows: Packed, position: Int[Array, ""], first: Int[Array, ""]) -> Packed:
