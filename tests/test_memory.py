@@ -220,7 +220,7 @@ def test_what_cannot_fit_is_refused_and_named(monkeypatch, overrides, field):
     begin = time.process_time()
     with pytest.raises(ConfigError, match=rf"^{field} takes about [^\n]*, and 4,000 MB is free$"):
         plan_of(cfg)
-    assert time.process_time() - begin < 5
+    assert time.process_time() - begin < 20
 
 
 def test_a_group_that_cannot_fit_is_refused(monkeypatch):
@@ -237,7 +237,7 @@ def test_starts_of_many_members():
     begin = time.process_time()
     cfgs = [load_config(None, **{"seed": s, "seeds": n, "optim.lr": lr}) for s, n, lr in MANY]
     starts = starts_of(*cfgs)
-    assert time.process_time() - begin < 5
+    assert time.process_time() - begin < 20
     assert starts.seed.dtype == np.int32 and all(x.dtype == np.float32 for x in starts.hyper.values())
     np.testing.assert_array_equal(starts.seed, [*range(3), 2**31 - 3, 2**31 - 2, *range(7, 10_007)])
     np.testing.assert_array_equal(starts.hyper["optim.lr"], np.float32([1e-3] * 3 + [0.1] * 2 + [3e-4] * 10_000))
