@@ -123,6 +123,8 @@ BEYOND = {  # a quarter
         "h100",
         "smax_27m_vs_30m",
     ): "all pairs of 57 units at once, which the compiler does not keep: 1.7 of what is reserved",
+    ("v5e", "smax_3m_pqn"): "25 MB are reserved: the rest is beside the cores",
+    ("v5e", "smax_2s3z_pqn"): "a third is beside the cores: 1.5 of what is reserved",
 }
 
 

@@ -65,6 +65,27 @@ def test_a_loop_keeps_its_carry_in_place():
     assert sum(array_bytes(x.shape) for x in held) < 1.1 * 50 * 1000 * 4
 
 
+@pytest.mark.parametrize(
+    ("alone", "rest"),
+    [
+        (True, lambda both: 0.0),
+        (False, lambda both: both),  # a result, too
+        (False, lambda both: jnp.sin(both)),
+        (False, lambda both: jnp.cumsum(both, axis=1)),
+    ],
+)
+def test_what_products_alone_read_is_told(alone, rest):
+    """It may be put together from others, which then are, too."""
+
+    def f(x, y, w):
+        both = jnp.concatenate([y @ w, jnp.sin(x)])
+        return both @ w[:, :2], rest(both)
+
+    held = peak(jaxpr(f, shape(100, 8), shape(50, 8), shape(8, 8)))
+    assert {x.multiplied for x in held if x.shape.shape == (150, 8)} >= {alone}
+    assert all(x.multiplied == alone for x in held if x.shape.shape == (50, 8))
+
+
 def test_operations_are_counted_as_often_as_loops_turn():
     def f(x, w):
         return jax.lax.scan(lambda x, _: (x @ w, None), x, None, length=7)[0]

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Int, Shaped
 
 from jqmix.envs.base import BatchedDecPOMDP
@@ -67,12 +68,17 @@ def as_ring(windows: Packed) -> Packed:
 
 
 def _whole_tiles(rows: Array) -> Array:
-    """A TPU's long rows end with a tile: else it may keep them as columns, and copy the ring to draw or write some."""
-    return jnp.pad(rows, ((0, 0), (0, -rows.shape[1] % LANES if _are_long_on_tpu(rows) else 0)))
+    """A TPU's rows end with a tile, but for the shortest. Of others it may keep columns, and then copies the ring, to
+    rows that end with a tile, to draw from it."""
+    pads = platform() == "tpu" and 2 * rows.shape[1] >= LANES
+    return jnp.pad(rows, ((0, 0), (0, -rows.shape[1] % LANES if pads else 0)))
 
 
-def _are_long_on_tpu(rows: Array) -> bool:
-    return platform() == "tpu" and rows.shape[1] >= 8 * LANES
+def _stay_rows(ring: Array) -> Array:
+    """A ring of such rows: else a TPU takes for it the order in which new windows came."""
+    if platform() != "tpu" or ring.shape[1] % LANES:
+        return ring
+    return with_layout_constraint(ring, Layout(major_to_minor=(0, 1)))
 
 
 def _in_rows() -> bool:
@@ -99,7 +105,7 @@ def write(ring: Packed, windows: Packed, position: Int[Array, ""], first: Int[Ar
 
     def put(axis: int, ring: Any, new: Any) -> Any:
         update = partial(jax.lax.dynamic_update_slice_in_dim, axis=0 if _in_rows() else axis)
-        return jax.tree.map(lambda x, y: update(x, y.astype(x.dtype), position), ring, new)
+        return jax.tree.map(lambda x, y: _stay_rows(update(x, y.astype(x.dtype), position)), ring, new)
 
     return jax.tree.map(put, BATCH_AXIS, ring, as_ring(windows))
 
@@ -112,7 +118,8 @@ def draw(ring: Packed, index: Int[Array, " B"], like: Packed) -> Packed:
     def restored(axis: int, rows: Any, like: Any) -> Any:
         def restore(rows: Array, like: Any) -> Array:
             window = (*like.shape[:axis], *like.shape[axis + 1 :])
-            drawn = row_by_row(rows, index) if _are_long_on_tpu(rows) else rows[index]
+            one_by_one = platform() == "tpu" and rows.shape[1] >= 8 * LANES
+            drawn = row_by_row(rows, index) if one_by_one else rows[index]
             return jnp.moveaxis(drawn[:, : math.prod(window)].reshape(len(index), *window), 0, axis)
 
         return jax.tree.map(restore, rows, like)
@@ -158,7 +165,7 @@ def write_section(section: Packed, windows: Packed, position: Int[Array, ""], fi
             kept = jax.lax.dynamic_slice_in_dim(x, at, count, axis)
             here = falls.reshape(-1, *(1,) * (x.ndim - axis - 1))
             chosen = jnp.where(here, jnp.take(y, source, axis=axis).astype(x.dtype), kept)
-            return jax.lax.dynamic_update_slice_in_dim(x, chosen, at, axis)
+            return _stay_rows(jax.lax.dynamic_update_slice_in_dim(x, chosen, at, axis))
 
         return jax.tree.map(written, ring, new)
 

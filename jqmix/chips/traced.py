@@ -13,7 +13,16 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Literal
 
-VIEWS = {"reshape", "squeeze", "expand_dims", "copy", "stop_gradient", "bitcast_convert_type", "optimization_barrier"}
+VIEWS = {
+    "reshape",
+    "squeeze",
+    "expand_dims",
+    "copy",
+    "stop_gradient",
+    "bitcast_convert_type",
+    "optimization_barrier",
+    "layout_constraint",
+}
 LOOPS = {"scan", "while", "cond"}
 # What reads arrays from memory, and what writes to it, other than a view.
 READS = {"dot_general", "sort", "cumsum", "pallas_call", "custom_vmap_call", *LOOPS}
@@ -82,6 +91,7 @@ class Held(NamedTuple):
 
     shape: Shape
     in_turns: bool = False  # where members that are vmapped take turns nevertheless: of one of them
+    multiplied: bool = False  # whether products alone read it: a TPU may keep it as they take it, in half the bits
 
 
 class TracedLaunch(NamedTuple):
@@ -187,6 +197,7 @@ def peak(jaxpr: Any, counts: Callable[[Step], bool] = lambda step: True) -> list
     for i, step in enumerate(traced.steps):
         last |= {place: i for v in (*step.reads, *step.writes) for place in found[v]}
     last |= {place: len(traced.steps) for v in traced.results for place in found[v]}
+    elsewhere = _read_elsewhere(traced, found)
     live: dict[Value, int] = {}
     most, at_most = -1, []
     for i, step in enumerate(traced.steps):
@@ -200,9 +211,20 @@ def peak(jaxpr: Any, counts: Callable[[Step], bool] = lambda step: True) -> list
         during = after if step.name in ("scan", "while") else live
         for held, inside in ((during, within), (after, [])):
             if counts(step) and sum(held.values()) + _total(inside) > most:
-                most, at_most = sum(held.values()) + _total(inside), [*(Held(v.shape) for v in held), *inside]
+                most = sum(held.values()) + _total(inside)
+                at_most = [*(Held(v.shape, multiplied=v not in elsewhere) for v in held), *inside]
         live = {v: n for v, n in after.items() if last[v] > i}
     return at_most
+
+
+def _read_elsewhere(traced: Traced, found: dict[Value, Sources]) -> set[Value]:
+    """The arrays that are not read by products alone, or, element by element, for arrays that are."""
+    places = {place for v in traced.results for place in found[v]}
+    for step in reversed(traced.steps):
+        by_element = step.name not in WRITES - {"concatenate"} and not any(v in places for v in step.writes)
+        if step.name != "dot_general" and _writes(step, found) and not by_element:
+            places |= {place for v in step.reads for place in found[v]}
+    return places
 
 
 def operations(jaxpr: Any, size: Callable[[Shape], int], times: int = 1) -> Iterator[TracedLaunch]:

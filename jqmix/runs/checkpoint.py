@@ -19,6 +19,7 @@ import hashlib
 import importlib
 import json
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -32,6 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jqmix.buffers.windows import LANES
 from jqmix.config import RENAMED, Config, ConfigError
 from jqmix.files import checksum, open_regular, sync
 from jqmix.learning.count import Count
@@ -376,26 +378,35 @@ def fill(like: Any, tree: Any) -> Any:
 
 def _replay_as_here(saved: dict[str, Any], wanted: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     """What is saved, the replay's windows in the form that this platform holds them in (``buffers/windows.as_ring``):
-    in order of time, [P, T, C, …], or each as a row, [P, C, T · …]."""
+    in order of time, [P, T, C, …], or each as a row, [P, C, T · …], which may go on to the end of a tile."""
     ring = next((name.removesuffix("action") for name in wanted if name.endswith("buffer.windows.action")), None)
     if ring is None or f"{ring}action" not in saved:
         return saved
-    to_rows = len(wanted[f"{ring}action"]) < saved[f"{ring}action"].ndim
-    if not to_rows and len(wanted[f"{ring}action"]) == saved[f"{ring}action"].ndim:
+    from_rows, to_rows = saved[f"{ring}action"].ndim == 3, len(wanted[f"{ring}action"]) == 3
+    if not (from_rows or to_rows):
         return saved
 
     def converted(name: str, x: np.ndarray) -> np.ndarray:
-        shape = wanted.get(name, x.shape)
-        if not name.startswith(ring) or x.size != np.prod(shape):  # what does not fit is told of by its name
+        if not name.startswith(ring) or name not in wanted:
             return x
-        if name.startswith(f"{ring}start"):
-            return x.reshape(shape)
-        if to_rows:
-            return np.moveaxis(x, 2, 1).reshape(shape)
-        members, slots, capacity, *rest = shape
-        return np.moveaxis(x.reshape(members, capacity, slots, *rest), 1, 2)
+        axis = 1 if name.startswith(f"{ring}start") else 2  # that counts windows in order of time
+        shape = wanted[name]
+        row = shape[2:] if to_rows else shape[1:axis] + shape[axis + 1 :]
+        moved = x if from_rows else np.moveaxis(x, axis, 1)
+        rows = _to_width(moved.reshape(*moved.shape[:2], math.prod(moved.shape[2:])), math.prod(row))
+        if rows.shape[2] != math.prod(row):
+            return x  # which is told of by its name
+        return rows if to_rows else np.moveaxis(rows.reshape(*rows.shape[:2], *row), 1, axis)
 
     return {name: converted(name, x) for name, x in saved.items()}
+
+
+def _to_width(rows: np.ndarray, width: int) -> np.ndarray:
+    """Rows that end with a tile as those that do not, or the other way round; any others as they are."""
+    shorter, longer = sorted((rows.shape[2], width))
+    if longer != math.ceil(shorter / LANES) * LANES:
+        return rows
+    return np.pad(rows, ((0, 0), (0, 0), (0, longer - rows.shape[2])))[..., :width]
 
 
 def _fitting(name: str, like: Any, saved: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -29,11 +29,11 @@ from jqmix.types import EnvSpec
 
 # Of what is free, a plan may use so much: programs, constants and other processes take some, too.
 USABLE = 0.85
-# What compilers reserve for a program, over what its traced form holds at once (``chips/traced.py``). Fitted on a CPU
-# and an H100 to a dozen configurations, from the two-step game to 27m_vs_30m of SMAX, with jax 0.10.2;
-# ``benchmarks/memory.py`` fits it anew. A TPU's is a first guess: what its compiler copies, and what it keeps
-# beside the cores, is not in the model.
-RESERVED = {"cpu": 1.1, "gpu": 1.02, "tpu": 1.2}
+# What compilers reserve for a program, over what its traced form holds at once (``chips/traced.py``). Fitted on a CPU,
+# an H100 and a TPU v5e to a dozen configurations, from the two-step game to 27m_vs_30m of SMAX, with jax 0.10.2;
+# ``benchmarks/memory.py`` fits it anew. What a TPU keeps beside its cores is not in the model: it reserves less for
+# small programs, like PQN's.
+RESERVED = {"cpu": 1.1, "gpu": 1.02, "tpu": 0.98}
 # The same of evaluations, whose noise is held in more than one form.
 RESERVED_PLAYING = 1.4
 # What compiling and the libraries that save runs take of the host, measured from 3m to 27m_vs_30m of SMAX (bytes).
@@ -102,15 +102,21 @@ def held_arrays(cfg: Config) -> Working:
         member._replace(buffer=None, ongoing=None), shared, whole_evaluation(cfg)
     ).jaxpr
     collects = lambda step: "collecting" in step.scope  # noqa: E731
-    return Working(peak(iteration, collects), peak(iteration, lambda step: not collects(step)), peak(evaluation))
+    working = Working(peak(iteration, collects), peak(iteration, lambda step: not collects(step)), peak(evaluation))
+    if cfg.precision != "float32":
+        return working
+    return Working(*([x._replace(multiplied=False) for x in held] for held in working))
 
 
 def bytes_on_device(held: list[Held], members: int = 1) -> int:
-    """Of so many members on one device, vmapped: on a TPU with what its tiles pad."""
+    """Of so many members on one device, vmapped: on a TPU with what its tiles pad, and what products alone read in the
+    bfloat16 in which it multiplies."""
 
     def size(x: Held) -> int:
         count = 1 if x.in_turns else members
-        return tiled_bytes(x.shape, count) if platform() == "tpu" else count * array_bytes(x.shape)
+        if platform() != "tpu":
+            return count * array_bytes(x.shape)
+        return tiled_bytes(x.shape, count) // (1 + x.multiplied)
 
     return sum(map(size, held))
 
