@@ -81,6 +81,7 @@ def filled(buffer, start, replay):
 @pytest.mark.parametrize("lanes", [windows.LANES, 2], ids=["short", "long"])
 def test_a_ring_of_rows_gives_the_windows_of_one_in_order_of_time(monkeypatch, key, prioritised, start, lanes):
     monkeypatch.setattr(windows, "LANES", lanes)
+    monkeypatch.setattr(windows, "LONGEST", 8 * lanes)
     replay = load_config(
         None, **{"replay.prioritised": prioritised, "replay.capacity": CAPACITY, "rollouts": 4, "replay.batch": 6}
     ).replay

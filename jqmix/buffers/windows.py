@@ -22,6 +22,7 @@ from jqmix.types import Packed, Window
 # Which axis of a stored window counts the windows: steps lead with time, what a window starts from does not.
 BATCH_AXIS: Any = Packed(1, 1, 1, 1, 1, 1, start=0)  # type: ignore[arg-type]
 LANES = 128  # numbers of a row of a TPU's tile
+LONGEST = 2**15  # of rows that a TPU's compiler gathers from where they are; found with libtpu 0.0.52
 
 
 def action_dtype(n_actions: int) -> jnp.dtype:
@@ -118,7 +119,7 @@ def draw(ring: Packed, index: Int[Array, " B"], like: Packed) -> Packed:
     def restored(axis: int, rows: Any, like: Any) -> Any:
         def restore(rows: Array, like: Any) -> Array:
             window = (*like.shape[:axis], *like.shape[axis + 1 :])
-            one_by_one = platform() == "tpu" and rows.shape[1] >= 8 * LANES
+            one_by_one = platform() == "tpu" and rows.shape[1] > LONGEST
             drawn = row_by_row(rows, index) if one_by_one else rows[index]
             return jnp.moveaxis(drawn[:, : math.prod(window)].reshape(len(index), *window), 0, axis)
 
@@ -129,7 +130,7 @@ def draw(ring: Packed, index: Int[Array, " B"], like: Packed) -> Packed:
 
 @custom_vmap
 def row_by_row(rows: Shaped[Array, "n K"], index: Int[Array, " B"]) -> Shaped[Array, "B K"]:
-    """``rows[index]``, one after another: where rows are long, a TPU's compiler copies all of them to gather some."""
+    """``rows[index]``, one after another: to gather some of rows longer than ``LONGEST``, a TPU's compiler copies all."""
 
     def row(i: Int[Array, ""]) -> Array:
         # Without the barrier all rows may be rounded to bfloat16, as those that are drawn are in products.
