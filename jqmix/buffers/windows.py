@@ -130,7 +130,7 @@ def draw(ring: Packed, index: Int[Array, " B"], like: Packed) -> Packed:
 
 @custom_vmap
 def row_by_row(rows: Shaped[Array, "n K"], index: Int[Array, " B"]) -> Shaped[Array, "B K"]:
-    """``rows[index]``, one after another: to gather some of rows longer than ``LONGEST``, a TPU's compiler copies all."""
+    """``rows[index]``, one by one: of rows longer than ``LONGEST`` a TPU's compiler copies all to gather some."""
 
     def row(i: Int[Array, ""]) -> Array:
         # Without the barrier all rows may be rounded to bfloat16, as those that are drawn are in products.
