@@ -104,6 +104,28 @@ def test_a_ring_of_rows_gives_the_windows_of_one_in_order_of_time(monkeypatch, k
     jax.tree.map(np.testing.assert_array_equal, got, expected)
 
 
+def test_a_tpus_compiler_is_told_what_it_would_copy():
+    """Rows that end with a tile stay rows, others are its own; the longest alone are drawn one by one."""
+
+    def told(width):
+        window = windows.empty(ENV, 1, 4)._replace(reward=jnp.zeros((width, 4)))
+        ring = windows.as_ring(
+            jax.tree.map(
+                lambda axis, x: jax.tree.map(lambda x: jnp.concatenate([x, x], axis), x), windows.BATCH_AXIS, window
+            )
+        )
+        write = jax.make_jaxpr(windows.write)(ring, window, jnp.int32(4))
+        draw = jax.make_jaxpr(lambda ring, index: windows.draw(ring, index, window))(ring, jnp.arange(3))
+        return "layout_constraint" in str(write), "custom_vmap_call" in str(draw)
+
+    assert told(windows.LANES) == (False, False)  # of a platform that is no TPU
+    with compiling_for("tpu"):
+        assert told(windows.LANES // 4) == (False, False)
+        assert told(windows.LANES - 1) == (True, False)
+        assert told(windows.LONGEST) == (True, False)
+        assert told(windows.LONGEST + 1) == (True, True)
+
+
 @pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0)])
 def test_rows_are_drawn_one_by_one_for_all_members(rng, axes):
     rows, index = jnp.asarray(rng.normal(size=(3, 8, 5))), jnp.asarray(rng.integers(0, 8, (3, 4)))

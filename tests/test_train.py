@@ -279,8 +279,8 @@ def test_an_evaluation_in_several_calls_is_that_in_one(rolling):
 
 @pytest.mark.parametrize("sizes", [(3, 128), (11, 4), *slow([(8, 8), (11, 8), (11, 1)])], ids=str)
 def test_exactly_so_many_greedy_episodes(sizes):
-    episodes, parallel = sizes
     """Fewer than are played at once, as many, and a number that these do not divide."""
+    episodes, parallel = sizes
     init, chunk = make_train(config(**{"eval.episodes": episodes, "eval.parallel": parallel}))
     _, _, metrics = jax.jit(chunk)(*init(jnp.int32(0)))
     assert float(metrics["eval/episodes"]) == episodes

@@ -32,7 +32,7 @@ USABLE = 0.85
 # What compilers reserve for a program, over what its traced form holds at once (``chips/traced.py``). Fitted on a CPU,
 # an H100 and a TPU v5e to a dozen configurations, from the two-step game to 27m_vs_30m of SMAX, with jax 0.10.2;
 # ``benchmarks/memory.py`` fits it anew. What a TPU keeps beside its cores is not in the model: it reserves less for
-# small programs, like PQN's.
+# some small programs, PQN's among them.
 RESERVED = {"cpu": 1.1, "gpu": 1.02, "tpu": 0.98}
 # The same of evaluations, whose noise is held in more than one form.
 RESERVED_PLAYING = 1.4
