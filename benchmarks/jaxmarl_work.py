@@ -28,7 +28,16 @@ CASES: dict[str, dict[str, Any]] = {
     "mpe_simple_spread_v3": {
         "work": _MPE_WORK,
         "iterations": 200,
-        "peer": {"ENV_NAME": "MPE_simple_spread_v3", "ENV_KWARGS": {}, "GAMMA": 0.9, "REW_SCALE": 1.0},
+        "peer": {
+            "ENV_NAME": "MPE_simple_spread_v3",
+            "ENV_KWARGS": {},
+            "GAMMA": 0.9,
+            "REW_SCALE": 1.0,
+            "LR": 0.005,
+            "LR_LINEAR_DECAY": True,
+            "MAX_GRAD_NORM": 25,
+            "TARGET_UPDATE_INTERVAL": 200,
+        },
     },
     **{
         f"smax_{name}": {
@@ -40,6 +49,9 @@ CASES: dict[str, dict[str, Any]] = {
                 "ENV_KWARGS": _SMAX_KWARGS,
                 "GAMMA": 0.99,
                 "REW_SCALE": 10.0,
+                "LR": 5e-5,
+                "MAX_GRAD_NORM": 10,
+                "TARGET_UPDATE_INTERVAL": 10,
             },
         }
         for name in MAPS
@@ -106,11 +118,8 @@ def qmix_settings(case: dict[str, Any], total_steps: int) -> dict[str, Any]:
         "EPS_START": 1.0,
         "EPS_FINISH": 0.05,
         "EPS_DECAY": 0.1,
-        "MAX_GRAD_NORM": 10,
-        "TARGET_UPDATE_INTERVAL": 10,
         "TAU": 1.0,
         "NUM_EPOCHS": work["updates"],
-        "LR": 5e-5,
         "LEARNING_STARTS": LEARNING_STARTS,
         **_WITHOUT_TESTS,
         "WANDB_MODE": "logged",

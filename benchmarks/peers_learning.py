@@ -7,6 +7,9 @@ program's own settings, jqmix's from the preset of the case.
 ``--ours LABEL FIELD=VALUE …`` adds another run of ours, changed from the first (``preset=NAME``: begun from that preset
 instead); for instance ``--ours PQN-QMIX algo.mixer=qmix``. It can be repeated.
 
+SMAX is judged by win rates, MPE (``--algorithm qmix``) by returns, the sum of all agents' rewards; ``--level`` is
+one of them.
+
 Every program trains every seed in a process of its own, the programs one after another for each seed, without a cache
 of compiled programs. Both evaluate greedily at the same environment steps: JaxMARL plays ``--episodes`` environments
 for a window and counts the episodes that end in it, jqmix that many whole episodes. Seconds begin before tracing and
@@ -30,21 +33,27 @@ from typing import Any
 from jaxmarl_work import CASES, PQN, load_program, pqn_fields, pqn_settings, qmix_settings, sized_case
 from measure import ANSWER, answer, fields, use_cpu_cores, write
 
-Point = dict[str, float]  # env_steps, wall_s, win_rate
+Point = dict[str, float]  # env_steps, wall_s, and what the game is judged by
 Trained = dict[str, Any]  # a seed's curve, and what compiling took
+
+# What a greedy evaluation is judged by, and what JaxMARL's program calls it.
+JAXMARL_NAMES = {"win_rate": "test_returned_won_episode", "return_mean": "test_returned_episode_returns"}
+
+
+def _judged_by(case: str) -> str:
+    return "win_rate" if case.startswith("smax") else "return_mean"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    smax = [name for name in CASES if name.startswith("smax")]
     parser.add_argument("--jaxmarl", type=Path, required=True, metavar="CLONE", help="a clone of JaxMARL's repository")
     parser.add_argument("--algorithm", choices=["pqn_vdn", "qmix"], default="pqn_vdn")
-    parser.add_argument("--case", choices=smax, default="smax_3m")
+    parser.add_argument("--case", choices=list(CASES), default="smax_3m")
     parser.add_argument("--hidden", type=int, help="width of the agents, in place of JaxMARL's default")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, …, trained one after another")
     parser.add_argument("--total-steps", type=int, default=2_000_000, help="of each seed; rounded to evaluations")
     parser.add_argument("--evaluations", type=int, default=20, help="of a whole run")
     parser.add_argument("--episodes", type=int, default=128, help="of an evaluation")
-    parser.add_argument("--level", type=float, default=0.95, help="the win rate whose time is noted")
+    parser.add_argument("--level", type=float, default=0.95, help="the win rate, or return, whose time is noted")
     parser.add_argument("--limit", type=float, default=86400.0, help="seconds to end a run after")
     parser.add_argument("--ours", nargs="+", action="append", default=[], metavar="LABEL FIELD=VALUE …")
     parser.add_argument("--figure", type=Path, help="where to draw the curves; else beside --json, as PNG")
@@ -52,28 +61,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.algorithm == "pqn_vdn" and not args.case.startswith("smax"):
+        sys.exit(f"--case: {args.case} is played by --algorithm qmix alone; pqn_vdn has settings of SMAX")
     case, plan = sized_case(args.case, args.hidden), _plan(args)
     if args.serve is not None:
         return _serve(args, case, plan)
+    judged = _judged_by(args.case)
     runs = {"jqmix": {}} | {label: fields(changes) for label, *changes in args.ours}
     flags = {label: _flags(args, case, plan, changes) for label, changes in runs.items()}
     trained: dict[str, list[Trained]] = {name: [] for name in ("JaxMARL", *flags)}
     for seed in range(args.seeds):
         trained["JaxMARL"].append(_jaxmarl(seed, args.limit))
         for label, words in flags.items():
-            trained[label].append(_jqmix(seed, words, args.limit))
+            trained[label].append(_jqmix(seed, words, args.limit, judged))
         for name, seeds in trained.items():
-            _show(name, seeds[-1])
+            _show(name, seeds[-1], judged)
     use_cpu_cores()
     result = {
         "environment": args.case,
         "algorithm": args.algorithm,
         "plan": plan,
+        "judged_by": judged,
         "level": args.level,
         "settings": {"JaxMARL": _settings(args, case, plan)} | flags,
-        "programs": {name: _summary(seeds, args.level) for name, seeds in trained.items()},
+        "programs": {name: _summary(seeds, judged, args.level) for name, seeds in trained.items()},
     }
-    _print_ratios(result["programs"])
+    _print_ratios(result["programs"], judged)
     write(args.json, result)
     picture = args.figure or (args.json and args.json.with_suffix(".png"))
     if picture:
@@ -113,12 +126,12 @@ def _serve(args: argparse.Namespace, case: dict[str, Any], plan: dict[str, int])
     import jax
 
     use_cpu_cores()
-    begin = time.perf_counter()
+    begin, judged = time.perf_counter(), _judged_by(args.case)
 
     def report(at: float, metrics: dict[str, Any]) -> None:
         if int(metrics["update_steps"]) % plan["iterations_per_evaluation"] == 0:
-            won = float(metrics["test_returned_won_episode"])
-            answer({"env_steps": int(metrics["env_step"]), "wall_s": at - begin, "win_rate": won})
+            score = {judged: float(metrics[JAXMARL_NAMES[judged]])}
+            answer({"env_steps": int(metrics["env_step"]), "wall_s": at - begin} | score)
 
     config = _settings(args, case, plan)
     module = load_program(args.jaxmarl, args.algorithm, report)
@@ -178,7 +191,7 @@ def _flags(args: argparse.Namespace, case: dict[str, Any], plan: dict[str, int],
     return [preset or args.case, *(w for name, value in values.items() for w in (f"--{name}", str(value).lower()))]
 
 
-def _jqmix(seed: int, flags: list[str], limit: float) -> Trained:
+def _jqmix(seed: int, flags: list[str], limit: float, judged: str) -> Trained:
     """A seed trained by jqmix, as its command line trains it."""
     with tempfile.TemporaryDirectory() as folder:
         run_dir, said = Path(folder, "run"), Path(folder, "said")
@@ -197,51 +210,51 @@ def _jqmix(seed: int, flags: list[str], limit: float) -> Trained:
             "seed": seed,
             "trace_s": trace_s,
             "compile_s": compile_s,
-            "curve": _logged(run_dir, trace_s + compile_s),
+            "curve": _logged(run_dir, trace_s + compile_s, judged),
         }
 
 
-def _logged(run_dir: Path, compiling_s: float) -> list[Point]:
+def _logged(run_dir: Path, compiling_s: float, judged: str) -> list[Point]:
     """The greedy evaluations in a run's metrics, whose seconds begin after compiling."""
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [
-        {"env_steps": m["env_steps"], "wall_s": compiling_s + m["wall_s"], "win_rate": m["eval/win_rate"]}
+        {"env_steps": m["env_steps"], "wall_s": compiling_s + m["wall_s"], judged: m[f"eval/{judged}"]}
         for m in lines
-        if "eval/win_rate" in m
+        if f"eval/{judged}" in m
     ]
 
 
 # Results
 
 
-def _summary(seeds: list[Trained], level: float) -> dict[str, Any]:
+def _summary(seeds: list[Trained], judged: str, level: float) -> dict[str, Any]:
     """All seeds, with the medians of speed and compile time, and when each stood at the level."""
     compiling = [seed["trace_s"] + seed["compile_s"] for seed in seeds]
-    last = [(seed["curve"] or [{"env_steps": 0, "wall_s": float("inf"), "win_rate": 0.0}])[-1] for seed in seeds]
+    last = [(seed["curve"] or [{"env_steps": 0, "wall_s": float("inf"), judged: float("nan")}])[-1] for seed in seeds]
     speeds = [end["env_steps"] / (end["wall_s"] - took) for end, took in zip(last, compiling, strict=True)]
     return {
         "steps_per_s": median(speeds),
         "trace_and_compile_s": median(compiling),
-        "last_win_rate": [end["win_rate"] for end in last],
-        "reached": [next((p for p in seed["curve"] if p["win_rate"] >= level), None) for seed in seeds],
+        f"last_{judged}": [end[judged] for end in last],
+        "reached": [next((p for p in seed["curve"] if p[judged] >= level), None) for seed in seeds],
         "seeds": seeds,
     }
 
 
-def _show(name: str, trained: Trained) -> None:
-    curve = "  ".join(f"{p['env_steps'] / 1e6:.2f}M {p['win_rate']:.2f}" for p in trained["curve"])
+def _show(name: str, trained: Trained, judged: str) -> None:
+    curve = "  ".join(f"{p['env_steps'] / 1e6:.2f}M {p[judged]:.2f}" for p in trained["curve"])
     took = f"trace {trained['trace_s']:.1f} s  compile {trained['compile_s']:.1f} s"
     print(f"{name:12} seed {trained['seed']}  {took}  {curve}", flush=True)
 
 
-def _print_ratios(programs: dict[str, Any]) -> None:
+def _print_ratios(programs: dict[str, Any], judged: str) -> None:
     peer = programs["JaxMARL"]
     for name, row in programs.items():
         shares = {what: row[what] / peer[what] for what in ("steps_per_s", "trace_and_compile_s")}
         print(
             f"{name:12} {row['steps_per_s']:>10,.0f} steps/s (×{shares['steps_per_s']:.2f})   trace + compile "
-            f"{row['trace_and_compile_s']:6.1f} s (×{shares['trace_and_compile_s']:.3f})   win rates "
-            + ", ".join(f"{x:.3f}" for x in row["last_win_rate"])
+            f"{row['trace_and_compile_s']:6.1f} s (×{shares['trace_and_compile_s']:.3f})   {judged} "
+            + ", ".join(f"{x:.3f}" for x in row[f"last_{judged}"])
         )
 
 
@@ -253,10 +266,11 @@ def _draw(path: Path, result: dict[str, Any]) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    judged = result["judged_by"]
     figure, panels = pyplot.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
     for panel, (axis, label) in zip(panels, (("env_steps", "environment steps"), ("wall_s", "seconds")), strict=True):
         for number, (name, row) in enumerate(result["programs"].items()):
-            curves = [([p[axis] for p in s["curve"]], [p["win_rate"] for p in s["curve"]]) for s in row["seeds"]]
+            curves = [([p[axis] for p in s["curve"]], [p[judged] for p in s["curve"]]) for s in row["seeds"]]
             curves, color = [c for c in curves if c[0]], f"C{number}"
             for x, y in curves:
                 panel.plot(x, y, color=color, alpha=0.35, linewidth=1)
@@ -264,9 +278,9 @@ def _draw(path: Path, result: dict[str, Any]) -> None:
                 grid = np.linspace(max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves), 50)
                 mean = np.mean([np.interp(grid, x, y) for x, y in curves], axis=0)
                 panel.plot(grid, mean, color=color, linewidth=2, label=name)
-        panel.set(xlabel=label, ylim=(-0.02, 1.02))
+        panel.set(xlabel=label, **({"ylim": (-0.02, 1.02)} if judged == "win_rate" else {}))
         panel.grid(alpha=0.3)
-    panels[0].set(ylabel="greedy win rate", title=f"{result['environment']}, {result['algorithm']}")
+    panels[0].set(ylabel=f"greedy {judged.replace('_', ' ')}", title=f"{result['environment']}, {result['algorithm']}")
     panels[0].legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

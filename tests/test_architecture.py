@@ -105,6 +105,13 @@ def test_imports_run_one_way(path):
         assert imported_rooms(path) <= MAY_IMPORT[room(path)]
 
 
+def test_shapes_are_checked_wherever_arrays_have_some(pytestconfig):
+    """Of no other room, where checking costs time and finds nothing."""
+    annotated = {room(path) for path in FILES if "from jaxtyping import" in path.read_text(encoding="utf-8")}
+    *checked, _ = pytestconfig.getoption("jaxtyping_packages").split(",")
+    assert set(checked) == {f"jqmix.{name}" for name in annotated}
+
+
 def test_one_environment_never_reaches_into_learning():
     assert imported_rooms(ROOT / "envs" / "registry.py") <= {"inputs", "plugins", "envs", "types"}
 

@@ -259,6 +259,7 @@ def test_a_windows_priority_is_r2d2s(rng, shape):
     np.testing.assert_array_equal(got[jnp.array([1, 4, 5])], 0)
 
 
+@pytest.mark.slow
 def test_priorities_of_a_population_follow_what_it_learns():
     """An iteration gives new windows the largest priority, and changes that of no more windows than it drew."""
     small = {"agent.hidden": 8, "rollouts": 4, "replay.capacity": 16, "replay.batch": 4, "updates": 2}

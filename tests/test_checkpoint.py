@@ -153,6 +153,7 @@ def newest_state(run):
     return checkpoint.load_state(saved.path, with_replay=True)
 
 
+@pytest.mark.slow
 def test_a_typed_key_comes_back_as_the_one_that_it_was(tmp_path, monkeypatch):
     monkeypatch.setitem(registry._ENTRIES, "keyed", registry.EnvEntry(worlds.Keyed, {}, None))
     population = compile_population(config(tmp_path, **{"env.name": "keyed", "window": 4, "window_start": "continue"}))

@@ -90,6 +90,7 @@ def test_json_is_all_that_stdout_gets(tmp_path, capsys):
     assert err.startswith(f"run directory: {path}\n") and "steps/s" in err
 
 
+@pytest.mark.slow
 def test_a_sweep_says_where_it_is(tmp_path, capsys):
     assert main(["sweep", *SMALL, "--grid", "algo.td_lambda=0,0.6", "--out", str(tmp_path / "study")]) == 0
     out = capsys.readouterr().out.splitlines()

@@ -249,6 +249,7 @@ def test_something_else_in_a_files_place(name, what, tmp_path, undrawn, capsys):
     assert code == 0 or name == "study.json"
 
 
+@pytest.mark.slow
 def test_wrong_types_in_a_configuration(tmp_path, undrawn, capsys):
     """Every field, and every group of fields, with values of every kind."""
     run = write_run(tmp_path / "run", [0.5, 0.6])

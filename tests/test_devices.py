@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 import worlds
+from slow import slow
 
 from jqmix.config import load_config
 from jqmix.learning.train import whole_evaluation
@@ -90,7 +91,7 @@ def test_a_split_batch_teaches_the_same(monkeypatch, mixer, prioritised, fields)
     assert_close(split_metrics, whole_metrics)
 
 
-@pytest.mark.parametrize("fields", [{}, pytest.param(PQN, marks=pytest.mark.slow)], ids=["dqn", "pqn"])
+@pytest.mark.parametrize("fields", slow([{}, PQN]), ids=["dqn", "pqn"])
 def test_members_in_turn_are_those_at_once(monkeypatch, fields):
     """Two members on each core, one after the other as on a CPU, or batched as on an accelerator."""
     cfg = load_config(

@@ -53,6 +53,7 @@ def logged(run_dir):
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_run_from_beginning_to_end(tmp_path, capsys):
     """Trained, checkpointed, gone on with, played and reported; its code is executed by no one who does not say so."""
     run_dir = tmp_path / "run"

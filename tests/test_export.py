@@ -537,6 +537,7 @@ def test_numpy_plays_what_the_evaluation_played(run_dir, tmp_path):
     assert total == evaluate_run(run_dir, episodes=1)[0]["return_mean"]
 
 
+@pytest.mark.slow
 def test_a_run_that_reads_entities(tmp_path):
     """Its metadata says how observations list them; without an environment, its policy is built and exported."""
     path = tmp_path / "run"

@@ -74,6 +74,7 @@ def test_the_environment_is_named(tmp_path, poisoned, field, says, capfd):
     assert capfd.readouterr().err.count(says) == 1
 
 
+@pytest.mark.slow
 def test_rewards_outside_the_declared_range_are_told_once(tmp_path, poisoned, capfd):
     train(config(tmp_path / "run", **{"env.name": poisoned("range"), "total_steps": 4000}), quiet=True)
     err = capfd.readouterr().err
@@ -81,6 +82,7 @@ def test_rewards_outside_the_declared_range_are_told_once(tmp_path, poisoned, ca
     assert any(line.get("train/strange_rewards", 0) > 0 for line in lines_of(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_a_member_that_diverges_is_frozen_and_the_others_go_on(tmp_path, capfd):
     """Two learning rates in one program: what the sound one learns is what it learns alone."""
     fields = {"env.name": "chain_probe", "seeds": 2}
@@ -132,6 +134,7 @@ def test_a_frozen_member_stays_exactly_as_it_was():
     same(later.tally.learning, member.tally.learning)
 
 
+@pytest.mark.slow
 def test_a_frozen_member_of_pqn_stays_exactly_as_it_was():
     """What its rollouts go on with is nobody's concern."""
     fields = {"env.name": "chain_probe", "algo.name": "pqn", "algo.minibatches": 2, "window": 4}

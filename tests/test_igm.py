@@ -98,6 +98,7 @@ def test_what_has_no_table_is_refused(tmp_path, overrides, said):
         joint_values(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_the_two_step_game_has_three_tables(tmp_path):
     """Each is what the network says at that state, after what led there: found by playing."""
     cfg = load_config("two_step_game", run_dir=str(tmp_path / "run"), total_steps=4000, **{"eval.every": 4000})

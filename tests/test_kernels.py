@@ -193,7 +193,7 @@ def test_products_of_rounded_numbers_on_a_cpu(rng):
             np.testing.assert_allclose(form(jnp.asarray(x), jnp.asarray(w)), exact, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("core", ["gru", *slow(["lstm"])])
+@pytest.mark.parametrize("core", slow(["gru", "lstm"]))
 def test_a_window_of_products_of_rounded_numbers(rng, key, core):
     """All products of an agent are: the hand-written backward pass rounds as the plain form does."""
     agent = Agent(2, 3, 5, hidden=32, core=core)

@@ -59,10 +59,10 @@ CHAIN = {
 @pytest.mark.parametrize(
     "options",
     [
-        {"algo.td_lambda": 0.6, "algo.target": "qstar", "replay.prioritised": True},
+        {"algo.td_lambda": 0.0},
         *slow(
             [
-                {"algo.td_lambda": 0.0},
+                {"algo.td_lambda": 0.6, "algo.target": "qstar", "replay.prioritised": True},
                 {"algo.td_lambda": 0.0, "algo.mixer": "iql"},
                 {"algo.td_lambda": 0.6, "algo.target": "watkins"},
             ]

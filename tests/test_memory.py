@@ -48,7 +48,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("overrides", [CASES[0], *slow(CASES[1:])])
+@pytest.mark.parametrize("overrides", slow(CASES))
 def test_the_estimate_is_near_what_the_compiler_reserves(overrides):
     """Of training, where learning takes the most."""
     cfg = load_config(None, **SMALL, **overrides)
@@ -225,6 +225,7 @@ def test_what_cannot_fit_is_refused_and_named(monkeypatch, overrides, field):
     assert time.process_time() - begin < 20
 
 
+@pytest.mark.slow
 def test_a_group_that_cannot_fit_is_refused(monkeypatch):
     settings = {"env.name": "two_step_game", "seeds": 10_000}
     monkeypatch.setattr(memory, "available_bytes", lambda: (9 * 10**9, 1))

@@ -117,6 +117,7 @@ def said(capsys, *args):
     return json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_members_on_devices(capsys):
     eight = said(capsys, *SMALL, "--target", "h100", "--devices", "8", "--seeds", "64", "--price", "2")
     assert (eight["members_per_device"], eight["devices_used"], eight["groups"]) == (8, 8, 1)

@@ -39,6 +39,7 @@ def result(tmp_path_factory):
         os.chdir(before)
 
 
+@pytest.mark.slow
 def test_an_environment_of_ones_own_has_its_own_name(result):
     assert build({"env.factory": "my_corridor_module:Env"}).env.name == "my_corridor_module:Env"
     assert result.config.env.name == "my_corridor"

@@ -309,6 +309,7 @@ def run_dir(tmp_path_factory):
     return run_dir
 
 
+@pytest.mark.slow
 def test_what_is_asked_for_is_what_is_played(run_dir):
     """The member, its newest or best parameters, and the seed, whose keys are in the states of another environment."""
     cfg = load_run_config(run_dir, trust=True)

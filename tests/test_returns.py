@@ -35,6 +35,7 @@ def test_matches_the_recursion(seed, T1, B, lam):
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 40), st.floats(0, 1))
+@pytest.mark.slow
 def test_accelerators_double_the_steps_and_come_to_the_same(seed, T1, lam):
     """And what is not finite stays within its episode."""
     reward, discount, value, last = sequences(seed, T1, 3)

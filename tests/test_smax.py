@@ -124,6 +124,7 @@ def test_whole_episodes_from_one_start_agree(map_name: str) -> None:
     assert_episodes_agree(*both_episodes(map_name, free=True))
 
 
+@pytest.mark.slow
 def test_the_form_for_many_units_is_jaxmarls_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """The larger maps, which have more than a few, are slow to test."""
     monkeypatch.setattr(smax, "FEW", 0)
@@ -260,6 +261,7 @@ def test_one_environment_is_a_batch_of_one(key: jax.Array) -> None:
         jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[0]), single, many)
 
 
+@pytest.mark.slow
 def test_an_action_out_of_range_hurts_nobody(key: jax.Array) -> None:
     """Nobody in particular is shot at; what moves is the enemy's own."""
     env = SMAX("3m").batched(4)

@@ -131,6 +131,7 @@ def test_after_a_stop_each_line_comes_once(tmp_path, monkeypatch):
     assert late.lines == lines_of(path) and third.lines == []
 
 
+@pytest.mark.slow
 def test_what_a_checkpoint_does_not_know_is_not_logged_twice(tmp_path, monkeypatch):
     """As after kill -9: the run goes back to its checkpoint, the tracker does not."""
     first, second, path = Notebook(), Notebook(), tmp_path / "run"
@@ -302,6 +303,7 @@ def test_tensorboard(tmp_path, monkeypatch):
         assert len(events.Tensors("metadata/text_summary")) == 1
 
 
+@pytest.mark.slow
 def test_a_finished_run_gets_a_tracker_later(tracked, tmp_path):
     pytest.importorskip("tensorboardX")
     result, _, _ = tracked

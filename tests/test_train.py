@@ -65,6 +65,7 @@ def test_a_seed_is_the_same_alone_and_among_others(tmp_path):
     assert curves(among)[0] != curves(among)[1]
 
 
+@pytest.mark.slow
 def test_members_in_groups_learn_what_they_learn_at_once(tmp_path):
     """One program serves both groups; every member is logged under its own number, and all are saved."""
     whole = train(config(seeds=4, run_dir=str(tmp_path / "whole")), quiet=True)
@@ -95,6 +96,7 @@ def compilations(tmp_path, steps):
     return len(events)
 
 
+@pytest.mark.slow
 def test_one_compilation_for_the_whole_run(tmp_path):
     """Eight intervals compile what two do: nothing compiles while a run goes on."""
     few = compilations(tmp_path, 128)
@@ -125,7 +127,7 @@ def test_the_chunk_is_traced_once(traces):
     assert sorted(traces) == ["chunk", "evaluate", "train"]
 
 
-@pytest.mark.parametrize("fields", [{}, *slow([PQN])], ids=["dqn", "pqn"])
+@pytest.mark.parametrize("fields", slow([{}, PQN]), ids=["dqn", "pqn"])
 def test_what_is_written_for_an_accelerator_learns_the_same(fields):
     """Where a loop carries the parameters as one vector, returns are computed in few turns, products as they stand."""
     init, chunk = make_train(config(**fields))
@@ -148,6 +150,7 @@ def test_both_programs_of_a_run_are_traced_once(tmp_path, traces, fields):
     assert result.metrics[-1]["absolute/episodes"] == 40
 
 
+@pytest.mark.slow
 def test_counters_are_shared_and_branches_stay_branches():
     """out_axes=None refuses batched counters; the update and the target copy are real conditionals under vmap."""
     population = compile_population(config(seeds=3))
@@ -326,6 +329,7 @@ def test_the_replay_is_updated_in_place():
     assert evaluation.temp_size_in_bytes + evaluation.argument_size_in_bytes < 0.25 * replay
 
 
+@pytest.mark.slow
 def test_many_members_start():
     """Initialisation of a large population, several times over, comes to an end."""
     population = compile_population(config(seeds=16))
