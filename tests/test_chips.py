@@ -12,7 +12,7 @@ from jqmix.chips.catalogue import CHIPS, Chip, chip_named
 from jqmix.chips.forecast import forecast
 from jqmix.cli import main
 from jqmix.inputs import ConfigError
-from jqmix.runs.target import target_summary
+from jqmix.runs.target import compiled_for, target_summary
 
 # A program with one of each: a loop whose turns are noted and one whose condition tells, a branch, a part that is
 # written in place, a part that is read, a product, a sum over devices, an array in tiles and one beside the cores.
@@ -187,6 +187,20 @@ def test_what_is_not_installed_is_one_line(capsys, monkeypatch):
     assert 'to compile for v5e, pip install "jqmix[target-tpu]"' in capsys.readouterr().err
 
 
+def test_what_a_compiler_of_another_time_made_is_one_line():
+    class Program:
+        def compile(self, options):
+            return self
+
+        def as_text(self):
+            raise RuntimeError("async-update should have 1 operands\nbut sees 3")
+
+    with pytest.raises(ConfigError) as refused:
+        compiled_for(CHIPS["v6e"], Program)
+    said = str(refused.value)
+    assert "\n" not in said and "but sees 3" in said and 'pip install "jqmix[target-tpu]" has the one that fits' in said
+
+
 def test_the_summary_names_everything(module):
     found = forecast(module, SLOW, ("collecting", "learning")).as_dict()
     memory = {"state": 10**6, "temporary": 2 * 10**6, "reserved": 3 * 10**6, "available": 10**9}
@@ -199,7 +213,7 @@ def test_the_summary_names_everything(module):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("chip, package", [("h100", "jax_plugins.xla_cuda13"), ("v5e", "libtpu")])
+@pytest.mark.parametrize("chip, package", [("h100", "jax_plugins.xla_cuda13"), ("v5e", "libtpu"), ("v6e", "libtpu")])
 def test_compiles_for_chips_that_are_not_here(chip, package, capsys, monkeypatch):
     pytest.importorskip(package)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")

@@ -53,8 +53,9 @@ def _tpus(chip: Chip, count: int) -> list[Any]:
     importlib.import_module("libtpu")
     for name, value in _NO_TPU_HERE.items():
         os.environ.setdefault(name, value)
-    name = _TOPOLOGIES[min(c for c in _TOPOLOGIES if c >= count)]
-    return list(topologies.get_topology_desc(f"{chip.name}:{name}", platform="tpu").devices)[:count]
+    shape = _TOPOLOGIES[min(c for c in _TOPOLOGIES if c >= count)]
+    host = {"chips_per_host_bounds": (1, 1, 1)} if shape == "1x1" else {}  # by default four, also of one
+    return list(topologies.get_topology_desc(f"{chip.name}:{shape}", platform="tpu", **host).devices)[:count]
 
 
 def _gpus(chip: Chip, count: int) -> list[Any]:

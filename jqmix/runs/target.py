@@ -53,9 +53,10 @@ def compiled_for(
     compile_s = time.perf_counter() - traced
     try:
         text = compiled.as_text()
-    except RuntimeError as error:  # seen of libtpu 0.0.52 on a v6e
+    except RuntimeError as error:  # of a compiler that is newer than jax: libtpu 0.0.52 beside jax 0.10.2, a v6e
         raise ConfigError(
-            f"target: compiled for {chip.name}, but XLA cannot say what: {one_line(str(error))}"
+            f"target: compiled for {chip.name}, but jax cannot read what its compiler made "
+            f'({one_line(str(error))}); pip install "{chip.extra}" has the one that fits'
         ) from None
     counted = forecast(hlo.parse(text), chip, parts, iterations).as_dict()
     times = {"trace_s": traced - begin, "compile_s": compile_s}
