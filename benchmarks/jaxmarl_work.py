@@ -23,9 +23,11 @@ _SMAX_WORK = {"rollouts": 16, "steps": 128, "batch": 32, "updates": 8, "embed": 
 _MPE_WORK = {"rollouts": 8, "steps": 26, "batch": 32, "updates": 1, "embed": 32, "hypernet": 128, "hidden": 64}
 _SMAX_KWARGS = {"see_enemy_actions": True, "walls_cause_death": True, "attack_mode": "closest"}
 
-# QMIX: the amount of work, iterations of a timed turn, and the program's settings of the environment.
+# QMIX: the amount of work, iterations of a timed turn, the program's settings that differ between environments, and
+# our preset, where it has another name.
 CASES: dict[str, dict[str, Any]] = {
     "mpe_simple_spread_v3": {
+        "preset": "mpe_simple_spread",
         "work": _MPE_WORK,
         "iterations": 200,
         "peer": {

@@ -10,6 +10,7 @@ the plans anew: to fit the factors of ``jqmix/runs/memory.py``. ``tests/test_mem
 
 import argparse
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,8 @@ def main() -> None:
         before["cases"][name] = case
         mega = f"{case['planned'] / 1e6:10,.1f} MB planned, {case['reserved'] / 1e6:10,.1f} MB reserved"
         print(f"{name:24} {mega}, {case['planned_over_reserved']:.2f}", flush=True)
-        write(args.json, {"target": args.target, "cases": before["cases"]})
+        compiler = {"libtpu": version("libtpu")} if args.target in ("v5e", "v6e") else {}
+        write(args.json, {"target": args.target, **compiler, "cases": before["cases"]})
 
 
 if __name__ == "__main__":

@@ -188,7 +188,8 @@ def _flags(args: argparse.Namespace, case: dict[str, Any], plan: dict[str, int],
         "eval.episodes": plan["episodes"],
         **{name: value for name, value in changes.items() if name != "preset"},
     }
-    return [preset or args.case, *(w for name, value in values.items() for w in (f"--{name}", str(value).lower()))]
+    words = (word for name, value in values.items() for word in (f"--{name}", str(value).lower()))
+    return [preset or case.get("preset", args.case), *words]
 
 
 def _jqmix(seed: int, flags: list[str], limit: float, judged: str) -> Trained:
