@@ -123,8 +123,10 @@ BEYOND = {  # a quarter
         "h100",
         "smax_27m_vs_30m",
     ): "all pairs of 57 units at once, which the compiler does not keep: 1.7 of what is reserved",
-    ("v5e", "smax_3m_pqn"): "25 MB are reserved: the rest is beside the cores",
-    ("v5e", "smax_2s3z_pqn"): "a third is beside the cores: 1.5 of what is reserved",
+    **{(chip, "two_step_game"): "9 MB are reserved, for 3 planned" for chip in ("v5e", "v6e")},
+    ("v5e", "two_step_game_64_seeds"): "142 MB are reserved, for 187 planned",
+    **{(chip, "smax_3m_pqn"): "34 MB are reserved: the rest is beside the cores" for chip in ("v5e", "v6e")},
+    **{(chip, "smax_2s3z_pqn"): "a third is beside the cores" for chip in ("v5e", "v6e")},
 }
 
 
