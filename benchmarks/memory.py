@@ -17,6 +17,8 @@ from typing import Any
 import jax
 from measure import compile_training, plan_memory, write
 
+from jqmix.chips.catalogue import CHIPS
+
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "two_step_game": ("two_step_game", {}),
     "two_step_game_64_seeds": ("two_step_game", {"seeds": 64}),
@@ -68,13 +70,14 @@ def main() -> None:
         if not args.again:
             told = compile_training(args.target, preset, changes)
             case |= {part: told[part] for part in ("state", "temporary", "reserved")} | {"jax": jax.__version__}
+            if args.target in CHIPS and CHIPS[args.target].platform == "tpu":
+                case["libtpu"] = version("libtpu")
         case["planned"] = plan_memory(args.target, preset, changes)
         case["planned_over_reserved"] = round(case["planned"] / case["reserved"], 3)
         before["cases"][name] = case
         mega = f"{case['planned'] / 1e6:10,.1f} MB planned, {case['reserved'] / 1e6:10,.1f} MB reserved"
         print(f"{name:24} {mega}, {case['planned_over_reserved']:.2f}", flush=True)
-        compiler = {"libtpu": version("libtpu")} if args.target in ("v5e", "v6e") else {}
-        write(args.json, {"target": args.target, **compiler, "cases": before["cases"]})
+        write(args.json, {"target": args.target, "cases": before["cases"]})
 
 
 if __name__ == "__main__":

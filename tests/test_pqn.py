@@ -303,7 +303,6 @@ def test_any_rollout_may_come_anywhere(key):
     np.testing.assert_allclose(share, 1 / 4, atol=0.03)
 
 
-@pytest.mark.slow
 def test_an_iteration_learns_from_each_minibatch_in_turn(key):
     """What an iteration makes of its windows is what updates on its minibatches make, one after the other."""
     cfg = config(**{"agent.layers": 1, "algo.epochs": 3, "optim.lr": 0.01})
@@ -379,7 +378,6 @@ def test_statistics_are_those_of_all_observations(algorithm, starts):
         np.testing.assert_allclose(moments.m2 / moments.rows, rows.var(0), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.slow
 def test_no_gradient_changes_the_statistics(rng, key):
     """And with them unread no step does, whatever the optimiser."""
     for optimiser in ("radam", "rmsprop"):

@@ -7,6 +7,7 @@ import oracles
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jaxtyping import TypeCheckError
 
 from jqmix.kernels.platform import compiling_for
 from jqmix.learning import returns
@@ -33,9 +34,15 @@ def test_matches_the_recursion(seed, T1, B, lam):
     np.testing.assert_allclose(lambda_returns(*args, lam), oracles.lambda_returns(*args, lam), rtol=2e-5, atol=2e-5)
 
 
+def test_a_wrong_shape_is_found():
+    """By the checks that tests run with, before any operation."""
+    reward, discount, value, last = sequences(0, 4, 3)
+    with pytest.raises(TypeCheckError, match="value"):
+        lambda_returns(reward, discount, np.concatenate([value, value[:1]]), last, 0.5)
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 40), st.floats(0, 1))
-@pytest.mark.slow
 def test_accelerators_double_the_steps_and_come_to_the_same(seed, T1, lam):
     """And what is not finite stays within its episode."""
     reward, discount, value, last = sequences(seed, T1, 3)

@@ -124,7 +124,6 @@ def test_whole_episodes_from_one_start_agree(map_name: str) -> None:
     assert_episodes_agree(*both_episodes(map_name, free=True))
 
 
-@pytest.mark.slow
 def test_the_form_for_many_units_is_jaxmarls_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """The larger maps, which have more than a few, are slow to test."""
     monkeypatch.setattr(smax, "FEW", 0)

@@ -65,7 +65,6 @@ def test_a_seed_is_the_same_alone_and_among_others(tmp_path):
     assert curves(among)[0] != curves(among)[1]
 
 
-@pytest.mark.slow
 def test_members_in_groups_learn_what_they_learn_at_once(tmp_path):
     """One program serves both groups; every member is logged under its own number, and all are saved."""
     whole = train(config(seeds=4, run_dir=str(tmp_path / "whole")), quiet=True)
@@ -127,7 +126,7 @@ def test_the_chunk_is_traced_once(traces):
     assert sorted(traces) == ["chunk", "evaluate", "train"]
 
 
-@pytest.mark.parametrize("fields", slow([{}, PQN]), ids=["dqn", "pqn"])
+@pytest.mark.parametrize("fields", [{}, *slow([PQN])], ids=["dqn", "pqn"])
 def test_what_is_written_for_an_accelerator_learns_the_same(fields):
     """Where a loop carries the parameters as one vector, returns are computed in few turns, products as they stand."""
     init, chunk = make_train(config(**fields))
