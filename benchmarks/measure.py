@@ -442,11 +442,11 @@ def plan_memory(target: str, preset: str, changes: dict[str, Any]) -> int:
     from jqmix.config import load_config
     from jqmix.kernels.platform import compiling_for
     from jqmix.runs.memory import make_plan
-    from jqmix.runs.population import abstract_member
+    from jqmix.runs.programs import MemberPrograms
 
     cfg, chip = load_config(preset, **changes), replace(CHIPS.get(target, CHIPS["h100"]), memory=10**15)
     with compiling_for("cpu" if target == "cpu" else chip.platform):
-        return make_plan(cfg, *abstract_member(cfg), checkpointing=False, chip=chip).need
+        return make_plan(cfg, MemberPrograms(cfg), checkpointing=False, chip=chip).need
 
 
 def forecast_of(text: str, chip: str) -> dict[str, Any]:

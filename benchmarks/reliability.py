@@ -67,8 +67,8 @@ def announced(owner, name, phase):
         return function(*args, **kwargs)
     setattr(owner, name, run)
 
-announced(experiment, "abstract_member", "environment")
-announced(population, "make_program", "trace")
+announced(experiment, "MemberPrograms", "environment")
+announced(population, "_lowered", "trace")
 announced(stages.Lowered, "compile", "compile")
 announced(Training, "_train", "train")
 announced(checkpoint, "save", "save")

@@ -16,6 +16,11 @@ import pytest
 from matplotlib.figure import Figure
 
 from jqmix.analysis import figures
+from jqmix.config import flatten, to_dict
+from jqmix.kernels.platform import platform
+from jqmix.runs import experiment
+from jqmix.runs.population import compile_population
+from jqmix.runs.programs import MemberPrograms
 
 # As the command line has it on a machine of two cores: members are shared out, and batches where no member is left.
 jax.config.update("jax_num_cpu_devices", 2)
@@ -31,6 +36,51 @@ def forget_programs():
     """What a file's tests compiled leaves memory with them: of all files it would be many gigabytes."""
     yield
     jax.clear_caches()
+
+
+MADE = {}  # by what they depend on: programs, and populations that were compiled
+NOT_COMPILED = ("run_dir", "seed", "group", "log", "checkpoint.")
+
+
+@pytest.fixture(scope="module")
+def shared_programs():
+    """Runs of one setting have one pair of programs, whichever file trains them. For tests of what runs write, say and
+    go on from; not where something of what is compiled is replaced."""
+
+    def once(what, make, cfg, *more):
+        if cfg.env.factory is not None:
+            return make()
+        settings = flatten(to_dict(cfg))
+        key = what, platform(), *more, *(str(settings[path]) for path in settings if not path.startswith(NOT_COMPILED))
+        if key not in MADE:
+            MADE[key] = make()
+            while len(MADE) > 12:
+                del MADE[next(iter(MADE))]
+        return MADE[key]
+
+    def programs(cfg):
+        return once("traced", lambda: MemberPrograms(cfg), cfg)
+
+    def compiled(cfg, group, starts, stage, programs):
+        population = once("compiled", lambda: compile_population(cfg, group, starts, stage, programs), cfg, group)
+        if population.cfg is cfg:
+            return population
+        for what in ("initialising", "tracing", "compiling"):
+            stage(what)
+        members, shared = population.init(starts)
+        return population._replace(cfg=cfg, starts=starts, members=members, shared=shared)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "MemberPrograms", programs)
+        patch.setattr(experiment, "compile_population", compiled)
+        yield
+
+
+@pytest.fixture
+def own_programs(monkeypatch):
+    """A run that traces and compiles, where others share."""
+    monkeypatch.setattr(experiment, "MemberPrograms", MemberPrograms)
+    monkeypatch.setattr(experiment, "compile_population", compile_population)
 
 
 @pytest.fixture

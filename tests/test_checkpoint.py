@@ -22,6 +22,7 @@ from jqmix.runs.experiment import resume, train
 from jqmix.runs.policy import evaluate_run, load_policy
 from jqmix.runs.population import compile_population
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
 SMALL = worlds.SMALL_RUN | {"total_steps": 640}
 
 

@@ -13,6 +13,7 @@ import jqmix
 from jqmix.cli import main
 from jqmix.config import load_config
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
 SMALL = [
     *("--env.name", "two_step_game", "--agent.hidden", "16", "--replay.capacity", "64", "--replay.batch", "16"),
     *("--eval.every", "64", "--eval.episodes", "4", "--total-steps", "128"),
@@ -77,7 +78,7 @@ def test_what_to_do_next_can_be_done(run_dir):
         assert _parse(words)[1] == []
 
 
-def test_json_is_all_that_stdout_gets(tmp_path, capsys):
+def test_json_is_all_that_stdout_gets(tmp_path, capsys, own_programs):
     path = tmp_path / "run"
     assert main(["train", *SMALL, "--seeds", "2", "--run-dir", str(path), "--json"]) == 0
     out, err = capsys.readouterr()

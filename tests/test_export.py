@@ -29,6 +29,7 @@ from jqmix.runs.export import _action_names, write_policy
 from jqmix.runs.policy import Policy, Trained, evaluate_run
 from jqmix.types import Entities
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
 N, A, OBS = 3, 5, 7
 AGENT = Agent(N, A, OBS, hidden=8)
 SLOTS, BATCH = 48, 128

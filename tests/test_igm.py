@@ -15,6 +15,7 @@ from jqmix.envs.games import MatrixGame, TwoStepGame
 from jqmix.runs.experiment import train
 from jqmix.runs.igm import joint_values
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
 PAYOFF = np.arange(8.0).reshape(2, 2, 2) % 5  # three agents
 SMALL = {
     "env.name": "matrix_game",

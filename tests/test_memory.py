@@ -19,7 +19,8 @@ from jqmix.kernels.platform import compiling_for
 from jqmix.runs import host_memory, memory
 from jqmix.runs.bench import bench
 from jqmix.runs.memory import make_plan, tree_bytes
-from jqmix.runs.population import abstract_member, compile_population, starts_of
+from jqmix.runs.population import compile_population, starts_of
+from jqmix.runs.programs import MemberPrograms
 
 SMALL = {"replay.capacity": 128, "eval.every": 1, "eval.episodes": 4}
 
@@ -28,7 +29,7 @@ PQN = {"algo.name": "pqn", "window": 4}
 
 
 def plan_of(cfg):
-    return make_plan(cfg, *abstract_member(cfg))
+    return make_plan(cfg, MemberPrograms(cfg))
 
 
 def reserved(compiled):
@@ -36,7 +37,7 @@ def reserved(compiled):
 
 
 def evaluating_bytes(cfg):
-    return memory.RESERVED_PLAYING * memory.bytes_on_device(memory.held_arrays(cfg).evaluating)
+    return memory.RESERVED_PLAYING * memory.bytes_on_device(memory.held_arrays(MemberPrograms(cfg)).evaluating)
 
 
 CASES = [
@@ -145,7 +146,7 @@ def test_the_plan_is_near_what_is_reserved_on_a_chip(target, case):
     """As it was recorded by ``benchmarks/memory.py``, on one device, also of chips that are not here."""
     cfg, chip = load_config(case["preset"], **case["changes"]), CHIPS.get(target, H100)
     with compiling_for("cpu" if target == "cpu" else chip.platform):
-        plan = make_plan(cfg, *abstract_member(cfg), checkpointing=False, chip=replace(chip, memory=10**15))
+        plan = make_plan(cfg, MemberPrograms(cfg), checkpointing=False, chip=replace(chip, memory=10**15))
     assert plan.group == cfg.seeds
     assert 0.75 < plan.need / case["reserved"] < 1.25
 
@@ -170,9 +171,9 @@ def test_as_many_members_at_once_as_fit(monkeypatch):
             assert f"{fewer} of 12 at once" in str(plan_of(cfg)) or fewer == 12
     # Without checkpoints there is room for more.
     monkeypatch.setattr(memory, "available_bytes", lambda: (14 * state + 2 * working, 1))
-    spec_and_member = abstract_member(cfg)
-    assert make_plan(cfg, *spec_and_member, checkpointing=False).group == 12
-    assert make_plan(cfg, *spec_and_member).group == 6
+    programs = MemberPrograms(cfg)
+    assert make_plan(cfg, programs, checkpointing=False).group == 12
+    assert make_plan(cfg, programs).group == 6
     # Two devices: each needs what its half of the members takes.
     monkeypatch.setattr(memory, "available_bytes", lambda: ((8 + 6) * state + 2 * working, 2))
     assert plan_of(cfg).group == 6
@@ -253,7 +254,7 @@ MANY = [(0, 3, 1e-3), (2**31 - 3, 2, 0.1), (7, 10_000, 3e-4)]
 
 def test_bench_refuses_members_that_do_not_fit(monkeypatch):
     cfg = load_config(None, **SMALL, **{"env.name": "two_step_game", "seeds": 12})
-    plan = make_plan(cfg, *abstract_member(cfg), checkpointing=False)
+    plan = make_plan(cfg, MemberPrograms(cfg), checkpointing=False)
     monkeypatch.setattr(memory, "available_bytes", lambda: (plan.need - 1, 1))
     with pytest.raises(ConfigError, match=r"^seeds: 12 members do not fit at once; at most 6 of them do$"):
         bench(cfg)

@@ -12,6 +12,7 @@ from jqmix.chips.traced import array_bytes, operations, peak, tiled_bytes
 from jqmix.cli import main
 from jqmix.config import load_config
 from jqmix.runs.plan import traced_iteration
+from jqmix.runs.programs import MemberPrograms
 
 SMALL = ["two_step_game", "--replay.capacity", "128"]
 
@@ -103,8 +104,8 @@ def test_reading_a_slot_is_not_reading_all():
 
 def test_devices_that_share_a_member_sum_its_gradients_once_an_update():
     cfg = load_config("two_step_game", updates=3)
-    assert estimate(traced_iteration(cfg, 1), H100, 1).collectives == {}
-    found = estimate(traced_iteration(cfg, 2), H100, 1)
+    assert estimate(traced_iteration(MemberPrograms(cfg), 1), H100, 1).collectives == {}
+    found = estimate(traced_iteration(MemberPrograms(cfg), 2), H100, 1)
     assert sum(found.collectives.values()) >= cfg.updates
     assert found.collective_bytes > 3 * 4 * 32_000
 

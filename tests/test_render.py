@@ -41,6 +41,7 @@ from jqmix.runs.experiment import train
 from jqmix.runs.policy import evaluate_run, load_policy, load_run_config
 from jqmix.runs.render import _played, render, split_up
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
 # The episodes
 
 

@@ -23,6 +23,7 @@ from jqmix.runs.policy import evaluate_run, load_policy
 from jqmix.runs.run_dir import RunDir, RunError
 from jqmix.runs.terminal import Terminal
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
 SMALL = worlds.SMALL_RUN | {"checkpoint.every": 200, "checkpoint.share": 1.0, "total_steps": 2000}
 
 

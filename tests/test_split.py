@@ -23,7 +23,7 @@ from jqmix.learning.split import RolloutsShare, Split, noise_axes
 from jqmix.networks.agent import AgentStart
 from jqmix.runs import devices, memory
 from jqmix.runs.memory import make_plan
-from jqmix.runs.population import abstract_member
+from jqmix.runs.programs import MemberPrograms
 from jqmix.types import Packed
 
 SHARED = Split(4, rollouts=True)
@@ -185,16 +185,15 @@ def test_accelerators_that_are_left_share_members():
 def test_what_a_divided_member_takes(monkeypatch):
     """Its replay is there once, what it learns on every device, and what devices send one another beside it."""
     cfg = load_config(None, **worlds.SMALL_RUN | {"env.name": "smax_3m", "rollouts": 8, "replay.capacity": 512})
-    spec, member = abstract_member(cfg)
     with compiling_for("gpu"):
-        plans = []
+        programs, plans = MemberPrograms(cfg), []
         for count in (1, 2):
             monkeypatch.setattr(devices.jax, "local_devices", lambda n=count: jax.devices()[:n])
-            plans.append(make_plan(cfg, spec, member))
+            plans.append(make_plan(cfg, programs))
     alone, shared = plans
     assert (alone.copies, alone.divided, shared.copies, shared.divided) == (1, False, 2, True)
-    sent = memory.sending_bytes(cfg, spec)
-    window = memory.tree_bytes(member.buffer.windows) / cfg.replay.capacity
+    sent = memory.sending_bytes(cfg, programs.spec)
+    window = memory.tree_bytes(programs.member.buffer.windows) / cfg.replay.capacity
     assert 24 * window < sent < 4 * 24 * window  # 8 that are collected, a batch of 16; all numbers in 32 bits
     assert shared.need - alone.need == shared.parameters + shared.optimiser + 2 * sent
 

@@ -22,6 +22,7 @@ from jqmix.runs.experiment import train
 from jqmix.runs.terminal import Terminal, clock, mean_curve, packed, short_count
 from jqmix.runs.text_plots import short_number, sparkline, text_bar, text_curve
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
 WIDTHS = (60, 80, 120, 200)
 SMALL = [
     *("--env.name", "two_step_game", "--agent.hidden", "16", "--replay.capacity", "64", "--replay.batch", "16"),

@@ -23,6 +23,7 @@ from jqmix.runs.log import check_callbacks
 from jqmix.trackers import feed
 from jqmix.trackers.base import TRACKERS, TrackedRun, measured, name_loggers
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
 SMALL = worlds.SMALL_RUN | {"eval.episodes": 4, "checkpoint.every": 200, "checkpoint.share": 1.0}
 SMALL |= {"total_steps": 1280, "seeds": 2}
 

@@ -16,6 +16,7 @@ from jqmix.runs.experiment import train
 from jqmix.runs.igm import joint_values
 from jqmix.runs.policy import evaluate_run, load_run_config
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
 # Weights
 
 

@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, UInt8
 
 from jqmix.envs.base import Batched, TimeLimit
 from jqmix.envs.errors import EnvError
-from jqmix.kernels.platform import platform
+from jqmix.kernels.platform import quick_to_compile
 from jqmix.plugins import first_line, located, raised, where
 from jqmix.types import Entities, EnvSpec, Seen, TimeStep
 
@@ -404,8 +404,7 @@ def _played(env: TimeLimit, steps: int, seed: int) -> _Found:
         method = "step" if _same_program(first, second) else "reset"
         rule = "randomness must come from key alone, and what changes must be in the state"
         raise _wrong(env, method, f"key and state do not decide what {method} returns; {rule}")
-    quickly: dict[str, str | bool] = {"xla_backend_optimization_level": "0"} if platform() == "cpu" else {}
-    return lowered.compile(quickly)(key)
+    return lowered.compile(quick_to_compile())(key)
 
 
 def _same_program(a: Any, b: Any) -> bool:

@@ -27,6 +27,11 @@ def compiling_for(name: str) -> Iterator[None]:
         yield
 
 
+def quick_to_compile() -> dict[str, str | bool]:
+    """Compiler options for what runs once: on a CPU, LLVM does not polish it."""
+    return {"xla_backend_optimization_level": "0"} if platform() == "cpu" else {}
+
+
 def plain(path: str) -> bool:
     """Whether the fast path of this name takes its plain form instead: for debugging, as the oracle, and to measure
     what it is worth (``JQMIX_PLAIN=1``: all do; ``JQMIX_PLAIN=gru+product``: these)."""

@@ -20,7 +20,8 @@ from jqmix.learning.train import build_env, iterations_per_chunk, whole_evaluati
 from jqmix.runs.devices import EACH, compiler_options, make_mesh, over_devices
 from jqmix.runs.jax_settings import check_kernels, settled
 from jqmix.runs.memory import make_plan, tree_bytes
-from jqmix.runs.population import abstract_member, compile_population, starts_of
+from jqmix.runs.population import compile_population, starts_of
+from jqmix.runs.programs import MemberPrograms
 
 
 def _timed(call: Callable[[], Any], repeats: int) -> float:
@@ -108,14 +109,14 @@ def bench(cfg: Config) -> dict[str, Any]:
 
     Raises ``ConfigError`` where the members do not fit at once.
     """
-    spec, member = abstract_member(cfg)
+    programs = MemberPrograms(cfg)
     check_kernels(cfg, build_env(cfg, 1), warn)
-    plan = make_plan(replace(cfg, group=None), spec, member, checkpointing=False)
+    plan = make_plan(replace(cfg, group=None), programs, checkpointing=False)
     if plan.group < cfg.seeds:
         raise ConfigError(f"seeds: {cfg.seeds} members do not fit at once; at most {plan.group} of them do")
     device = jax.devices()[0]
     return {
-        "environment": spec.name,
+        "environment": programs.spec.name,
         "members": cfg.seeds,
         "rollouts": cfg.rollouts,
         "device": device.device_kind,

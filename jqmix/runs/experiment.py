@@ -39,12 +39,12 @@ from jqmix.runs.policy import load_run_config
 from jqmix.runs.population import (
     Population,
     Starts,
-    abstract_member,
     compile_population,
     parameter_count,
     replay_ratio,
     starts_of,
 )
+from jqmix.runs.programs import MemberPrograms
 from jqmix.runs.provenance import commit
 from jqmix.runs.run_dir import RunDir, RunError
 from jqmix.runs.saver import Saver
@@ -226,8 +226,9 @@ def dry_run(cfg: Config, place: Place | None = None) -> list[str]:
     cfg = replace(cfg, seed=cfg.seed + own.start, seeds=len(own))
     make_trackers(cfg.log)
     check_own_env(cfg)
-    spec, member = abstract_member(cfg)
-    plan = make_plan(cfg, spec, member)
+    programs = MemberPrograms(cfg)
+    spec, member = programs.spec, programs.member
+    plan = make_plan(cfg, programs)
     info = metadata(cfg, spec, member, plan)
     if info["device"]["platform"] == "cpu":
         sizes = Sizes(*(getattr(spec, name) for name in Sizes._fields))
@@ -352,10 +353,11 @@ class _Session:
         self.terminal.stage("building the environment")
         check_own_env(self.cfg)
         check_kernels(self.cfg, build_env(self.cfg, 1), self.terminal.warn)
-        spec, member = abstract_member(self.cfg)
+        self.member_programs = MemberPrograms(self.cfg)
+        spec, member = self.member_programs.spec, self.member_programs.member
         self.cfgs, self.cfg = [_named(cfg, spec) for cfg in self.cfgs], _named(self.cfg, spec)
         self.stop.raise_if_asked()
-        plan = self._plan(spec, member, resuming)
+        plan = self._plan(resuming)
         self.devices = sum(self.hosts.exchange(make_mesh(plan.group, learning_batch(self.cfg)).size))
         with contextlib.ExitStack() as undoing:
             self._open(spec, member, plan, resuming, undoing)
@@ -389,17 +391,17 @@ class _Session:
         info = metadata(cfg, spec, member, plan)
         return info | {"device": info["device"] | {"count": self.devices}, "hosts": self.hosts.count}
 
-    def _plan(self, spec: EnvSpec, member: Member, resuming: bool) -> MemoryPlan:
+    def _plan(self, resuming: bool) -> MemoryPlan:
         """Of this process's members. A run that is resumed keeps its groups, or where they don't fit any more divides
         them."""
-        cfg = replace(self.cfg, seeds=len(self.own))
+        cfg, programs = replace(self.cfg, seeds=len(self.own)), self.member_programs
         if resuming and cfg.group is None:
             before = _recorded_group(Path(self.cfgs[0].run_dir or ""))
             if before is not None and cfg.seeds % before == 0:
                 with contextlib.suppress(ConfigError):
-                    return make_plan(replace(cfg, group=before), spec, member)
-                return make_plan(replace(cfg, seeds=before), spec, member)._replace(members=cfg.seeds)
-        return make_plan(cfg, spec, member)
+                    return make_plan(replace(cfg, group=before), programs)
+                return make_plan(replace(cfg, seeds=before), programs)._replace(members=cfg.seeds)
+        return make_plan(cfg, programs)
 
     def _open(
         self, spec: EnvSpec, member: Member, plan: MemoryPlan, resuming: bool, undoing: contextlib.ExitStack
@@ -511,7 +513,9 @@ class _Session:
         """The program for so many members, compiled once for each number."""
         if group.size not in self.programs:
             starts = self.starts.slice(group.first, group.size)
-            self.programs[group.size] = compile_population(self.cfg, group.size, starts, self.terminal.stage)
+            self.programs[group.size] = compile_population(
+                self.cfg, group.size, starts, self.terminal.stage, self.member_programs
+            )
             self.startup_s += self.terminal.ready()
         return self.programs[group.size]
 

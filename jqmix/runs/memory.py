@@ -5,7 +5,6 @@ import math
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from jqmix.chips.catalogue import Chip
 from jqmix.chips.traced import Held, array_bytes, peak, tiled_bytes
@@ -18,13 +17,12 @@ from jqmix.learning.train import (
     build_env,
     divides,
     learning_batch,
-    make_program,
     updates_per_iteration,
-    whole_evaluation,
     window_slots,
 )
 from jqmix.runs import host_memory
 from jqmix.runs.devices import divides_rollouts, members_take_turns, mesh_shape, shares
+from jqmix.runs.programs import MemberPrograms
 from jqmix.types import EnvSpec
 
 # Of what is free, a plan may use so much: programs, constants and other processes take some, too.
@@ -93,17 +91,12 @@ class Working(NamedTuple):
     evaluating: list[Held]
 
 
-def held_arrays(cfg: Config) -> Working:
-    """Traced for the platform, not compiled."""
-    program = make_program(cfg)
-    member, shared = jax.eval_shape(program.init, jax.ShapeDtypeStruct((), jnp.int32))
-    iteration = jax.make_jaxpr(program.iteration)(member, shared).jaxpr
-    evaluation = jax.make_jaxpr(program.evaluate)(
-        member._replace(buffer=None, ongoing=None), shared, whole_evaluation(cfg)
-    ).jaxpr
+def held_arrays(programs: MemberPrograms) -> Working:
+    """Of what is traced, not compiled."""
+    iteration, evaluation = programs.iteration, programs.evaluate.jaxpr
     collects = lambda step: "collecting" in step.scope  # noqa: E731
     working = Working(peak(iteration, collects), peak(iteration, lambda step: not collects(step)), peak(evaluation))
-    if cfg.precision != "float32":
+    if programs.cfg.precision != "float32":
         return working
     return Working(*([x._replace(multiplied=False) for x in held] for held in working))
 
@@ -171,20 +164,19 @@ def check_room(field: str, what: str, need: int) -> None:
 
 def make_plan(
     cfg: Config,
-    spec: EnvSpec,
-    member: Member,
+    programs: MemberPrograms,
     checkpointing: bool = True,
     chip: Chip | None = None,
     devices: int = 1,
 ) -> MemoryPlan:
-    """The plan for a population of such members (their shapes are enough), here, or on so many devices of a ``chip``
-    that need not be here, while programs are written for its platform.
+    """The plan for a population of members that do what ``programs`` do, here, or on so many devices of a ``chip`` that
+    need not be here, while programs are written for its platform.
 
     Trains as many at once as fit, by the estimate, unless ``group`` says how many. ``checkpointing`` keeps room for a
     copy of a group's state. Raises ``ConfigError`` where a group of that size does not fit, or not even one member.
     """
     available, devices = available_bytes() if chip is None else (int(chip.usable * chip.memory * devices), devices)
-    free, held = available // devices, held_arrays(cfg)
+    free, held, member = available // devices, held_arrays(programs), programs.member
 
     @functools.cache
     def plan_for(group: int) -> MemoryPlan:
@@ -194,7 +186,7 @@ def make_plan(
         plan = _plan_for(group, mesh, cfg.seeds, member, held, available, shares(group, devices), checkpointing)
         if not plan.divided:
             return plan
-        return plan._replace(working=plan.working + plan.copies * sending_bytes(cfg, spec))
+        return plan._replace(working=plan.working + plan.copies * sending_bytes(cfg, programs.spec))
 
     def fits(group: int) -> bool:
         plan = plan_for(group)

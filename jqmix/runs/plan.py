@@ -32,7 +32,7 @@ from jqmix.learning.train import (
 from jqmix.runs.devices import divides_rollouts, mesh_shape
 from jqmix.runs.jax_settings import settled
 from jqmix.runs.memory import MemoryPlan, make_plan
-from jqmix.runs.population import abstract_member
+from jqmix.runs.programs import MemberPrograms
 from jqmix.runs.target import bench_target
 from jqmix.types import EnvSpec
 
@@ -49,15 +49,19 @@ def plan(
     check_own_env(cfg)
     chip = None if target is None else chip_named(target)
     with compiling_for(chip.platform) if chip else contextlib.nullcontext():
-        spec, member = abstract_member(cfg)
-        memory = make_plan(cfg, spec, member, chip=chip, devices=devices)
+        programs = MemberPrograms(cfg)
+        memory = make_plan(cfg, programs, chip=chip, devices=devices)
         devices = devices if chip else len(jax.local_devices())
         rows, columns = mesh_shape(memory.group, learning_batch(cfg), devices, partial(divides, cfg))
         free = int(chip.usable * chip.memory) if chip else memory.available // memory.memories
         said = _layout(memory, rows, columns, devices) | {"target": target, "memory": _memory(memory, free)}
         if chip is not None:
-            found = _compiled(cfg, chip, devices, memory) if compiled else _estimated(cfg, chip, memory, rows, columns)
-            said |= _speed(cfg, spec, memory, rows, **found) | {"speed_from": "compiled" if compiled else "model"}
+            if compiled:
+                found = _compiled(cfg, chip, devices, memory)
+            else:
+                found = estimate(traced_iteration(programs, columns), chip, memory.group // rows)._asdict()
+            said |= _speed(cfg, programs.spec, memory, rows, **found)
+            said |= {"speed_from": "compiled" if compiled else "model"}
     if chip is not None and price is not None:
         hours = said["run_s"] / 3600
         said |= {"dollars": price * devices * hours, "dollars_per_chip_hour": price}
@@ -91,17 +95,12 @@ def _memory(memory: MemoryPlan, free: int) -> dict[str, int]:
     }
 
 
-def _estimated(cfg: Config, chip: Chip, memory: MemoryPlan, rows: int, columns: int) -> dict[str, Any]:
-    found = estimate(traced_iteration(cfg, columns), chip, memory.group // rows)
-    return found._asdict()
-
-
-def traced_iteration(cfg: Config, devices: int) -> Any:
+def traced_iteration(programs: MemberPrograms, devices: int) -> Any:
     """The jaxpr of a member's iteration, as one of so many devices that share the member computes it."""
-    program = make_program(cfg, Split(devices, rollouts=devices > 1 and divides_rollouts()))
-    seed = jax.ShapeDtypeStruct((), jnp.int32)
     if devices == 1:
-        return jax.make_jaxpr(program.iteration)(*jax.eval_shape(program.init, seed)).jaxpr
+        return programs.iteration
+    program = make_program(programs.cfg, Split(devices, rollouts=divides_rollouts()))
+    seed = jax.ShapeDtypeStruct((), jnp.int32)
     mesh, same = AbstractMesh((devices,), (split.AXIS,)), PartitionSpec()
     on_each = partial(jax.shard_map, mesh=mesh, in_specs=same, out_specs=same, check_vma=False)
     states = jax.eval_shape(on_each(program.init), seed)

@@ -13,9 +13,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from jqmix.config import Config
+from jqmix.kernels.platform import quick_to_compile
 from jqmix.learning.hyper import Hyper, hyper_of
+from jqmix.learning.split import Split
 from jqmix.learning.state import Member, Rounds, Shared
 from jqmix.learning.train import (
+    Program,
     divides,
     learning_batch,
     make_program,
@@ -36,6 +39,7 @@ from jqmix.runs.devices import (
     over_devices,
     split_over,
 )
+from jqmix.runs.programs import MemberPrograms, on_host, without_rollouts
 from jqmix.types import EnvSpec
 
 # A function of one member: (member, shared, what is to be done) -> (member, shared, what there is to tell).
@@ -63,7 +67,7 @@ class Population(NamedTuple):
     def evaluate(self, members: Member, shared: Shared, rounds: Rounds) -> tuple[Member, Shared, Any]:
         """What ``rounds`` say, with the members as they are. Donates the members that it is given."""
         kept = {"buffer": members.buffer, "ongoing": members.ongoing}
-        read, shared, metrics = self.evaluation.result()(_without_rollouts(members), shared, on_host(rounds))
+        read, shared, metrics = self.evaluation.result()(without_rollouts(members), shared, on_host(rounds))
         return read._replace(**kept), shared, metrics
 
     def forget_start(self) -> None:
@@ -92,16 +96,6 @@ class Population(NamedTuple):
         return jax.tree.map(put, (members, shared), (self.members, self.shared))
 
 
-def _without_rollouts(members: Member) -> Member:
-    """What an evaluation reads."""
-    return members._replace(buffer=None, ongoing=None)
-
-
-def on_host(rounds: Rounds) -> Rounds:
-    """Their numbers as a compiled program takes them."""
-    return Rounds(*(np.asarray(x, np.bool_ if isinstance(x, bool) else np.int32) for x in rounds))
-
-
 class Starts(NamedTuple):
     """What members begin from."""
 
@@ -120,31 +114,28 @@ def starts_of(*cfgs: Config) -> Starts:
     return Starts(jnp.asarray(seed), jax.tree.map(jnp.asarray, hyper))
 
 
-def abstract_member(cfg: Config) -> tuple[EnvSpec, Member]:
-    """The shapes of a member's state, without making it; builds the environment, so it also checks sizes."""
-    program = make_program(cfg)
-    member, _ = jax.eval_shape(program.init, jax.ShapeDtypeStruct((), jnp.int32))
-    return program.env.spec, member
-
-
 def compile_population(
     cfg: Config,
     group: int | None = None,
     starts: Starts | None = None,
     stage: Callable[[str], None] = lambda what: None,
+    programs: MemberPrograms | None = None,
 ) -> Population:
     """Initialises the first ``group`` members (all of them unless told) and compiles their programs.
 
     Members are those of ``cfg``, or those that ``starts`` says, with hyperparameters of their own. They are shared out
     over this host's devices; where some are left, several share each member. One pair of programs serves every group of
     the same size. Training need not wait for the evaluation, which compiles in a thread. ``stage`` is told what is
-    being done.
+    being done. ``programs``: a member's, where they are there already.
     """
     stage("initialising")
     starts = starts_of(cfg) if starts is None else starts
     size = group or len(starts.seed)
     mesh = make_mesh(size, learning_batch(cfg), divides=partial(divides, cfg))
-    program, placed = make_program(cfg, split_over(mesh)), _placed(cfg, mesh)
+    whole, split = programs or MemberPrograms(cfg), split_over(mesh)
+    divided = _divided(whole, split)
+    program = divided if split.rollouts else whole  # where batches alone are divided, nothing but training is
+    placed = _placed(whole.member, mesh)
 
     def init_all(starts: Starts) -> tuple[Member, Shared]:
         # One after another: under vmap, an initialiser with a QR factorisation (orthogonal) can hang on a CPU with
@@ -152,7 +143,7 @@ def compile_population(
         members, shared = jax.lax.map(lambda start: program.init(*start), starts)
         return members, jax.tree.map(lambda x: x[0], shared)
 
-    init = jax.jit(over_devices(init_all, mesh, (EACH,), (placed, SAME)))
+    init = jax.jit(over_devices(init_all, mesh, (EACH,), (placed, SAME)), compiler_options=quick_to_compile())
     starts = starts.slice(0, size)
     members, shared = init(starts)
     options = compiler_options()
@@ -160,22 +151,27 @@ def compile_population(
     pool = ThreadPoolExecutor(2 if cpu_cores() > 2 else 1, thread_name_prefix="compile")
     stage("tracing")
     begin = time.perf_counter()
-    training = _lowered(program.train, mesh, size, placed, members, shared, np.int32(1))
+    training = _lowered(divided.train, mesh, size, placed, members, shared, np.int32(1))
     traced = time.perf_counter()
     stage("compiling")
     compiling = pool.submit(_timed_compile, training, options)
-    read = _without_rollouts(members)
+    read = without_rollouts(members)
     evaluation = _lowered(program.evaluate, mesh, size, EACH, read, shared, on_host(whole_evaluation(cfg)))
     evaluating = pool.submit(evaluation.compile, options)
     train, compile_s = compiling.result()
     pool.shutdown(wait=False)
     times = traced - begin, compile_s
-    return Population(cfg, program.env.spec, init, train, evaluating, starts, members, shared, *times)
+    return Population(cfg, whole.spec, init, train, evaluating, starts, members, shared, *times)
 
 
-def _placed(cfg: Config, mesh: Mesh) -> Any:
-    """How members lie on the devices."""
-    return layout(abstract_member(cfg)[1]) if split_over(mesh).rollouts else EACH
+def _divided(whole: MemberPrograms, split: Split) -> MemberPrograms | Program:
+    """A member's programs, as one of the devices that share it has them."""
+    return whole if split.parts == 1 else make_program(whole.cfg, split)
+
+
+def _placed(member: Member, mesh: Mesh) -> Any:
+    """How such members lie on the devices."""
+    return layout(member) if split_over(mesh).rollouts else EACH
 
 
 def _lowered(call: Call, mesh: Mesh, size: int, placed: Any, *arguments: Any) -> Any:
@@ -187,10 +183,12 @@ def _lowered(call: Call, mesh: Mesh, size: int, placed: Any, *arguments: Any) ->
 
 def lower_training(cfg: Config, mesh: Mesh) -> Any:
     """The training program of all members, for devices that need not be there: traced, of shapes alone."""
-    whole, program, placed = make_program(cfg), make_program(cfg, split_over(mesh)), _placed(cfg, mesh)
+    whole = MemberPrograms(cfg)
+    placed = _placed(whole.member, mesh)
     members, shared = jax.eval_shape(jax.vmap(lambda s: whole.init(*s), out_axes=(0, None)), starts_of(cfg))
     with jax.default_device(mesh.devices.flat[0]):  # whose generation kernels are written for: nothing may run there
-        return _lowered(program.train, mesh, cfg.seeds, placed, members, shared, np.int32(1))
+        train = _divided(whole, split_over(mesh)).train
+        return _lowered(train, mesh, cfg.seeds, placed, members, shared, np.int32(1))
 
 
 def _timed_compile(lowered: Any, options: Any) -> tuple[Any, float]:
