@@ -39,7 +39,7 @@ def forget_programs():
 
 
 MADE = {}  # by what they depend on: programs, and populations that were compiled
-NOT_COMPILED = ("run_dir", "seed", "group", "log", "checkpoint.")
+NOT_COMPILED = ("run_dir", "seed", "group", "log", "total_steps", "checkpoint.", "eval.every", "eval.absolute")
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,9 @@ import worlds
 
 from jqmix.config import load_config
 from jqmix.learning.hyper import hyper_of
+from jqmix.learning.state import Iterations
 from jqmix.learning.train import make_program, whole_evaluation
-from jqmix.runs.programs import MemberPrograms, Traced, on_host, without_rollouts
+from jqmix.runs.programs import MemberPrograms, TracedFunction, on_host, without_rollouts
 
 
 def double(x, more):
@@ -26,7 +27,7 @@ EXAMPLES = jnp.zeros(()), {"y": jnp.zeros((2,))}
 )
 def test_a_traced_function_is_the_function(through, x):
     arguments = x, {"y": jnp.array([1.0, 5.0])}
-    wanted, found = through(double)(*arguments), through(Traced(double, *EXAMPLES))(*arguments)
+    wanted, found = through(double)(*arguments), through(TracedFunction(double, *EXAMPLES))(*arguments)
     assert jax.tree.structure(wanted) == jax.tree.structure(found)
     jax.tree.map(np.testing.assert_array_equal, wanted, found)
 
@@ -38,7 +39,7 @@ def test_it_is_traced_once():
         calls.append(x)
         return x + 1
 
-    traced = Traced(counted, jnp.float32(0))
+    traced = TracedFunction(counted, jnp.float32(0))
     for x in (1.0, 2.0):
         assert jax.jit(traced)(jnp.float32(x)) == x + 1
     assert len(calls) == 1
@@ -46,7 +47,7 @@ def test_it_is_traced_once():
 
 def test_other_arguments_than_it_was_traced_for_are_refused():
     with pytest.raises(ValueError, match="it was traced for"):
-        Traced(double, *EXAMPLES)(jnp.zeros(()), {"z": jnp.zeros((2,))})
+        TracedFunction(double, *EXAMPLES)(jnp.zeros(()), {"z": jnp.zeros((2,))})
 
 
 def test_programs_do_what_the_functions_do():
@@ -56,8 +57,8 @@ def test_programs_do_what_the_functions_do():
     ends = []
     for program in (plain, programs):
         member, shared = jax.jit(program.init)(jnp.int32(5), hyper_of(cfg))
-        member, shared, _ = jax.jit(program.train)(member, shared, jnp.int32(6))
-        evaluated = jax.jit(program.evaluate)(without_rollouts(member), shared, on_host(whole_evaluation(cfg)))
+        member, shared, _ = jax.jit(program.train)(member, shared, on_host(Iterations(6), cfg))
+        evaluated = jax.jit(program.evaluate)(without_rollouts(member), shared, on_host(whole_evaluation(cfg), cfg))
         ends.append((member, evaluated))
     assert int(ends[0][1][1].updates) > 0
     for (path, a), b in zip(jax.tree.leaves_with_path(ends[0]), jax.tree.leaves(ends[1]), strict=True):

@@ -14,6 +14,7 @@ from jqmix.config import ConfigError, load_config
 from jqmix.envs.base import Batched, TimeLimit
 from jqmix.kernels import turns
 from jqmix.kernels.platform import compiling_for, plain_forms
+from jqmix.learning.state import Iterations
 from jqmix.learning.train import make_program
 from jqmix.networks.agent import Agent, AgentStart
 from jqmix.runs import checkpoint
@@ -159,7 +160,7 @@ def trained(fields):
     """Two members after six iterations; and the program that made them."""
     program = make_program(load_config(None, **{**SMALL, **fields}))
     members, shared = jax.jit(jax.vmap(program.init, out_axes=(0, None)))(jnp.arange(2))
-    step = jax.jit(jax.vmap(lambda m, s: program.train(m, s, 6), in_axes=(0, None), out_axes=(0, None, 0)))
+    step = jax.jit(jax.vmap(lambda m, s: program.train(m, s, Iterations(6)), in_axes=(0, None), out_axes=(0, None, 0)))
     traced = step.trace(members, shared)
     return traced.lower().compile()(members, shared), traced
 

@@ -1,5 +1,7 @@
 """The compiled step as a whole: determinism, members, counters, compilation, memory."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +19,7 @@ from jqmix.learning.train import Program, make_program, make_train, whole_evalua
 from jqmix.runs.experiment import train
 from jqmix.runs.memory import tree_bytes
 from jqmix.runs.population import compile_population, starts_of
+from jqmix.runs.programs import MemberPrograms
 
 SMALL = {
     "env.name": "two_step_game",
@@ -355,3 +358,14 @@ def test_learning_rate_and_epsilon_follow_environment_steps():
         beta = 0.4 + 0.6 * min(steps, 1000) / 1000
         assert float(program.now(now).replay.priority_beta) == pytest.approx(beta, rel=1e-5)
         assert float(program.epsilon(now)) == pytest.approx(eps, rel=1e-5)
+        longer = program.now(now, jnp.float32(2000))
+        assert float(longer.optim.lr) == pytest.approx(1e-3 - 0.9e-3 * min(steps, 2000) / 2000, rel=1e-5)
+
+
+def test_a_run_of_more_steps_is_the_same_program():
+    """So that the cache of compiled programs has it; what it has of the configuration's steps, it is told."""
+    fields = {"optim.lr_end_factor": 0.1, "replay.prioritised": True}
+    few, many = (MemberPrograms(config(total_steps=steps, **fields)) for steps in (256, 512))
+    for name in ("init", "train", "evaluate"):
+        texts = [re.sub(r"0x[0-9a-f]+", "", str(getattr(programs, name).jaxpr)) for programs in (few, many)]
+        assert texts[0] == texts[1]

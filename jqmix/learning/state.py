@@ -57,11 +57,19 @@ class Shared(NamedTuple):
     counters: Any  # the algorithm's
 
 
+class Iterations(NamedTuple):
+    """What a call of ``train`` is to do. Its numbers are traced: one program does whatever is asked of it."""
+
+    count: Int[Any, ""]
+    total_steps: Float[Any, ""] | None = None  # where schedules end; None: where the configuration says, for ever
+
+
 class Rounds(NamedTuple):
-    """What a call of ``evaluate`` is to do. Its numbers are traced: one program does whatever is asked of it."""
+    """What a call of ``evaluate`` is to do, traced likewise."""
 
     count: Int[Any, ""]
     first: Int[Any, ""]  # the first one's number in its evaluation, from 0 on
     episodes: Int[Any, ""]  # how many an evaluation counts
     complete: Bool[Any, ""]  # an evaluation ends with this call: the best is kept, and the log's sums begin anew
     absolute: Bool[Any, ""]  # an evaluation of its own, with other random numbers, that changes nothing
+    total_steps: Float[Any, ""] | None = None  # where schedules end, as in ``Iterations``

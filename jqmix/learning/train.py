@@ -32,7 +32,7 @@ from jqmix.learning.hyper import Hyper, bind, hyper_of
 from jqmix.learning.learner import empty_stats
 from jqmix.learning.rollout import Episodes, Ongoing, agent_start, begin_ongoing, collect, no_episodes
 from jqmix.learning.split import WHOLE, RolloutsShare, Split, noise_axes
-from jqmix.learning.state import Best, Member, Rounds, Shared, Tally
+from jqmix.learning.state import Best, Iterations, Member, Rounds, Shared, Tally
 from jqmix.networks import normalise
 from jqmix.types import EnvSpec, Packed
 
@@ -147,20 +147,21 @@ class Program(NamedTuple):
 
     # Collecting and learning
 
-    def train(
-        self, member: Member, shared: Shared, iterations: int | Int[Any, ""]
-    ) -> tuple[Member, Shared, dict[str, Any]]:
+    def train(self, member: Member, shared: Shared, iterations: Iterations) -> tuple[Member, Shared, dict[str, Any]]:
         """So many iterations. Also how far the member is: ``env_steps`` and ``fault``."""
 
         def one_more(_: Array, carry: tuple[Member, Shared]) -> tuple[Member, Shared]:
-            return self.iteration(*carry)
+            return self.iteration(*carry, iterations.total_steps)
 
         with products_in(self.cfg.precision):
-            member, shared = jax.lax.fori_loop(0, jnp.asarray(iterations), one_more, (member, shared))
+            member, shared = jax.lax.fori_loop(0, jnp.asarray(iterations.count), one_more, (member, shared))
         return member, shared, {"env_steps": member.env_steps, "fault": member.fault}
 
-    def iteration(self, member: Member, shared: Shared) -> tuple[Member, Shared]:
-        """A window from every rollout, and what the algorithm learns from it.
+    def iteration(
+        self, member: Member, shared: Shared, total_steps: Float[Any, ""] | None = None
+    ) -> tuple[Member, Shared]:
+        """A window from every rollout, and what the algorithm learns from it. Schedules end at ``total_steps``, which
+        are the configuration's unless told.
 
         Where something is not finite, what the member learned stays from then on as it was before.
         """
@@ -179,7 +180,8 @@ class Program(NamedTuple):
             )
             windows, episodes = self.collecting.gather((windows, episodes), (BATCH_AXIS, 0))
         member, strange = self._remember(member._replace(ongoing=ongoing), windows)
-        learned = self._algorithm(member).learn(member, shared.counters, windows, self.now(member), key_learn)
+        now = self.now(member, total_steps)
+        learned = self._algorithm(member).learn(member, shared.counters, windows, now, key_learn)
         member = member._replace(
             learner=learned.learner,
             buffer=learned.buffer,
@@ -224,7 +226,7 @@ class Program(NamedTuple):
         Where an evaluation is complete, what played best is kept, and the sums over training begin anew; also all that
         there is to log.
         """
-        rounds = Rounds(*map(jnp.asarray, rounds))
+        rounds = jax.tree.map(jnp.asarray, rounds)
         greedy = jax.tree.map(lambda x: jnp.where(rounds.first == 0, 0.0, x), member.tally.greedy)
         size = episodes_at_once(self.cfg)
 
@@ -240,7 +242,7 @@ class Program(NamedTuple):
         with products_in(self.cfg.precision):
             greedy = jax.lax.fori_loop(0, rounds.count, one_more, greedy)
         member = member._replace(tally=member.tally._replace(greedy=greedy))
-        metrics = self._metrics(member)
+        metrics = self._metrics(member, rounds.total_steps)
         done = rounds.complete & ~rounds.absolute
         tally = self._empty_tally()._replace(greedy=greedy)
         member = member._replace(best=self._best(member, done), tally=select(done, tally, member.tally))
@@ -254,12 +256,16 @@ class Program(NamedTuple):
         new = Best(member.learner.params["agent"], win_rate, return_mean, member.env_steps)
         return select(better & done & (member.fault.code == 0), new, best)
 
-    def _metrics(self, member: Member) -> dict[str, Any]:
+    def _metrics(self, member: Member, total_steps: Float[Any, ""] | None) -> dict[str, Any]:
         """What the log is made of. Means over nothing are 0, as ``…/episodes`` and ``train/updates`` then are."""
         tally = member.tally
         learning = {name: x / jnp.maximum(tally.learned, 1.0) for name, x in tally.learning.items()}
         train = tally.trained.means() | learning | {"updates": tally.updates}
-        train |= {"epsilon": self.epsilon(member), "lr": self.now(member).optim.lr, "strange_rewards": tally.strange}
+        train |= {
+            "epsilon": self.epsilon(member),
+            "lr": self.now(member, total_steps).optim.lr,
+            "strange_rewards": tally.strange,
+        }
         return {
             "env_steps": member.env_steps,
             "fault": member.fault,
@@ -279,7 +285,7 @@ class Program(NamedTuple):
     ) -> tuple[Member, Shared, dict[str, Any]]:
         """So many iterations (unless told K, about ``eval.every`` environment steps), and an evaluation."""
         k = iterations_per_chunk(self.cfg, self.env.spec) if iterations is None else iterations
-        member, shared, _ = self.train(member, shared, k)
+        member, shared, _ = self.train(member, shared, Iterations(k))
         return self.evaluate(member, shared, whole_evaluation(self.cfg))
 
     # Random numbers: initialisation has number 0, iterations count up from 1, rounds of evaluations down from -1, and
@@ -296,19 +302,17 @@ class Program(NamedTuple):
 
     # Schedules, in environment steps
 
-    def now(self, member: Member) -> Config:
+    def now(self, member: Member, total_steps: Float[Any, ""] | None = None) -> Config:
         """The configuration with the member's own traced fields, and schedules at their value of now."""
-        cfg = bind(self.cfg, member.hyper)
-        lr = self._over_all_steps(member, cfg.optim.lr, cfg.optim.lr * cfg.optim.lr_end_factor)
-        beta = self._over_all_steps(member, cfg.replay.priority_beta, 1.0)
+        cfg, steps = bind(self.cfg, member.hyper), count.as_float(member.env_steps)
+        end = jnp.float32(self.cfg.total_steps) if total_steps is None else total_steps
+        lr = linear_schedule(steps, cfg.optim.lr, cfg.optim.lr * cfg.optim.lr_end_factor, end)
+        beta = linear_schedule(steps, cfg.replay.priority_beta, 1.0, end)
         return bind(cfg, {"optim.lr": lr, "replay.priority_beta": beta})
 
     def epsilon(self, member: Member) -> Float[Array, ""]:
         explore = bind(self.cfg, member.hyper).explore
         return linear_schedule(count.as_float(member.env_steps), explore.eps_start, explore.eps_end, explore.eps_steps)
-
-    def _over_all_steps(self, member: Member, start: Any, end: Any) -> Float[Array, ""]:
-        return linear_schedule(count.as_float(member.env_steps), start, end, jnp.float32(self.cfg.total_steps))
 
 
 def _with_iteration(tally: Tally, episodes: Episodes, learned: LearningResult, strange: Array) -> Tally:

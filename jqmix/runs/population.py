@@ -16,7 +16,7 @@ from jqmix.config import Config
 from jqmix.kernels.platform import quick_to_compile
 from jqmix.learning.hyper import Hyper, hyper_of
 from jqmix.learning.split import Split
-from jqmix.learning.state import Member, Rounds, Shared
+from jqmix.learning.state import Iterations, Member, Rounds, Shared
 from jqmix.learning.train import (
     Program,
     divides,
@@ -62,12 +62,12 @@ class Population(NamedTuple):
 
     def train(self, members: Member, shared: Shared, iterations: int) -> tuple[Member, Shared, Any]:
         """So many iterations. Donates the members that it is given."""
-        return self.training(members, shared, np.int32(iterations))
+        return self.training(members, shared, on_host(Iterations(iterations), self.cfg))
 
     def evaluate(self, members: Member, shared: Shared, rounds: Rounds) -> tuple[Member, Shared, Any]:
         """What ``rounds`` say, with the members as they are. Donates the members that it is given."""
         kept = {"buffer": members.buffer, "ongoing": members.ongoing}
-        read, shared, metrics = self.evaluation.result()(without_rollouts(members), shared, on_host(rounds))
+        read, shared, metrics = self.evaluation.result()(without_rollouts(members), shared, on_host(rounds, self.cfg))
         return read._replace(**kept), shared, metrics
 
     def forget_start(self) -> None:
@@ -151,12 +151,12 @@ def compile_population(
     pool = ThreadPoolExecutor(2 if cpu_cores() > 2 else 1, thread_name_prefix="compile")
     stage("tracing")
     begin = time.perf_counter()
-    training = _lowered(divided.train, mesh, size, placed, members, shared, np.int32(1))
+    training = _lowered(divided.train, mesh, size, placed, members, shared, on_host(Iterations(1), cfg))
     traced = time.perf_counter()
     stage("compiling")
     compiling = pool.submit(_timed_compile, training, options)
     read = without_rollouts(members)
-    evaluation = _lowered(program.evaluate, mesh, size, EACH, read, shared, on_host(whole_evaluation(cfg)))
+    evaluation = _lowered(program.evaluate, mesh, size, EACH, read, shared, on_host(whole_evaluation(cfg), cfg))
     evaluating = pool.submit(evaluation.compile, options)
     train, compile_s = compiling.result()
     pool.shutdown(wait=False)
@@ -188,7 +188,7 @@ def lower_training(cfg: Config, mesh: Mesh) -> Any:
     members, shared = jax.eval_shape(jax.vmap(lambda s: whole.init(*s), out_axes=(0, None)), starts_of(cfg))
     with jax.default_device(mesh.devices.flat[0]):  # whose generation kernels are written for: nothing may run there
         train = _divided(whole, split_over(mesh)).train
-        return _lowered(train, mesh, cfg.seeds, placed, members, shared, np.int32(1))
+        return _lowered(train, mesh, cfg.seeds, placed, members, shared, on_host(Iterations(1), cfg))
 
 
 def _timed_compile(lowered: Any, options: Any) -> tuple[Any, float]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +12,12 @@ from jax.extend.core import jaxpr_as_fun
 from jqmix.chips.traced import read_steps
 from jqmix.config import Config
 from jqmix.learning.hyper import hyper_of
-from jqmix.learning.state import Member, Rounds, Shared
+from jqmix.learning.state import Iterations, Member, Rounds, Shared
 from jqmix.learning.train import make_program, whole_evaluation
 from jqmix.types import EnvSpec
 
 
-class Traced:
+class TracedFunction:
     """``f``, traced for arguments of these shapes. Called, it does what was traced, under ``vmap`` or a mesh, too."""
 
     def __init__(self, f: Callable[..., Any], *examples: Any):
@@ -60,14 +60,14 @@ class MemberPrograms:
         return self.init.results[1]
 
     @cached_property
-    def init(self) -> Traced:
+    def init(self) -> TracedFunction:
         """(seed, hyper) -> (member, shared)"""
-        return Traced(self._program.init, jnp.int32(0), hyper_of(self.cfg))
+        return TracedFunction(self._program.init, jnp.int32(0), hyper_of(self.cfg))
 
     @cached_property
-    def train(self) -> Traced:
+    def train(self) -> TracedFunction:
         """(member, shared, iterations) -> (member, shared, metrics)"""
-        return Traced(self._program.train, self.member, self.shared, np.int32(1))
+        return TracedFunction(self._program.train, self.member, self.shared, on_host(Iterations(1), self.cfg))
 
     @property
     def iteration(self) -> Any:
@@ -77,10 +77,10 @@ class MemberPrograms:
         return body
 
     @cached_property
-    def evaluate(self) -> Traced:
+    def evaluate(self) -> TracedFunction:
         """(member without rollouts, shared, rounds) -> (member, shared, metrics)"""
-        rounds = on_host(whole_evaluation(self.cfg))
-        return Traced(self._program.evaluate, without_rollouts(self.member), self.shared, rounds)
+        rounds = on_host(whole_evaluation(self.cfg), self.cfg)
+        return TracedFunction(self._program.evaluate, without_rollouts(self.member), self.shared, rounds)
 
 
 def without_rollouts(members: Member) -> Member:
@@ -88,6 +88,11 @@ def without_rollouts(members: Member) -> Member:
     return members._replace(buffer=None, ongoing=None)
 
 
-def on_host(rounds: Rounds) -> Rounds:
-    """Their numbers as a compiled program takes them."""
-    return Rounds(*(np.asarray(x, np.bool_ if isinstance(x, bool) else np.int32) for x in rounds))
+Task = TypeVar("Task", Iterations, Rounds)
+
+
+def on_host(task: Task, cfg: Config) -> Task:
+    """Its numbers as a compiled program takes them, with the configuration's steps: a run of more steps, or fewer, is
+    the same program."""
+    numbers = (np.asarray(x, np.bool_ if isinstance(x, bool) else np.int32) for x in task[:-1])
+    return type(task)(*numbers, total_steps=np.float32(cfg.total_steps))
