@@ -18,7 +18,10 @@ from jqmix.types import EnvSpec
 
 
 class TracedFunction:
-    """``f``, traced for arguments of these shapes. Called, it does what was traced, under ``vmap`` or a mesh, too."""
+    """``f``, traced for arguments of these shapes. Called, it does what was traced, under ``vmap`` or a mesh, too.
+
+    Raises ``ValueError`` for arguments of another structure; shapes are the caller's to keep.
+    """
 
     def __init__(self, f: Callable[..., Any], *examples: Any):
         self.given = jax.tree.structure(examples)
