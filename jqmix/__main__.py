@@ -1,5 +1,6 @@
 """``python -m jqmix`` and the ``jqmix`` command: signals are taken before anything slow is imported."""
 
+import gc
 import sys
 
 from jqmix.interrupts import take_over_process
@@ -7,6 +8,7 @@ from jqmix.interrupts import take_over_process
 
 def main() -> int:
     take_over_process()
+    gc.set_threshold(50_000, 20, 20)  # tracing makes millions of objects that live on: look for what is dead less often
     from jqmix.cli import main as run
 
     return run()

@@ -1,10 +1,12 @@
+import gc
 import os
 import shutil
 import tempfile
 
-# Tests compile far more than they run. What XLA makes of a program stays the same, LLVM only polishes it less; and what
-# one test compiled, others need not: workers and the commands that they start keep it for the session.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Tests compile far more than they run: LLVM polishes a program less, and its fused loops are written without a
+# compiler of their own (a half of what a small program takes). What one test compiled, others need not: workers and the
+# commands that they start keep it for the session.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 if "PYTEST_XDIST_WORKER" not in os.environ:
     CACHE = tempfile.mkdtemp(prefix="jqmix-tests-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
@@ -24,6 +26,7 @@ from jqmix.runs.programs import MemberPrograms
 
 # As the command line has it on a machine of two cores: members are shared out, and batches where no member is left.
 jax.config.update("jax_num_cpu_devices", 2)
+gc.set_threshold(50_000, 20, 20)  # as the command has it
 
 
 def pytest_unconfigure():

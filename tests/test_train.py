@@ -231,6 +231,19 @@ def test_an_evaluation_changes_nothing_that_is_learned_from(options, before):
         assert_equal(later[1], after[1])
 
 
+def test_of_those_that_play_equally_well_the_latest_is_kept():
+    program = make_program(config())
+    member, shared = jax.jit(program.iteration)(*program.init(jnp.int32(0)))
+    played, _, _ = jax.jit(program.evaluate)(member, shared, Rounds(1, 0, 4, True, False))
+    earlier = played.best._replace(env_steps=jax.tree.map(jnp.zeros_like, played.best.env_steps))
+
+    def kept(more):
+        known = earlier._replace(return_mean=earlier.return_mean + more)
+        return int(program._best(played._replace(best=known), jnp.array(True)).env_steps)
+
+    assert [kept(-1), kept(0), kept(1)] == [int(member.env_steps), int(member.env_steps), 0]
+
+
 def without_log(member):
     return member._replace(tally=None, best=None)
 

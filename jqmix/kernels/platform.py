@@ -29,7 +29,8 @@ def compiling_for(name: str) -> Iterator[None]:
 
 def quick_to_compile() -> dict[str, str | bool]:
     """Compiler options for what runs once: on a CPU, LLVM does not polish it."""
-    return {"xla_backend_optimization_level": "0"} if platform() == "cpu" else {}
+    options: dict[str, str | bool] = {"xla_backend_optimization_level": "0", "xla_cpu_use_fusion_emitters": False}
+    return options if platform() == "cpu" else {}
 
 
 def plain(path: str) -> bool:

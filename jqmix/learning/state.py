@@ -13,7 +13,8 @@ from jqmix.networks import normalise
 
 
 class Best(NamedTuple):
-    """The agents' parameters that played best so far: by win rate, if there is one, and then by return."""
+    """The agents' parameters that played best so far: by win rate, if there is one, then by return, and of those that
+    are equal the latest, which have learned most."""
 
     params: Any
     win_rate: Float[Array, "*P"]

@@ -252,7 +252,7 @@ class Program(NamedTuple):
     def _best(self, member: Member, done: Array) -> Best:
         means, best = member.tally.greedy.means(), member.best
         win_rate, return_mean = means.get("win_rate", jnp.zeros(())), means["return_mean"]
-        better = (win_rate > best.win_rate) | ((win_rate == best.win_rate) & (return_mean > best.return_mean))
+        better = (win_rate > best.win_rate) | ((win_rate == best.win_rate) & (return_mean >= best.return_mean))
         new = Best(member.learner.params["agent"], win_rate, return_mean, member.env_steps)
         return select(better & done & (member.fault.code == 0), new, best)
 
