@@ -1,4 +1,3 @@
-import gc
 import os
 import shutil
 import tempfile
@@ -26,7 +25,6 @@ from jqmix.runs.programs import MemberPrograms
 
 # As the command line has it on a machine of two cores: members are shared out, and batches where no member is left.
 jax.config.update("jax_num_cpu_devices", 2)
-gc.set_threshold(50_000, 20, 20)  # as the command has it
 
 
 def pytest_unconfigure():

@@ -144,6 +144,11 @@ def folders(tmp_path_factory):
     return found
 
 
+def arrays(path):
+    with np.load(path) as file:
+        return dict(file)
+
+
 def assert_same(q, action, expected, avail):
     """The values, and the actions but for ties."""
     np.testing.assert_allclose(q, expected["q"], rtol=1e-4, atol=1e-4)
@@ -155,7 +160,7 @@ def assert_same(q, action, expected, avail):
 
 @pytest.mark.parametrize("name", AGENTS)
 def test_numpy_acts_alike_without_jax(name, folders):
-    data, said_there = (np.load(folders[name].with_suffix(suffix)) for suffix in (".npz", ".said.npz"))
+    data, said_there = (arrays(folders[name].with_suffix(suffix)) for suffix in (".npz", ".said.npz"))
     assert (data["first"].sum(), data["action"].size) > (500, 15_000)
     assert np.abs(np.diff(data["q"], axis=2)).max() > 0.01  # agents differ
     assert_same(said_there["q"], said_there["action"], data, data["avail"])
@@ -164,7 +169,7 @@ def test_numpy_acts_alike_without_jax(name, folders):
 
 @pytest.mark.parametrize("name", AGENTS)
 def test_the_program_acts_alike_for_any_batch(name, folders):
-    folder, data = folders[name], np.load(folders[name].with_suffix(".npz"))
+    folder, data = folders[name], arrays(folders[name].with_suffix(".npz"))
     about = json.loads((folder / "policy.json").read_text())
     program = jax_export.deserialize(bytearray((folder / "policy.stablehlo").read_bytes()))
     assert program.platforms == ("cpu", "cuda", "tpu")
