@@ -28,10 +28,8 @@ def compiling_for(name: str) -> Iterator[None]:
 
 
 def quick_to_compile() -> dict[str, str | bool]:
-    """Compiler options for what runs once: on a CPU, LLVM does not polish it, and no compiler of their own writes its
-    fused loops, which is slower to compile and faster to run (``benchmarks/LOG.md``)."""
-    options: dict[str, str | bool] = {"xla_backend_optimization_level": "0", "xla_cpu_use_fusion_emitters": False}
-    return options if platform() == "cpu" else {}
+    """Compiler options for what runs once: on a CPU, LLVM does not polish it."""
+    return {"xla_backend_optimization_level": "0"} if platform() == "cpu" else {}
 
 
 def plain(path: str) -> bool:
