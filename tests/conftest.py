@@ -4,8 +4,8 @@ import tempfile
 from importlib.metadata import version
 
 # Tests compile far more than they run, so that LLVM polishes a program less; and before jax 0.11, XLA can be told to
-# write fused loops without a compiler of their own, half of what a small program takes. What one test compiled, others
-# need not: workers and the commands that they start keep it for the session.
+# write fused loops without a compiler of their own, half of the time that a small program compiles. What one test
+# compiled, others need not: workers and the commands that they start keep it for the session.
 if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
