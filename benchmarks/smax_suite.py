@@ -8,9 +8,12 @@ python benchmarks/smax_suite.py report --json-dir JSON --to FOLDER  # curves, IQ
 
 An algorithm is a preset, or a candidate: a name in a YAML file, with a configuration and changes of fields. Every
 algorithm plays every map with every seed in a run directory of its own, DIR/ALGORITHM/MAP/SEED, the first seed
-everywhere before the second. The same call again does what is left: a finished run stays, one that was stopped, or
-killed at any moment, goes on from its checkpoint. Calls at the same time share the runs, and the CPU's cores, between
-them. A run's settings can't change under it: whatever differs is refused.
+everywhere before the second. With ``--together`` seeds that follow one another are members of one run, FIRST-LAST: on
+an accelerator many take hardly longer than one.
+
+The same call again does what is left: a finished run stays, one that was stopped, or killed at any moment, goes on from
+its checkpoint. Calls at the same time share the runs, and the CPU's cores, between them. A run's settings can't change
+under it: whatever differs is refused.
 
 Seconds are those of a run's clock (``wall_s``): training with its evaluations, without imports and compiling. They add
 up over all parts of a run that was stopped; what was trained after the last checkpoint before a kill is made again, and
@@ -69,11 +72,11 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A seed of a candidate on a map; its configuration names its directory."""
+    """Seeds of a candidate on a map, mostly one; the configuration names the directory."""
 
     candidate: Candidate
     map: str
-    seed: int
+    seeds: range
     cfg: Config
 
     @property
@@ -86,11 +89,11 @@ class Run:
 
     @property
     def name(self) -> str:
-        return f"{self.candidate.name} on {self.map}, seed {self.seed}"
+        return f"{self.candidate.name} on {self.map}, seed{'s' * (len(self.seeds) > 1)} {spelled(self.seeds)}"
 
     def beside(self, ending: str) -> Path:
         """A file next to its directory, which is jqmix's own."""
-        return self.dir.with_name(f"{self.seed}.{ending}")
+        return self.dir.with_name(f"{self.dir.name}.{ending}")
 
     @property
     def finished(self) -> bool:
@@ -151,28 +154,44 @@ def find_runs(args: argparse.Namespace) -> list[Run]:
     check_path_text("out", str(args.out))
     check_parent("out", args.out)
     candidates, maps = find_candidates(args.algorithms, args.candidates), find_maps(args.maps)
-    order = itertools.product(dict.fromkeys(args.seeds), maps, candidates)
-    runs = [make_run(args.out, candidate, name, seed, args.total_steps) for seed, name, candidate in order]
+    shares = in_a_row(args.seeds) if args.together else [range(seed, seed + 1) for seed in dict.fromkeys(args.seeds)]
+    order = itertools.product(shares, maps, candidates)
+    runs = [make_run(args.out, candidate, name, seeds, args.total_steps) for seeds, name, candidate in order]
     for run in runs:
         check_unchanged(run)
     return runs
 
 
-def make_run(out: Path, candidate: Candidate, map_name: str, seed: int, total_steps: int) -> Run:
-    run_dir = str(out / candidate.name / map_name / str(seed))
+def in_a_row(seeds: Sequence[int]) -> list[range]:
+    """Seeds that follow one another, as a run has them."""
+    found: list[range] = []
+    for seed in sorted(set(seeds)):
+        if found and found[-1].stop == seed:
+            found[-1] = range(found[-1].start, seed + 1)
+        else:
+            found.append(range(seed, seed + 1))
+    return found
+
+
+def spelled(seeds: range) -> str:
+    return f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]}-{seeds[-1]}"
+
+
+def make_run(out: Path, candidate: Candidate, map_name: str, seeds: range, total_steps: int) -> Run:
+    run_dir = str(out / candidate.name / map_name / spelled(seeds))
     try:
         fields = candidate.inherited | candidate.changes
         taken = sorted(set(OWN) & fields.keys())
         if taken:
             raise ConfigError(f"{taken[0]}: not a candidate's to choose; the suite has a flag for it")
-        values = (f"smax_{map_name}", seed, 1, total_steps, run_dir)
+        values = (f"smax_{map_name}", seeds[0], len(seeds), total_steps, run_dir)
         cfg = load_config(candidate.config, **fields, **dict(zip(OWN, values, strict=True)))
         check_effects([cfg], candidate.changes)
         if cfg.eval.episodes < EPISODES:
             raise ConfigError(f"eval.episodes: {cfg.eval.episodes} are too few; the suite takes {EPISODES} or more")
     except ConfigError as error:
         raise ConfigError(f"{candidate.name}: {error}") from None
-    return Run(candidate, map_name, seed, cfg)
+    return Run(candidate, map_name, seeds, cfg)
 
 
 def check_unchanged(run: Run) -> None:
@@ -193,7 +212,8 @@ def check_unchanged(run: Run) -> None:
 
 
 class Left(NamedTuple):
-    """What a run has left: steps, and how many a second are made; ``measured``: by runs of its kind in this folder."""
+    """What a run has left: steps of a member, and how many of those a second are made; ``measured``: by runs of its
+    kind in this folder."""
 
     run: Run
     steps: int
@@ -205,15 +225,15 @@ class Left(NamedTuple):
         return self.steps / self.speed
 
 
-def results_of(run_dir: Path) -> MemberResults | None:
-    """A run's evaluations so far; None where there are none yet."""
+def results_of(run_dir: Path) -> list[MemberResults]:
+    """Every seed's evaluations so far; none where there are none yet."""
     with contextlib.suppress(ConfigError):
-        return read_run(run_dir).members[0]
-    return None
+        return [member for member in read_run(run_dir).members if member.evaluations]
+    return []
 
 
 def what_is_left(runs: Sequence[Run]) -> list[Left]:
-    last = {run: found.evaluations[-1] for run in runs if (found := results_of(run.dir)) and found.evaluations}
+    last = {run: found[0].evaluations[-1] for run in runs if (found := results_of(run.dir))}
     left = []
     for run in runs:
         if run.finished:
@@ -378,13 +398,13 @@ def settle(worker: Worker, leaving: bool, failed: set[Run]) -> None:
 
 def last_words(run: Run) -> str:
     found = results_of(run.dir)
-    if found is None or not found.evaluations:
+    if not found:
         return "no evaluation"
-    last = found.evaluations[-1]
-    diverged = "" if found.fault is None else f", diverged ({found.fault['fault']})"
-    return (
-        f"{last['env_steps']:,} steps, win rate {last['eval/win_rate']:.3f}, {spell_seconds(last['wall_s'])}{diverged}"
-    )
+    ends = [member.evaluations[-1] for member in found]
+    rates = ", ".join(f"{end['eval/win_rate']:.3f}" for end in ends)
+    diverged = "".join(f", diverged ({member.fault['fault']})" for member in found if member.fault)
+    took = spell_seconds(ends[0]["wall_s"])
+    return f"{ends[0]['env_steps']:,} steps, win rate {rates}, {took}{diverged}"
 
 
 def run_suite(args: argparse.Namespace) -> int:
@@ -414,8 +434,7 @@ def collect(args: argparse.Namespace) -> int:
     written = 0
     for path in sorted(args.out.glob("*/*/*/config.yaml")):
         *_, algorithm, map_name, _ = path.parent.parts
-        result = read_result(path.parent) if map_name in SMAX_MAPS else None
-        if result is not None:
+        for result in read_results(path.parent) if map_name in SMAX_MAPS else ():
             file = args.json_dir / algorithm / f"{map_name}-{result['seed']}.json"
             written += put_result(file, {"algorithm": algorithm, "map": map_name, **result})
     if not written:
@@ -424,28 +443,33 @@ def collect(args: argparse.Namespace) -> int:
     return 0
 
 
-def read_result(run_dir: Path) -> dict[str, Any] | None:
-    """A run's configuration, what it was made with, its curve, and what its best parameters reached in the end."""
+def read_results(run_dir: Path) -> Iterator[dict[str, Any]]:
+    """Every seed's configuration, what it was made with, its curve, and what its best parameters reached in the end."""
     try:
         found = read_run(run_dir)
     except ConfigError as error:
         warn(f"left out: {error}")
-        return None
-    member = found.members[0]
+        return
     config = {name: value for name, value in read_yaml(run_dir / "config.yaml").items() if name != "run_dir"}
-    curve = {name: [rounded(line[key]) for line in member.evaluations] for name, key in CURVE.items()}
+    made_with = {name: found.metadata.get(name) for name in ("versions", "commit", "device", "replay_ratio")}
+    finished = any(run_dir.glob("checkpoints/*_final"))
+    for member in found.members:
+        yield {
+            "seed": member.seed,
+            "total_steps": config["total_steps"],
+            "env_steps": member.evaluations[-1]["env_steps"] if member.evaluations else 0,
+            "finished": finished,
+            "fault": member.fault and member.fault["fault"],
+            "config": config,
+            **made_with,
+            "absolute": absolute_of(member),
+            "curve": {name: [rounded(line[key]) for line in member.evaluations] for name, key in CURVE.items()},
+        }
+
+
+def absolute_of(member: MemberResults) -> dict[str, float] | None:
     ended = {k.removeprefix("absolute/"): rounded(v) for k, v in (member.absolute or {}).items() if "absolute/" in k}
-    return {
-        "seed": member.seed,
-        "total_steps": config["total_steps"],
-        "env_steps": member.evaluations[-1]["env_steps"] if member.evaluations else 0,
-        "finished": any(run_dir.glob("checkpoints/*_final")),
-        "fault": member.fault and member.fault["fault"],
-        "config": config,
-        **{name: found.metadata.get(name) for name in ("versions", "commit", "device", "replay_ratio")},
-        "absolute": ended or None,
-        "curve": curve,
-    }
+    return ended or None
 
 
 def rounded(value: float) -> float:
@@ -511,6 +535,8 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument("--candidates", type=Path, metavar="FILE", help="a YAML file of candidates by name")
     run.add_argument("--maps", nargs="+", default=MAPS, metavar="MAP", help=f"or all ({' '.join(MAPS)})")
     run.add_argument("--seeds", nargs="+", type=number(int, 0), default=[0, 1], metavar="SEED", help="(0 1)")
+    about = "seeds that follow one another are members of one run"
+    run.add_argument("--together", action="store_true", help=about)
     run.add_argument("--total-steps", type=number(int, 1), default=2_000_000, help="of a run (2000000)")
     about = "stop after about so long, with what was trained saved (a week)"
     run.add_argument("--minutes", type=number(float, 0), default=7 * 24 * 60.0, help=about)

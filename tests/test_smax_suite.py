@@ -51,14 +51,15 @@ if command == "train":
     (run / "metrics.jsonl").touch()
 stopped = []
 signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
-steps = 1000 * len((run / "metrics.jsonl").read_text().splitlines())
+steps = 1000 * len((run / "metrics.jsonl").read_text().splitlines()) // cfg["seeds"]
 with (run / "metrics.jsonl").open("a") as file:
     while steps < cfg["total_steps"] and not stopped:
         time.sleep(0.02)
         steps += 1000
-        line = {"env_steps": steps, "updates": 1, "member": 0, "seed": cfg["seed"], "wall_s": steps / 500}
-        line |= {"eval/win_rate": 1 / 3, "eval/return_mean": 1.5, "eval/episodes": 128}
-        print(json.dumps(line), file=file, flush=True)
+        for i in range(cfg["seeds"]):
+            line = {"env_steps": steps, "updates": 1, "member": i, "seed": cfg["seed"] + i, "wall_s": steps / 500}
+            line |= {"eval/win_rate": (i + 1) / 3, "eval/return_mean": 1.5, "eval/episodes": 128}
+            print(json.dumps(line), file=file, flush=True)
 (run / "checkpoints" / ("1" if stopped else "1_final")).mkdir(parents=True)
 sys.exit(143 if stopped else 0)
 """
@@ -115,14 +116,14 @@ def test_something_of_every_algorithm_and_map_comes_early(here, capsys):
 
 def test_a_candidate_without_a_config_changes_base(here):
     found = smax_suite.read_candidates(here / "tiny.yaml")
-    runs = [smax_suite.make_run(here, found[name], "2s3z", 7, 5000) for name in ("base", "vdn")]
+    runs = [smax_suite.make_run(here, found[name], "2s3z", range(7, 8), 5000) for name in ("base", "vdn")]
     assert [(run.cfg.algo.mixer, run.cfg.agent.hidden) for run in runs] == [("qmix", 8), ("vdn", 8)]
     assert all((run.cfg.env.name, run.cfg.seed, run.cfg.total_steps) == ("smax_2s3z", 7, 5000) for run in runs)
 
 
 def test_the_kept_candidates_can_be_run(tmp_path):
     for candidate in smax_suite.find_candidates(None, ROOT / "benchmarks" / "smax_candidates.yaml"):
-        smax_suite.make_run(tmp_path, candidate, "2s3z", 100, 500_000)
+        smax_suite.make_run(tmp_path, candidate, "2s3z", range(100, 101), 500_000)
 
 
 def test_all_maps():
@@ -218,7 +219,7 @@ def test_a_killed_suite_leaves_its_run_to_nobody_else(here):
 
 def test_a_run_that_another_call_finished_just_now(here, monkeypatch):
     (candidate,) = smax_suite.find_candidates(["smax_3m"], None)
-    run = smax_suite.make_run(here / "out", candidate, "3m", 0, 3000)
+    run = smax_suite.make_run(here / "out", candidate, "3m", range(1), 3000)
     lock_file = smax_suite.lock_file
     (run.dir / "checkpoints").mkdir(parents=True)
 
@@ -322,6 +323,22 @@ def test_collect(here, capsys):
     assert smax_suite.main(collect) == 2
     assert "base/3m-0.json is of other settings; nothing was overwritten" in capsys.readouterr().err
     assert (here / "json/base/3m-0.json").read_text() == other
+
+
+def test_seeds_together(here, capsys):
+    assert smax_suite.main(words("--algorithms", "base", "--together", seeds=(3, 0, 1))) == 0
+    said = capsys.readouterr().out
+    assert [place for _, place, *_ in starts(here)] == ["out/base/3m/0-1", "out/base/3m/3"]
+    assert "base on 3m, seeds 0-1: 3,000 steps, win rate 0.333, 0.667" in said
+    assert "base on 3m, seed 3: 3,000 steps, win rate 0.333" in said
+    assert smax_suite.main(["collect", "--out", "out", "--json-dir", "json"]) == 0
+    found = [json.loads((here / f"json/base/3m-{seed}.json").read_text()) for seed in (0, 1, 3)]
+    assert [one["curve"]["win_rate"][-1] for one in found] == [0.33333, 0.66667, 0.33333]
+    assert [(one["seed"], one["config"]["seed"], one["config"]["seeds"]) for one in found] == [
+        (0, 0, 2),
+        (1, 0, 2),
+        (3, 3, 1),
+    ]
 
 
 def put_seed(folder, algorithm, name, seed, rates, finished=True, fault=None, budget=2_000_000, **config):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Literal
+from jax.extend.core import JaxprEqn, Literal
 
 VIEWS = {
     "reshape",
@@ -154,9 +154,7 @@ def _inline(jaxpr: Any, values: dict[Any, Value | None], steps: list[Step]) -> l
         step = Step(e, [], [], [])
         if called is None or e.primitive.name in (*LOOPS, "pallas_call") or step.in_turns:
             writes = [Value(x.aval) for x in e.outvars]
-            first = params["num_consts"] if e.primitive.name == "scan" else 0
-            last = first + params["num_carry"] if e.primitive.name == "scan" else len(reads)
-            carried = reads[first:last] if e.primitive.name in ("scan", "while") else []
+            carried = reads[_carried(e)]
             steps.append(Step(e, *([v for v in some if v is not None] for some in (reads, writes, carried))))
         else:
             inner = getattr(called, "jaxpr", called)
@@ -164,6 +162,17 @@ def _inline(jaxpr: Any, values: dict[Any, Value | None], steps: list[Step]) -> l
             writes = _inline(inner, within, steps)
         values |= dict(zip(e.outvars, writes, strict=True))
     return [value(x) for x in jaxpr.outvars]
+
+
+def _carried(e: JaxprEqn) -> slice:
+    """Which of an equation's arguments a loop hands from turn to turn."""
+    if e.primitive.name == "scan":
+        if "num_carry" in e.params:
+            first, count = e.params["num_consts"], e.params["num_carry"]
+        else:  # from jax 0.11.2 on
+            first, count = map(len, e.params["ft_in"].unpack()[:2])
+        return slice(first, first + count)
+    return slice(None) if e.primitive.name == "while" else slice(0)
 
 
 Sources = dict[Value, int]  # arrays in memory, and how many bytes of each are read
