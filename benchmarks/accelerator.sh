@@ -1,25 +1,29 @@
 #!/usr/bin/env bash
-# What needs an accelerator, as JSON in a folder, the most important first: about 25 minutes on a GPU.
+# What needs an accelerator, as JSON in a folder, the most important first.
 #
 #   benchmarks/accelerator.sh OUT [JAXMARL_CLONE]
 #   QUICK=1 benchmarks/accelerator.sh OUT [JAXMARL_CLONE]    # the same steps, each as small as it can be: to see that all run
 #   ONLY="kernels model" benchmarks/accelerator.sh OUT       # these steps alone
 #
 # Whether our kernels come out right, and how far the model of the time is off; with a clone, whole training against
-# JaxMARL's QMIX, 1 and 16 seeds; a learning run; the GRU as a scan and as one kernel; whole training over seeds and
-# rollouts; SMAX against JaxMARL's with 4 096 environments; the parts of an iteration. A step that fails is named at the
-# end, and the others are made all the same. CHIP names whose constants the model takes (h100).
+# JaxMARL's QMIX, 1 and 16 seeds; SMAX learned by the general setting; the GRU as a scan and as one kernel; whole training
+# over seeds and rollouts; SMAX against JaxMARL's with 4 096 environments; the parts of an iteration. A step that fails,
+# or takes more than LIMIT seconds (600), is named at the end, and the others are made all the same. CHIP names whose
+# constants the model takes (h100), PYTHON the interpreter (python).
 set -uo pipefail
 out=$(mkdir -p "$1" && cd "$1" && pwd)
 clone=${2:+$(cd "$2" && pwd)}
 cd "$(dirname "$0")/.."
+export PYTHONUNBUFFERED=1  # what was found before a limit is seen
 
-preset=smax_published seeds=(1 16) grid=1,16,64 rollouts=8,32,128 batches=(1024 4096) rows=(640) steps=2000000
+preset=smax_published seeds=(1 16) grid=1,16,64 rollouts=8,32,128 batches=(1024 4096) rows=(640)
 maps=(3m 2s3z) cases=(smax_2s3z smax_3m) setting=() turns=() repeats=3 chip=${CHIP:-h100}
+suite=(--algorithms smax --maps 2s3z 5m_vs_6m --seeds 0 1 2 3 --together)
 if [[ -n ${QUICK:-} ]]; then
-  seeds=(1) grid=1,2 rollouts=4,8 batches=(8) rows=(8) maps=(3m) cases=(mpe_simple_spread_v3) repeats=1 steps=2000
+  seeds=(1) grid=1,2 rollouts=4,8 batches=(8) rows=(8) maps=(3m) cases=(mpe_simple_spread_v3) repeats=1
   setting=(window=101 rollouts=4 replay.capacity=16 replay.batch=4 eval.every=400 eval.episodes=4)
-  turns=(--repeats 1 --iterations 2)
+  turns=(--repeats 1 --iterations 2 --speed-alone)
+  suite=(--algorithms smax --maps 3m --seeds 0 1 --together --total-steps 4000)
 fi
 
 failed=()
@@ -28,16 +32,21 @@ step() { # NAME SCRIPT ARGUMENTS…
   shift 2
   [[ -z ${ONLY:-} || " $ONLY " == *" $name "* ]] || return 0
   echo "== $name"
-  python "benchmarks/$script" "$@" --json "$out/$name.json" || failed+=("$name")
+  limited "$name" "benchmarks/$script" "$@" --json "$out/$name.json"
 }
 
-learning() { # as a user runs it; its summary is the result
+limited() { # NAME ARGUMENTS…
+  local name=$1 begin=$SECONDS
+  shift
+  timeout --kill-after 20 "${LIMIT:-600}" "${PYTHON:-python}" "$@" || failed+=("$name")
+  echo "($((SECONDS - begin)) s)"
+}
+
+learning() { # as the suite runs it; a file for every seed is the result
   [[ -z ${ONLY:-} || " $ONLY " == *" learning "* ]] || return 0
   echo "== learning"
-  local fields=()
-  for pair in "${setting[@]}"; do fields+=("--${pair%%=*}" "${pair#*=}"); done
-  python -m jqmix train $preset --seeds 4 --total-steps $steps "${fields[@]}" --run-dir "$out/run" --json \
-    > "$out/learning.json" || failed+=(learning)
+  limited learning benchmarks/smax_suite.py run --out "$out/suite" "${suite[@]}"
+  limited learning benchmarks/smax_suite.py collect --out "$out/suite" --json-dir "$out/smax_suite"
 }
 
 step kernels on_chip.py kernels

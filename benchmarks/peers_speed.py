@@ -35,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--iterations", type=int, help="timed learning iterations of each turn")
     parser.add_argument("--repeats", type=int, default=3, help="turns")
+    about = "leave out what takes long and is not the speed: JaxMARL's compiling with evaluation, the work's products"
+    parser.add_argument("--speed-alone", action="store_true", help=about)
     parser.add_argument("--serve", choices=["jaxmarl", "jqmix"], help=argparse.SUPPRESS)
 
 
@@ -45,9 +47,11 @@ def run(args: argparse.Namespace) -> None:
         return _serve(args, case, iterations)
     result = _compare(args, case, iterations)
     for what in ("steps_per_s", "trace_and_compile_s", "replay_bytes_per_seed"):
-        row = result[what]
+        if (row := result.get(what)) is None:
+            continue
         print(f"{what:22} jaxmarl {row['jaxmarl']:>14,.1f}   jqmix {row['jqmix']:>14,.1f}   ratio {row['ratio']:.3f}")
-    print("products               " + "   ".join(f"{k} {v:,.1f}" for k, v in result["products"].items()))
+    if "products" in result:
+        print("products               " + "   ".join(f"{k} {v:,.1f}" for k, v in result["products"].items()))
     write(args.json, result)
 
 
@@ -55,16 +59,17 @@ def _serve(args: argparse.Namespace, case: dict[str, Any], iterations: int) -> N
     """A contender's own process."""
     use_cpu_cores()
     if args.serve == "jaxmarl":
-        turn, costs = _jaxmarl(args.jaxmarl, case, iterations, args.seeds)
+        turn, costs = _jaxmarl(args, case, iterations)
     else:
         turn, costs = _jqmix(qmix_work(args.case, case, iterations, args.seeds))
     answer_turns(costs, turn)
 
 
-def _jaxmarl(clone: Path, case: dict[str, Any], learning: int, seeds: int) -> tuple[Callable[[], float], dict]:
+def _jaxmarl(args: argparse.Namespace, case: dict[str, Any], learning: int) -> tuple[Callable[[], float], dict]:
     """A call that trains JaxMARL's program and returns its steps per second while it learns; what compiling took."""
     log: list[tuple[float, dict[str, Any]]] = []
-    module, work = load_program(clone, "qmix", lambda at, metrics: log.append((at, metrics))), case["work"]
+    seeds = args.seeds
+    module, work = load_program(args.jaxmarl, "qmix", lambda at, metrics: log.append((at, metrics))), case["work"]
     per_iteration = work["rollouts"] * work["steps"]
     # It learns from the iteration on at which each rollout has as many windows as a batch, and 10 000 steps are made.
     waiting = max(work["batch"], LEARNING_STARTS // per_iteration + 1)
@@ -81,11 +86,13 @@ def _jaxmarl(clone: Path, case: dict[str, Any], learning: int, seeds: int) -> tu
         compiled = lowered.compile(options)
         return lowered, compiled, {"trace_s": traced - begin, "compile_s": time.perf_counter() - traced}
 
-    testing = {"TEST_DURING_TRAINING": True, "TEST_INTERVAL": 0.05, "TEST_NUM_STEPS": work["steps"],
-               "TEST_NUM_ENVS": 512}  # fmt: skip
-    costs = build(config | testing)[2]
-    alike = build(config | testing, compiler_options())[2]
-    costs["with_our_options_s"] = alike["trace_s"] + alike["compile_s"]
+    costs: dict[str, Any] = {}
+    if not args.speed_alone:
+        testing = {"TEST_DURING_TRAINING": True, "TEST_INTERVAL": 0.05, "TEST_NUM_STEPS": work["steps"],
+                   "TEST_NUM_ENVS": 512}  # fmt: skip
+        costs = build(config | testing)[2]
+        alike = build(config | testing, compiler_options())[2]
+        costs["with_our_options_s"] = alike["trace_s"] + alike["compile_s"]
     lowered, compiled, _ = build(config)
     buffer = jax.tree.leaves(lowered.out_info["runner_state"][1].experience)
     costs["replay_bytes_per_seed"] = sum(x.size * x.dtype.itemsize for x in buffer) // seeds
@@ -122,16 +129,20 @@ def _compare(args: argparse.Namespace, case: dict[str, Any], iterations: int) ->
     theirs, ours = (contender.answers for contender in contenders)
     costs = [contender.costs for contender in contenders]
     use_cpu_cores()
-    return {
+    found = {
         "environment": args.case,
         "seeds": args.seeds,
         "work": case["work"],
         "iterations": iterations,
         "steps_per_s": _beside(median(theirs), median(ours)) | {"all": {"jaxmarl": theirs, "jqmix": ours}},
+        "replay_bytes_per_seed": _beside(*(c["replay_bytes_per_seed"] for c in costs)),
+    }
+    if args.speed_alone:
+        return found
+    return found | {
         "products": _floors(qmix_work(args.case, case, iterations, args.seeds), case["work"], median(theirs)),
         "trace_and_compile_s": _beside(*(c["trace_s"] + c["compile_s"] for c in costs))
         | {"jaxmarl_with_our_options": costs[0]["with_our_options_s"]},
-        "replay_bytes_per_seed": _beside(*(c["replay_bytes_per_seed"] for c in costs)),
     }
 
 
