@@ -213,11 +213,13 @@ def test_the_summary_names_everything(module):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("chip, package", [("h100", "jax_plugins.xla_cuda13"), ("v5e", "libtpu"), ("v6e", "libtpu")])
-def test_compiles_for_chips_that_are_not_here(chip, package, capsys, monkeypatch):
+@pytest.mark.parametrize("chip, package", [("h100", "jax_plugins.xla_cuda13"), ("a100", "jax_plugins.xla_cuda13"),
+                                           ("v5e", "libtpu"), ("v6e", "libtpu")])  # fmt: skip
+@pytest.mark.parametrize("devices", [1, 8])  # four share a member
+def test_compiles_for_chips_that_are_not_here(chip, package, devices, capsys, monkeypatch):
     pytest.importorskip(package)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    flags = ["--window", "16", "--rollouts", "4", "--seeds", "2", "--json", "--target", chip]
+    flags = ["--window", "16", "--rollouts", "4", "--seeds", "2", "--json", "--target", chip, "--devices", str(devices)]
     assert main(["bench", "two_step_game", *flags]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["parts"]["collecting"]["launches"] > 16 and result["memory"]["reserved"] > 10**5

@@ -121,13 +121,19 @@ def assert_close(a, b):
 
 def test_nothing_runs_on_devices_that_need_not_be_there(monkeypatch):
     """While a program is traced for chips that are not there, they are the default: what is computed then fails."""
-    default, placed = [], population_module._placed
+    default = []
 
-    def spying(*args):
-        default.append(jax.config.values["jax_default_device"])
-        return placed(*args)
+    def spying(name):
+        function = getattr(population_module, name)
 
-    monkeypatch.setattr(population_module, "_placed", spying)
+        def spy(*args):
+            default.append(jax.config.values["jax_default_device"])
+            return function(*args)
+
+        monkeypatch.setattr(population_module, name, spy)
+
+    spying("_placed")
+    spying("_divided")
     cfg = load_config(None, **worlds.SMALL_RUN)
     population_module.lower_training(cfg, devices.make_mesh(1))
-    assert default == [None]
+    assert default == [None, None]

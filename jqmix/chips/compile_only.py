@@ -1,13 +1,11 @@
 """Devices that programs can be compiled for, but not run on: of chips that are not here."""
 
-import contextlib
 import importlib
 import os
 from typing import Any
 
 import jax
 from jax.experimental import topologies
-from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 from jqmix.chips.catalogue import Chip
 from jqmix.inputs import ConfigError, one_line
@@ -25,7 +23,7 @@ _GPUS = {
     "a100": "shared_memory_per_core: 167936 shared_memory_per_block_optin: 166912 core_count: 108 fpus_per_core: 64 "
     "l2_cache_size: 41943040 clock_rate_ghz: 1.41 cuda_compute_capability { major: 8 }",
 }
-_KINDS = {"h100": "NVIDIA H100 80GB HBM3", "a100": "NVIDIA A100-SXM4-80GB"}  # as their driver names them
+_KINDS = {"h100": "NVIDIA H100 80GB HBM3", "a100": "NVIDIA A100-SXM4-80GB"}  # as their driver has it; jax 0.11 reads it
 # Or it looks for a machine in Google's cloud, and says at length that there is none.
 _NO_TPU_HERE = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-1"}
 _NO_TPU_HERE |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}  # one process at a time may have a TPU: none is taken
@@ -52,13 +50,6 @@ def compiler_flags(chip: Chip) -> dict[str, Any]:
     return {"xla_gpu_autotune_level": 0} | asks
 
 
-def described(chip: Chip) -> contextlib.AbstractContextManager[Any]:
-    """Within, jax knows of the chip that it lowers for: from jax 0.11 on Pallas asks which GPU it is."""
-    if chip.platform != "gpu" or jax.__version_info__ < (0, 11):
-        return contextlib.nullcontext()
-    return use_abstract_mesh(AbstractMesh((), (), abstract_device=AbstractDevice(_KINDS[chip.name], None, "gpu")))
-
-
 def _tpus(chip: Chip, count: int) -> list[Any]:
     importlib.import_module("libtpu")
     for name, value in _NO_TPU_HERE.items():
@@ -78,6 +69,6 @@ def _gpus(chip: Chip, count: int) -> list[Any]:
         plugin.initialize()
     info = f"{_LIMITS} {_GPUS[chip.name]} memory_bandwidth: {int(chip.bandwidth)} device_memory_size: {chip.memory}"
     config = f'gpu_device_info {{ {info} }} platform_name: "CUDA" dnn_version_info {{ major: 9 minor: 10 }} '
-    config += f'device_description_str: "{chip.name.upper()}"'
+    config += f'device_description_str: "{_KINDS[chip.name]}"'
     topology = {"target_config": config, "topology": f"1x1x{count}"}
     return list(xla_client.get_default_c_api_topology("cuda", chip.name, topology)._make_compile_only_devices())[:count]

@@ -186,8 +186,8 @@ def lower_training(cfg: Config, mesh: Mesh) -> Any:
     whole = MemberPrograms(cfg)
     placed = _placed(whole.member, mesh)
     members, shared = jax.eval_shape(jax.vmap(lambda s: whole.init(*s), out_axes=(0, None)), starts_of(cfg))
+    train = _divided(whole, split_over(mesh)).train
     with jax.default_device(mesh.devices.flat[0]):  # whose generation kernels are written for: nothing may run there
-        train = _divided(whole, split_over(mesh)).train
         return _lowered(train, mesh, cfg.seeds, placed, members, shared, on_host(Iterations(1), cfg))
 
 

@@ -9,7 +9,7 @@ import jax
 
 from jqmix.chips import hlo
 from jqmix.chips.catalogue import Chip, chip_named
-from jqmix.chips.compile_only import compile_only_devices, compiler_flags, described
+from jqmix.chips.compile_only import compile_only_devices, compiler_flags
 from jqmix.chips.forecast import forecast
 from jqmix.config import Config, ConfigError
 from jqmix.inputs import one_line
@@ -47,8 +47,7 @@ def compiled_for(
 ) -> dict[str, Any]:
     """What a program takes that ``lower`` traces for compile-only devices of a chip; one of its ``iterations``."""
     begin = time.perf_counter()
-    with described(chip):
-        lowered = lower()
+    lowered = lower()
     traced = time.perf_counter()
     compiled = lowered.compile({**(options or {}), **compiler_flags(chip)})
     compile_s = time.perf_counter() - traced
