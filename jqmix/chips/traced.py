@@ -169,7 +169,7 @@ def _carried(e: JaxprEqn) -> slice:
     if e.primitive.name == "scan":
         if "num_carry" in e.params:
             first, count = e.params["num_consts"], e.params["num_carry"]
-        else:  # from jax 0.11.2 on
+        else:  # as jax 0.11.2 has it
             first, count = map(len, e.params["ft_in"].unpack()[:2])
         return slice(first, first + count)
     return slice(None) if e.primitive.name == "while" else slice(0)
