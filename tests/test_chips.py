@@ -222,5 +222,6 @@ def test_compiles_for_chips_that_are_not_here(chip, package, devices, capsys, mo
     flags = ["--window", "16", "--rollouts", "4", "--seeds", "2", "--json", "--target", chip, "--devices", str(devices)]
     assert main(["bench", "two_step_game", *flags]) == 0
     result = json.loads(capsys.readouterr().out)
+    assert result["devices"] == devices
     assert result["parts"]["collecting"]["launches"] > 16 and result["memory"]["reserved"] > 10**5
     assert np.isfinite(result["predicted_steps_per_s"])
