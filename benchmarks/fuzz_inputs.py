@@ -239,7 +239,7 @@ def fields_that_disagree(rng: random.Random, folder: Path) -> Case:
     n = rng.randrange(3, 1000)
     ways = [f"--replay.batch {n + 1} --replay.capacity {n} --rollouts 1"]
     ways += [f"--replay.capacity {n * 999 + 1} --rollouts 999 --replay.batch 1", f"--seeds {2 * n + 1} --group 2"]
-    ways += [f"--seed {2**31 - n} --seeds {n + 1}", f"--window {n % 100 + 1}"]
+    ways += [f"--seed {2**31 - n} --seeds {n + 1}", f"--window-start reset --window {n % 100 + 1}"]
     ways += ["--explore.eps-start 0.1 --explore.eps-end 0.2", f"--env.episode-limit {2**31 - n}"]
     ways += [f"--window {2**31 - n}", f"--replay.capacity {2**30} --rollouts 8"]
     ways += [f"--eval.episodes {10**7} --env.episode-limit {n + 300} --window {n + 300}"]

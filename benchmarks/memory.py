@@ -37,8 +37,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "agent.obs_norm": "none",
         },
     ),
-    "smax_3m": ("smax_3m", {}),
-    "smax_3m_ow_qmix": ("smax_3m", {"algo.mixer": "ow_qmix", "seeds": 2}),
+    "smax_3m": ("smax_3m_dense", {}),
+    "smax_3m_ow_qmix": ("smax_3m_dense", {"algo.mixer": "ow_qmix", "seeds": 2}),
     "smax_3m_pqn": ("smax_pqn", {"env.name": "smax_3m", "rollouts": 64, "agent.hidden": 128, "seeds": 4}),
     "smax_2s3z_16_seeds": ("smax_published", {"seeds": 16}),
     "smax_2s3z_prioritised": (

@@ -13,15 +13,15 @@ from jqmix.envs.registry import entries
 WORK = {"rollouts": 16, "window": 128, "updates": 8, "replay.batch": 32, "replay.capacity": 1024}
 WORK |= {"mixer.embed": 64, "mixer.hypernet_hidden": 256}
 MEASURED = [
-    ("smax_3m", {}, 13_400),
-    ("smax_3m", {"rollouts": 4}, 3_658),
-    ("smax_3m", {"rollouts": 64}, 40_627),
-    ("smax_3m", {"agent.hidden": 32}, 20_185),
-    ("smax_3m", {"agent.hidden": 256}, 2_024),
+    ("smax_3m_dense", {}, 13_400),
+    ("smax_3m_dense", {"rollouts": 4}, 3_658),
+    ("smax_3m_dense", {"rollouts": 64}, 40_627),
+    ("smax_3m_dense", {"agent.hidden": 32}, 20_185),
+    ("smax_3m_dense", {"agent.hidden": 256}, 2_024),
     ("smax_published", {}, 4_514),
     ("predator_prey", {}, 3_320),
-    ("smax_3m", WORK, 6_350),
-    ("smax_3m", WORK | {"agent.hidden": 512}, 332),
+    ("smax_3m_dense", WORK, 6_350),
+    ("smax_3m_dense", WORK | {"agent.hidden": 512}, 332),
     ("smax_published", WORK, 3_937),
 ]
 # Two cores of an EPYC do the same work at 0.71 and 0.76 of the speed (JaxMARL's work on 3m and 2s3z, ibidem).

@@ -160,7 +160,7 @@ def test_text_that_is_shown_is_short_and_printable():
 def test_a_presets_name_is_the_preset(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("smax_3m").touch()
-    assert load_config("smax_3m").rollouts == 16
+    assert load_config("smax_3m").rollouts == 32
     with pytest.raises(ConfigError, match="smax_3m: holds no fields"):
         load_config("./smax_3m")
 

@@ -149,9 +149,9 @@ def test_every_preset_has_all_tricks_to_study(name):
 def test_replay_sizes_are_such_that_a_run_can_tell_them_apart():
     """No larger than what is collected, but for the configuration's own."""
     label = lambda cfg: [v.label for v in ablation(cfg, {}, ["replay"]).tricks[0].variants]  # noqa: E731
-    long = load_config("smax_3m", total_steps=3_000_000)
+    long = load_config("smax_3m_dense", total_steps=3_000_000)
     assert label(long) == ["832", "1,648", "4,096 (config)", "8,192"]
-    short = load_config("smax_3m", total_steps=101_000)  # 1,000 windows
+    short = load_config("smax_3m_dense", total_steps=101_000)  # 1,000 windows
     assert label(short) == ["208", "400", "4,096 (config)"]
 
 
