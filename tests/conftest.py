@@ -1,3 +1,4 @@
+import functools
 import os
 import shutil
 import tempfile
@@ -17,7 +18,29 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 import jax
 import numpy as np
 import pytest
+from jaxtyping import _decorator
 from matplotlib.figure import Figure
+
+
+def once(make):
+    """``make``, called once for the same arguments where these can be hashed."""
+    kept = functools.cache(make)
+
+    @functools.wraps(make)
+    def made(*args, **kwargs):
+        try:
+            hash((args, tuple(kwargs.values())))
+        except TypeError:
+            return make(*args, **kwargs)
+        return kept(*args, **kwargs)
+
+    return made
+
+
+# A function within a function is decorated whenever the outer one runs, and jaxtyping writes and compiles its checks anew,
+# which was a quarter of the tests' time. They depend on its name and signature alone.
+_decorator._make_fn_with_signature = once(_decorator._make_fn_with_signature)
+_decorator._apply_typechecker = once(_decorator._apply_typechecker)
 
 from jqmix.analysis import figures
 from jqmix.config import flatten, to_dict

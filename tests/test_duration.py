@@ -36,7 +36,7 @@ def test_near_what_was_measured(preset, changes, speed):
 
 
 def test_seeds_and_steps_take_their_time():
-    cfg, more = load_config("smax_3m"), load_config("smax_3m", seeds=4, total_steps=600_000)
+    cfg, more = load_config("smax_3m"), load_config("smax_3m", seeds=4, total_steps=400_000)
     sizes = entries()["smax_3m"].sizes
     assert expected_seconds(more, sizes) == pytest.approx(8 * expected_seconds(cfg, sizes))
     assert expected_speed(load_config("smax_pqn_published", rollouts=256), sizes) > 0
