@@ -198,7 +198,10 @@ def test_bench(capsys):
             ["train", "two_step_game", "--agent.encoder", "entities"],
             "agent.encoder: entities needs an environment that",
         ),
-        (["train", "--agent.entity-embed", "8"], "agent.entity_embed: has no effect with agent.encoder dense"),
+        (
+            ["train", "smax_3m_dense", "--agent.entity-embed", "8"],
+            "agent.entity_embed: has no effect with agent.encoder dense",
+        ),
         (["train", "nope"], "config: no file or preset 'nope'"),
         (["train", "--replay.batch", "99999"], "replay.batch: 99999 windows do not fit"),
         (["train", "--env.name", "matrix_game", "--env.kwargs", "{payoff: q}"], "env.kwargs.payoff: 'q' is not one of"),
