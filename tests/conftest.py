@@ -21,10 +21,17 @@ import pytest
 from jaxtyping import _decorator
 from matplotlib.figure import Figure
 
+from jqmix.analysis import figures
+from jqmix.config import flatten, to_dict
+from jqmix.kernels.platform import platform
+from jqmix.runs import experiment
+from jqmix.runs.population import compile_population
+from jqmix.runs.programs import MemberPrograms
+
 
 def once(make):
-    """``make``, called once for the same arguments where these can be hashed."""
-    kept = functools.cache(make)
+    """``make``, called once for the same arguments where these can be hashed; the latest few thousand are kept."""
+    kept = functools.lru_cache(4096)(make)
 
     @functools.wraps(make)
     def made(*args, **kwargs):
@@ -37,17 +44,10 @@ def once(make):
     return made
 
 
-# A function within a function is decorated whenever the outer one runs, and jaxtyping writes and compiles its checks anew,
-# which was a quarter of the tests' time. They depend on its name and signature alone.
+# A function within a function is decorated whenever the outer one runs, and jaxtyping writes and compiles its checks
+# anew, which was a sixth of the tests' time. They depend on its name and signature alone.
 _decorator._make_fn_with_signature = once(_decorator._make_fn_with_signature)
 _decorator._apply_typechecker = once(_decorator._apply_typechecker)
-
-from jqmix.analysis import figures
-from jqmix.config import flatten, to_dict
-from jqmix.kernels.platform import platform
-from jqmix.runs import experiment
-from jqmix.runs.population import compile_population
-from jqmix.runs.programs import MemberPrograms
 
 # As the command line has it on a machine of two cores: members are shared out, and batches where no member is left.
 jax.config.update("jax_num_cpu_devices", 2)

@@ -37,7 +37,8 @@ def test_every_preset_runs_an_iteration(name):
     import jax
     import jax.numpy as jnp
 
-    cfg = load_config(name, **REDUCED)
+    pqn = {"algo.minibatches": 2} if load_config(name).algo.name == "pqn" else {}
+    cfg = load_config(name, **REDUCED, **pqn)
     program = make_program(cfg)
     member, shared = jax.vmap(program.init, out_axes=(0, None))(jnp.arange(2))
     step = jax.jit(jax.vmap(program.iteration, in_axes=(0, None), out_axes=(0, None)))
