@@ -6,6 +6,8 @@ python benchmarks/turns.py . .,JQMIX_PLAIN=1 .,agent.hidden=32                 #
 python benchmarks/turns.py . --preset smax_3m --grid seeds=1,4,16 rollouts=4,16 # sizes: each combination is a case
 python benchmarks/turns.py /tmp/before . --case smax_3m --hidden 64            # JaxMARL's amount of work for QMIX
 
+A preset is each checkout's own: `smax_3m` means another setting before 2713228. A YAML file is the same for all.
+
 Machines drift by more than most changes are worth, so that only times of the same call can be compared; sizes follow
 one another, and of them only large differences count. The first checkout is what the others are compared with. A turn
 is a call of the compiled program: iterations with learning, and an evaluation. Steps are summed over members. Each

@@ -45,7 +45,8 @@ def once(make):
 
 
 # A function within a function is decorated whenever the outer one runs, and jaxtyping writes and compiles its checks
-# anew, which was a sixth of the tests' time. They depend on its name and signature alone.
+# anew, which was a sixth of the tests' time. They depend on its name and signature alone,
+# and are shared where the annotations compare equal.
 _decorator._make_fn_with_signature = once(_decorator._make_fn_with_signature)
 _decorator._apply_typechecker = once(_decorator._apply_typechecker)
 
