@@ -13,10 +13,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from measure import read_settings
+
 from jqmix.config import Config, load_config
 
 Report = Callable[[float, dict[str, Any]], None]  # (seconds, what the program reports), every iteration and seed
-PROGRAMS = {"qmix": "qmix_rnn.py", "pqn_vdn": "pqn_vdn_rnn.py"}
+PROGRAMS = {
+    "qmix": "qmix_rnn.py",
+    "pqn_vdn": "pqn_vdn_rnn.py",
+    "vdn_cnn": "vdn_cnn_overcooked.py",
+    "pqn_vdn_cnn": "pqn_vdn_cnn_overcooked.py",
+}
 MAPS = ("3m", "2s3z", "5m_vs_6m")
 
 _SMAX_WORK = {"rollouts": 16, "steps": 128, "batch": 32, "updates": 8, "embed": 64, "hypernet": 256, "hidden": 512}
@@ -181,6 +191,44 @@ def pqn_settings(case: dict[str, Any], total_steps: int) -> dict[str, Any]:
         **_WITHOUT_TESTS,
         "WANDB_MODE": "logged",
     }
+
+
+# Overcooked: JaxMARL's programs with their own files of settings, and our presets' names.
+OVERCOOKED = {f"overcooked_{layout}": layout for layout in ("cramped_room", "coord_ring")}
+_OVERCOOKED_FILES = {"vdn_cnn": "ql_cnn_overcooked.yaml", "pqn_vdn_cnn": "pqn_vdn_cnn_overcooked.yaml"}
+
+
+def overcooked_settings(clone: Path, algorithm: str, layout: str, total_steps: int) -> dict[str, Any]:
+    """JaxMARL's settings of Overcooked as its file has them; the shaped reward goes over the same share of the run."""
+    settings = read_settings(clone / "baselines" / "QLearning" / "config" / "alg" / _OVERCOOKED_FILES[algorithm])
+    return settings | {
+        "ENV_KWARGS": {"layout": layout},
+        "REW_SHAPING_HORIZON": settings["REW_SHAPING_HORIZON"] / settings["TOTAL_TIMESTEPS"] * total_steps,
+        "TOTAL_TIMESTEPS": total_steps,
+        "WANDB_MODE": "logged",
+    }
+
+
+class Conv(nn.Module):
+    """flax's convolution (no stride, zeros around) as a matrix product: the same parameters, and values to rounding.
+
+    Within a loop on a CPU, XLA takes several times as long for a convolution's gradient.
+    """
+
+    features: int
+    kernel_size: tuple[int, int]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:  # (…, rows, columns, channels)
+        height, width = self.kernel_size
+        shape = (height, width, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        around = ((height - 1) // 2, height // 2), ((width - 1) // 2, width // 2), (0, 0)
+        padded = jnp.pad(x, [(0, 0)] * (x.ndim - 3) + [*around])
+        rows, columns = x.shape[-3:-1]
+        seen = [padded[..., i : i + rows, j : j + columns, :] for i in range(height) for j in range(width)]
+        return jnp.concatenate(seen, axis=-1) @ kernel.reshape(-1, self.features) + bias
 
 
 def pqn_fields(case: dict[str, Any], total_steps: int) -> dict[str, Any]:

@@ -1,20 +1,20 @@
 """What JaxMARL's program and jqmix learn, over environment steps and over seconds, and how fast they do it.
 
 ``--algorithm pqn_vdn``: equal settings (those of JaxMARL's ``pqn_vdn_rnn_smax.yaml``, but for the width). What is left
-different: JaxMARL normalises its layers by batch statistics, jqmix by layer normalisation. ``--algorithm qmix``: each
-program's own settings, jqmix's from the preset of the case.
+different: JaxMARL normalises its layers by batch statistics, jqmix by layer normalisation. ``--algorithm qmix``, and
+``vdn_cnn`` and ``pqn_vdn_cnn`` on Overcooked: each program's own settings, jqmix's from the preset of the case.
 
 ``--ours LABEL FIELD=VALUE …`` adds another run of ours, changed from the first (``preset=NAME``: begun from that preset
 instead); for instance ``--ours PQN-QMIX algo.mixer=qmix``. It can be repeated.
 
-SMAX is judged by win rates, MPE (``--algorithm qmix``) by returns, the sum of all agents' rewards; ``--level`` is
-one of them.
+SMAX is judged by win rates, MPE and Overcooked by returns; ``--level`` is one of them.
 
 Every program trains every seed in a process of its own, the programs one after another for each seed, without a cache
 of compiled programs. Both evaluate greedily at the same environment steps: JaxMARL plays ``--episodes`` environments
 for a window and counts the episodes that end in it, jqmix that many whole episodes. Seconds begin before tracing and
 include evaluations. Steps per second are those of training with its evaluations, after compiling. ``--limit`` ends a
-run after so many seconds; its schedules stay those of ``--total-steps``.
+run after so many seconds; its schedules stay those of ``--total-steps``. ``--products`` computes the convolutions of
+JaxMARL's Overcooked programs as matrix products, which a CPU bears: the same function, other seconds.
 """
 
 import argparse
@@ -30,11 +30,29 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from jaxmarl_work import CASES, PQN, load_program, pqn_fields, pqn_settings, qmix_settings, sized_case
+from jaxmarl_work import (
+    CASES,
+    OVERCOOKED,
+    Conv,
+    load_program,
+    overcooked_settings,
+    pqn_fields,
+    pqn_settings,
+    qmix_settings,
+    sized_case,
+)
 from measure import ANSWER, answer, fields, use_cpu_cores, write
 
 Point = dict[str, float]  # env_steps, wall_s, and what the game is judged by
 Trained = dict[str, Any]  # a seed's curve, and what compiling took
+
+# The cases of each algorithm.
+PLAYED = {
+    "pqn_vdn": [name for name in CASES if name.startswith("smax")],
+    "qmix": list(CASES),
+    "vdn_cnn": list(OVERCOOKED),
+    "pqn_vdn_cnn": list(OVERCOOKED),
+}
 
 # What a greedy evaluation is judged by, and what JaxMARL's program calls it.
 JAXMARL_NAMES = {"win_rate": "test_returned_won_episode", "return_mean": "test_returned_episode_returns"}
@@ -46,9 +64,11 @@ def _judged_by(case: str) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jaxmarl", type=Path, required=True, metavar="CLONE", help="a clone of JaxMARL's repository")
-    parser.add_argument("--algorithm", choices=["pqn_vdn", "qmix"], default="pqn_vdn")
-    parser.add_argument("--case", choices=list(CASES), default="smax_3m")
-    parser.add_argument("--hidden", type=int, help="width of the agents, in place of JaxMARL's default")
+    parser.add_argument("--algorithm", choices=list(PLAYED), default="pqn_vdn")
+    parser.add_argument("--case", choices=[*CASES, *OVERCOOKED], default="smax_3m")
+    parser.add_argument(
+        "--hidden", type=int, help="width of the agents, in place of JaxMARL's default; not of Overcooked's"
+    )
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, …, trained one after another")
     parser.add_argument("--total-steps", type=int, default=2_000_000, help="of each seed; rounded to evaluations")
     parser.add_argument("--evaluations", type=int, default=20, help="of a whole run")
@@ -57,18 +77,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=float, default=86400.0, help="seconds to end a run after")
     parser.add_argument("--ours", nargs="+", action="append", default=[], metavar="LABEL FIELD=VALUE …")
     parser.add_argument("--figure", type=Path, help="where to draw the curves; else beside --json, as PNG")
+    parser.add_argument("--products", action="store_true", help="JaxMARL's convolutions are matrix products")
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.algorithm == "pqn_vdn" and not args.case.startswith("smax"):
-        sys.exit(f"--case: {args.case} is played by --algorithm qmix alone; pqn_vdn has settings of SMAX")
-    case, plan = sized_case(args.case, args.hidden), _plan(args)
+    if args.case not in PLAYED[args.algorithm]:
+        sys.exit(f"--case: {args.case}: --algorithm {args.algorithm} has {', '.join(PLAYED[args.algorithm])}")
+    if args.case in OVERCOOKED and args.hidden is not None:
+        sys.exit("--hidden: Overcooked's programs have the width of their own settings")
+    plan = _plan(args)
     if args.serve is not None:
-        return _serve(args, case, plan)
+        return _serve(args, plan)
     judged = _judged_by(args.case)
     runs = {"jqmix": {}} | {label: fields(changes) for label, *changes in args.ours}
-    flags = {label: _flags(args, case, plan, changes) for label, changes in runs.items()}
+    flags = {label: _flags(args, plan, changes) for label, changes in runs.items()}
     trained: dict[str, list[Trained]] = {name: [] for name in ("JaxMARL", *flags)}
     for seed in range(args.seeds):
         trained["JaxMARL"].append(_jaxmarl(seed, args.limit))
@@ -81,9 +104,10 @@ def run(args: argparse.Namespace) -> None:
         "environment": args.case,
         "algorithm": args.algorithm,
         "plan": plan,
+        "products": args.products,
         "judged_by": judged,
         "level": args.level,
-        "settings": {"JaxMARL": _settings(args, case, plan)} | flags,
+        "settings": {"JaxMARL": _settings(args, plan)} | flags,
         "programs": {name: _summary(seeds, judged, args.level) for name, seeds in trained.items()},
     }
     _print_ratios(result["programs"], judged)
@@ -95,8 +119,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _plan(args: argparse.Namespace) -> dict[str, int]:
     """How many iterations of JaxMARL's there are, and between evaluations; steps are whole evaluations' worth."""
-    work = PQN if args.algorithm == "pqn_vdn" else CASES[args.case]["work"]
-    per_iteration = int(work["rollouts"] * work["steps"])
+    settings = _own_settings(args, args.total_steps)
+    per_iteration = int(settings["NUM_ENVS"] * settings["NUM_STEPS"])
     between = max(1, args.total_steps // per_iteration // args.evaluations)
     return {
         "steps_per_iteration": per_iteration,
@@ -110,18 +134,27 @@ def _plan(args: argparse.Namespace) -> dict[str, int]:
 # JaxMARL
 
 
-def _settings(args: argparse.Namespace, case: dict[str, Any], plan: dict[str, int]) -> dict[str, Any]:
+def _own_settings(args: argparse.Namespace, total_steps: int) -> dict[str, Any]:
+    """JaxMARL's settings as it is configured, but for its evaluations."""
+    if args.case in OVERCOOKED:
+        return overcooked_settings(args.jaxmarl, args.algorithm, OVERCOOKED[args.case], total_steps)
     make = pqn_settings if args.algorithm == "pqn_vdn" else qmix_settings
-    return make(case, plan["total_steps"]) | {
+    return make(sized_case(args.case, args.hidden), total_steps)
+
+
+def _settings(args: argparse.Namespace, plan: dict[str, int]) -> dict[str, Any]:
+    settings = _own_settings(args, plan["total_steps"])
+    return settings | {
         "TEST_DURING_TRAINING": True,
         # It takes the whole number below iterations × this.
         "TEST_INTERVAL": (plan["iterations_per_evaluation"] + 0.5) / plan["iterations"],
-        "TEST_NUM_STEPS": case["work"]["steps"],
+        # As long as an episode, of which Overcooked's programs collect a part at a time.
+        "TEST_NUM_STEPS": max(settings["NUM_STEPS"], settings["TEST_NUM_STEPS"]),
         "TEST_NUM_ENVS": plan["episodes"],
     }
 
 
-def _serve(args: argparse.Namespace, case: dict[str, Any], plan: dict[str, int]) -> None:
+def _serve(args: argparse.Namespace, plan: dict[str, int]) -> None:
     """JaxMARL's own process: trains a seed and answers what compiling took, then every evaluation."""
     import jax
 
@@ -133,7 +166,11 @@ def _serve(args: argparse.Namespace, case: dict[str, Any], plan: dict[str, int])
             score = {judged: float(metrics[JAXMARL_NAMES[judged]])}
             answer({"env_steps": int(metrics["env_step"]), "wall_s": at - begin} | score)
 
-    config = _settings(args, case, plan)
+    if args.products:
+        import flax.linen
+
+        flax.linen.Conv = Conv
+    config = _settings(args, plan)
     module = load_program(args.jaxmarl, args.algorithm, report)
     env, _ = module.env_from_config(dict(config))
     begin = time.perf_counter()
@@ -176,11 +213,12 @@ class _Deadline(threading.Timer):
 # jqmix
 
 
-def _flags(args: argparse.Namespace, case: dict[str, Any], plan: dict[str, int], changes: dict[str, str]) -> list[str]:
+def _flags(args: argparse.Namespace, plan: dict[str, int], changes: dict[str, str]) -> list[str]:
     """A command line of ``jqmix train`` without its seed."""
     preset, values = changes.get("preset"), dict[str, Any]()
     if preset is None and args.algorithm == "pqn_vdn":
-        preset, values = "smax_pqn_published", pqn_fields(case, plan["total_steps"])
+        values = pqn_fields(sized_case(args.case, args.hidden), plan["total_steps"])
+        preset = "smax_pqn_published"
     values |= {
         "env.name": args.case,
         "total_steps": plan["total_steps"],
@@ -189,7 +227,7 @@ def _flags(args: argparse.Namespace, case: dict[str, Any], plan: dict[str, int],
         **{name: value for name, value in changes.items() if name != "preset"},
     }
     words = (word for name, value in values.items() for word in (f"--{name}", str(value).lower()))
-    return [preset or case.get("preset", args.case), *words]
+    return [preset or CASES.get(args.case, {}).get("preset", args.case), *words]
 
 
 def _jqmix(seed: int, flags: list[str], limit: float, judged: str) -> Trained:
