@@ -28,6 +28,7 @@ PROGRAMS = {
     "pqn_vdn_cnn": "pqn_vdn_cnn_overcooked.py",
 }
 MAPS = ("3m", "2s3z", "5m_vs_6m")
+SCENARIOS = ("simple_spread_v3", "simple_reference_v3", "simple_speaker_listener_v4")
 
 _SMAX_WORK = {"rollouts": 16, "steps": 128, "batch": 32, "updates": 8, "embed": 64, "hypernet": 256, "hidden": 512}
 _MPE_WORK = {"rollouts": 8, "steps": 26, "batch": 32, "updates": 1, "embed": 32, "hypernet": 128, "hidden": 64}
@@ -36,20 +37,23 @@ _SMAX_KWARGS = {"see_enemy_actions": True, "walls_cause_death": True, "attack_mo
 # QMIX: the amount of work, iterations of a timed turn, the program's settings that differ between environments, and
 # our preset, where it has another name.
 CASES: dict[str, dict[str, Any]] = {
-    "mpe_simple_spread_v3": {
-        "preset": "mpe_simple_spread",
-        "work": _MPE_WORK,
-        "iterations": 200,
-        "peer": {
-            "ENV_NAME": "MPE_simple_spread_v3",
-            "ENV_KWARGS": {},
-            "GAMMA": 0.9,
-            "REW_SCALE": 1.0,
-            "LR": 0.005,
-            "LR_LINEAR_DECAY": True,
-            "MAX_GRAD_NORM": 25,
-            "TARGET_UPDATE_INTERVAL": 200,
-        },
+    **{
+        f"mpe_{name}": {
+            "preset": f"mpe_{name}".rsplit("_", 1)[0],
+            "work": _MPE_WORK,
+            "iterations": 200,
+            "peer": {
+                "ENV_NAME": f"MPE_{name}",
+                "ENV_KWARGS": {},
+                "GAMMA": 0.9,
+                "REW_SCALE": 1.0,
+                "LR": 0.005,
+                "LR_LINEAR_DECAY": True,
+                "MAX_GRAD_NORM": 25,
+                "TARGET_UPDATE_INTERVAL": 200,
+            },
+        }
+        for name in SCENARIOS
     },
     **{
         f"smax_{name}": {
