@@ -159,6 +159,7 @@ def find_runs(args: argparse.Namespace) -> list[Run]:
     runs = [make_run(args.out, candidate, name, seeds, args.total_steps) for seeds, name, candidate in order]
     for run in runs:
         check_unchanged(run)
+        check_apart(run)
     return runs
 
 
@@ -205,6 +206,21 @@ def check_unchanged(run: Run) -> None:
             raise ConfigError(
                 f"{run.candidate.name}: {field}: {spell(now.get(field))} now, but {shown(run.dir)} was begun with "
                 f"{spell(begun.get(field))}; take another --out"
+            )
+
+
+def check_apart(run: Run) -> None:
+    """Raises ``ConfigError`` where one of its seeds is in another run, begun with fewer or more seeds beside it."""
+    for config in sorted(run.dir.parent.glob("*/config.yaml")):
+        name = re.fullmatch(r"(\d+)(?:-(\d+))?", config.parent.name)
+        if name is None or config.parent == run.dir:
+            continue
+        first, last = int(name[1]), int(name[2] or name[1])
+        twice = [seed for seed in run.seeds if first <= seed <= last]
+        if twice:
+            raise ConfigError(
+                f"seeds: {run.candidate.name} on {run.map} has {twice[0]} in {shown(config.parent)} already; ask "
+                "for the same seeds in the same way, or take another --out"
             )
 
 

@@ -178,6 +178,15 @@ def test_other_settings_than_a_run_was_begun_with(here, capsys):
     assert "base: updates: 4 now, but out/base/3m/0 was begun with 2" in capsys.readouterr().err
 
 
+def test_a_seed_is_in_one_run(here, capsys):
+    assert smax_suite.main(words("--algorithms", "base")) == 0
+    assert smax_suite.main(words("--algorithms", "base", "--together", seeds=(0, 1))) == 2
+    assert "seeds: base on 3m has 0 in out/base/3m/0 already" in capsys.readouterr().err
+    assert smax_suite.main(words("--algorithms", "base", "--together", seeds=(1, 2))) == 0
+    assert smax_suite.main(words("--algorithms", "base", seeds=(2,))) == 2
+    assert "seeds: base on 3m has 2 in out/base/3m/1-2 already" in capsys.readouterr().err
+
+
 # Nothing is lost, nothing is done twice
 
 
