@@ -96,14 +96,19 @@ def load_program(clone: Path, algorithm: str, report: Report) -> types.ModuleTyp
     wandb = types.ModuleType("wandb")
     vars(wandb)["log"] = lambda metrics, **_: report(time.perf_counter(), metrics)
     sys.modules["wandb"] = wandb
-    path = clone / "baselines" / "QLearning" / PROGRAMS[algorithm]
-    if not path.is_file():
-        sys.exit(f"--jaxmarl: {path} is not there; a clone of JaxMARL's repository holds it")
+    path = _in_clone(clone, PROGRAMS[algorithm])
     spec = importlib.util.spec_from_file_location(f"jaxmarl_{algorithm}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def _in_clone(clone: Path, *names: str) -> Path:
+    path = clone.joinpath("baselines", "QLearning", *names)
+    if not path.is_file():
+        sys.exit(f"--jaxmarl: {path} is not there; a clone of JaxMARL's repository holds it")
+    return path
 
 
 def _stand_in(name: str, **attributes: Any) -> None:
@@ -197,14 +202,14 @@ def pqn_settings(case: dict[str, Any], total_steps: int) -> dict[str, Any]:
     }
 
 
-# Overcooked: JaxMARL's programs with their own files of settings, and our presets' names.
+# Overcooked: JaxMARL's layout by our name, which is our preset's, too; and the files of its programs' settings.
 OVERCOOKED = {f"overcooked_{layout}": layout for layout in ("cramped_room", "coord_ring")}
 _OVERCOOKED_FILES = {"vdn_cnn": "ql_cnn_overcooked.yaml", "pqn_vdn_cnn": "pqn_vdn_cnn_overcooked.yaml"}
 
 
 def overcooked_settings(clone: Path, algorithm: str, layout: str, total_steps: int) -> dict[str, Any]:
     """JaxMARL's settings of Overcooked as its file has them; the shaped reward goes over the same share of the run."""
-    settings = read_settings(clone / "baselines" / "QLearning" / "config" / "alg" / _OVERCOOKED_FILES[algorithm])
+    settings = read_settings(_in_clone(clone, "config", "alg", _OVERCOOKED_FILES[algorithm]))
     return settings | {
         "ENV_KWARGS": {"layout": layout},
         "REW_SHAPING_HORIZON": settings["REW_SHAPING_HORIZON"] / settings["TOTAL_TIMESTEPS"] * total_steps,
