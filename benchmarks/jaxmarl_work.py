@@ -16,9 +16,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from measure import read_settings
 
 from jqmix.config import Config, load_config
+from jqmix.inputs import read_yaml
 
 Report = Callable[[float, dict[str, Any]], None]  # (seconds, what the program reports), every iteration and seed
 PROGRAMS = {
@@ -209,7 +209,7 @@ _OVERCOOKED_FILES = {"vdn_cnn": "ql_cnn_overcooked.yaml", "pqn_vdn_cnn": "pqn_vd
 
 def overcooked_settings(clone: Path, algorithm: str, layout: str, total_steps: int) -> dict[str, Any]:
     """JaxMARL's settings of Overcooked as its file has them; the shaped reward goes over the same share of the run."""
-    settings = read_settings(_in_clone(clone, "config", "alg", _OVERCOOKED_FILES[algorithm]))
+    settings = read_yaml(_in_clone(clone, "config", "alg", _OVERCOOKED_FILES[algorithm]))
     return settings | {
         "ENV_KWARGS": {"layout": layout},
         "REW_SHAPING_HORIZON": settings["REW_SHAPING_HORIZON"] / settings["TOTAL_TIMESTEPS"] * total_steps,

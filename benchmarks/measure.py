@@ -156,13 +156,6 @@ def write(path: Path | None, result: dict[str, Any]) -> None:
 # From inside jqmix
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """A program's settings, from a file of YAML."""
-    from jqmix.inputs import read_yaml
-
-    return read_yaml(path)
-
-
 def compiler_options() -> Any:
     """The compiler's options that training uses on this device."""
     from jqmix.runs import devices

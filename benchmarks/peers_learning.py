@@ -86,6 +86,8 @@ def run(args: argparse.Namespace) -> None:
         sys.exit(f"--case: {args.case}: --algorithm {args.algorithm} has {', '.join(PLAYED[args.algorithm])}")
     if args.case in OVERCOOKED and args.hidden is not None:
         sys.exit("--hidden: Overcooked's programs have the width of their own settings")
+    if args.products and args.case not in OVERCOOKED:
+        sys.exit("--products: Overcooked's programs alone have convolutions")
     plan = _plan(args)
     if args.serve is not None:
         return _serve(args, plan)
